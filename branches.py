@@ -1,0 +1,244 @@
+"""The residual branches of any network, found by watching one forward pass. Needs torch only.
+
+A residual addition is an addition of which one operand was computed from the other one, or from a
+term of it: x + f(x), or x + f(x) + g(x). A dense connection is a concatenation with such a pair.
+The operand that was computed is the branch.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Connection:
+    """An addition or concatenation that has an identity skip, or an addition that has none.
+
+    Attributes:
+        kind: "addition" or "concatenation".
+        place: name of the module in whose forward it happens; empty for the network itself.
+        module: name of the module that returns the residual branch, the one to hook; None if there
+            is no residual branch or if no module's every call returns one.
+        residual: whether one operand was computed from another one, or a term of it.
+    """
+
+    kind: str
+    place: str
+    module: str | None = None
+    residual: bool = True
+    candidates: list[str] = field(default_factory=list, repr=False)
+
+
+def residual_branches(
+    model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)
+) -> list[Connection]:
+    """Return the residual branches of a network, in the order in which a forward pass runs them.
+
+    One forward pass of a random image is watched. A branch is an operand of an addition, or of a
+    concatenation, that was computed from another operand. A branch that can't be tied to one module
+    is left out, and logged as a warning.
+
+    Args:
+        model: any network on 1 x C x H x W inputs; its parameters and modes are left as they are.
+        input_size: C, H and W.
+    """
+    branches = []
+    for connection in trace_connections(model, input_size):
+        if connection.module:
+            branches.append(connection)
+        elif connection.residual:
+            logger.warning(
+                "left out: the %s in %r has a residual branch that no module returns at each of "
+                "its calls; name modules by hand to scale it",
+                connection.kind,
+                connection.place,
+            )
+    return branches
+
+
+def trace_connections(
+    model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)
+) -> list[Connection]:
+    """Return `residual_branches`, those that no module returns, and additions without a skip."""
+    parameters = list(model.parameters())
+    pixels = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0))
+    pixels = pixels.to(parameters[0]) if parameters else pixels
+    training = [(module, module.training) for module in model.modules()]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    watch = _Watch(model)
+    try:
+        model.eval().requires_grad_(False)  # what then requires a gradient stems from the input
+        with torch.enable_grad(), watch:
+            model(watch.start(pixels))
+    finally:
+        watch.remove()
+        for module, mode in training:
+            module.training = mode
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    _assign_modules([c for c in watch.connections if c.residual], watch.calls)
+    # One module may return several branches, or one that is both added and concatenated, as in DPN.
+    first = {connection.module: connection for connection in reversed(watch.connections)}
+    return [c for c in watch.connections if c.module is None or first[c.module] is c]
+
+
+def _assign_modules(connections: list[Connection], calls: Counter) -> None:
+    """Choose the module to hook for each connection, so that each branch is scaled exactly once."""
+    for connection in connections:
+        once = (name for name in connection.candidates if calls[name] == 1)
+        connection.module = next(once, None)
+    for connection in connections:
+        for name in connection.candidates if connection.module is None else ():
+            shared = [c for c in connections if name in c.candidates]
+            if len(shared) == calls[name] and all(c.module is None for c in shared):
+                for c in shared:
+                    c.module = name
+                break
+
+
+@dataclass(eq=False)
+class _Value:
+    """A tensor that was computed from the network's input, at one moment of its life."""
+
+    number: int
+    parents: list["_Value"]
+    terms: list["_Value"]
+    returned_by: list[tuple[bool, str]] = field(default_factory=list)
+
+    def descends_from(self, other: "_Value") -> bool:
+        seen, pending = set(), [self]
+        while pending:
+            value = pending.pop()
+            for parent in value.parents:
+                if parent is other:
+                    return True
+                # Values are numbered as they are made: an older one can't stem from `other`.
+                if parent.number > other.number and parent.number not in seen:
+                    seen.add(parent.number)
+                    pending.append(parent)
+        return False
+
+
+class _Watch(TorchFunctionMode):
+    """Sees each tensor operation and each module call of a forward pass, and notes connections."""
+
+    ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
+    CONCATENATIONS = ("cat", "concat", "concatenate")
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.connections: list[Connection] = []
+        self.calls = Counter()
+        self._values: dict[int, tuple[Tensor, _Value]] = {}  # the tensor is kept, so its id is too
+        self._count = 0
+        self._running: list[tuple[str, list[_Value]]] = []
+        self._handles = []
+        for name, module in model.named_modules():
+            enter, leave = self._module_hooks(name)
+            self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(leave))
+
+    def start(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.requires_grad_().clone()  # a leaf could not be changed in place
+        self._new_value(pixels, [])
+        return pixels
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensors = list(_tensors((args, kwargs)))
+        parents = self._values_of(tensors)
+        versions = [tensor._version for tensor in tensors]
+        result = function(*args, **kwargs)
+        if not parents:
+            return result
+        changed = [t for t, version in zip(tensors, versions, strict=True) if t._version != version]
+        made = [t for t in _tensors(result) if all(t is not other for other in tensors)]
+        terms = []
+        if function.__name__ in self.ADDITIONS and len(parents) == 2:
+            terms = self._note_addition(parents)
+        elif function.__name__ in self.CONCATENATIONS:
+            self._note_concatenation(parents)
+        for tensor in [*changed, *made]:
+            self._new_value(tensor, parents, terms)
+        return result
+
+    def _new_value(self, tensor: Tensor, parents: list[_Value], terms: list[_Value] = ()) -> None:
+        if tensor.requires_grad:
+            self._count += 1
+            self._values[id(tensor)] = tensor, _Value(self._count, parents, list(terms))
+
+    def _values_of(self, tensors: list[Tensor]) -> list[_Value]:
+        values = (self._values.get(id(tensor), (None, None))[1] for tensor in tensors)
+        return list(dict.fromkeys(value for value in values if value))
+
+    def _module_hooks(self, name: str) -> tuple[Callable, Callable]:
+        def enter(module, args, kwargs):
+            self._running.append((name, self._values_of(_tensors((args, kwargs)))))
+
+        def leave(module, args, output):
+            _, inputs = self._running.pop()
+            self.calls[name] += 1
+            output = main_output(output)
+            if not isinstance(output, Tensor):
+                return
+            if (
+                id(output) not in self._values and inputs
+            ):  # computed where torch functions aren't seen
+                self._new_value(output, inputs)
+            for value in self._values_of([output]):
+                value.returned_by.append((value in inputs, name))
+
+        return enter, leave
+
+    def _note_addition(self, operands: list[_Value]) -> list[_Value]:
+        """Note an addition, and return its terms; those of x + f(x) + g(x) are x, f(x) and g(x)."""
+        for skip, branch in (operands, operands[::-1]):
+            for term in [skip, *skip.terms]:
+                if branch.descends_from(term):
+                    self._note("addition", branch, term)
+                    return [*(skip.terms or [skip]), branch]
+        self.connections.append(Connection("addition", self._place(), residual=False))
+        return [term for operand in operands for term in operand.terms or [operand]]
+
+    def _note_concatenation(self, operands: list[_Value]) -> None:
+        for branch in operands:
+            skip = next((value for value in operands if branch.descends_from(value)), None)
+            if skip:
+                self._note("concatenation", branch, skip)
+
+    def _note(self, kind: str, branch: _Value, skip: _Value) -> None:
+        candidates = [name for _, name in sorted(branch.returned_by, key=lambda call: call[0])]
+        # Where no module returned the branch, as in `out * self.scale`, go back to what was scaled.
+        while len(branch.parents) == 1 and branch.parents[0] is not skip:
+            branch = branch.parents[0]
+            candidates += [name for _, name in sorted(branch.returned_by, key=lambda call: call[0])]
+        self.connections.append(Connection(kind, self._place(), candidates=candidates))
+
+    def _place(self) -> str:
+        return self._running[-1][0]
+
+
+def main_output(output: object) -> object:
+    """Return a module's output, or the first of several (an attention returns its weights too)."""
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
+def _tensors(nested: object) -> Iterator[Tensor]:
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, dict):
+        yield from _tensors(list(nested.values()))
+    elif isinstance(nested, tuple | list):
+        for item in nested:
+            yield from _tensors(item)

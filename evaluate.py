@@ -1,0 +1,150 @@
+"""Compute how well folders of adversarial images transfer to target networks.
+
+    python evaluate.py --input-dir adv_images/gamma_1.0 adv_images/gamma_0.5 \
+        --nat-dir nat_images --arch vgg19_bn senet154 --output results.csv
+
+Success is the share of images, in percent, that a target misclassifies.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import cli
+
+logger = logging.getLogger(__name__)
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--input-dir", type=Path, nargs="+", required=True, help="folders of adversarial images"
+    )
+    parser.add_argument(
+        "--arch",
+        nargs="+",
+        default=["efficientnet_lite1", "efficientnet_lite2"],
+        help="target networks",
+    )
+    parser.add_argument(
+        "--nat-dir",
+        type=Path,
+        help="folder of the natural images; also gives the targets' accuracy on them, the success "
+        "among those that a target classifies correctly, and the largest perturbation",
+    )
+    parser.add_argument("--output", type=Path, help="CSV file to write the table to")
+    parser.add_argument(
+        "--gallery", type=Path, help="picture to write of a few images; needs --nat-dir"
+    )
+    parser.add_argument("--batch-size", type=cli.positive_int, default=16)
+    parser.add_argument("--no-cuda", action="store_true", help="run on the CPU")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    return parser
+
+
+def main(args) -> None:
+    import torch
+
+    import images
+    import models
+    import report
+
+    if args.gallery and not args.nat_dir:
+        raise ValueError("--gallery needs --nat-dir, the folder of the natural images")
+    device = "cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu"
+    folders = {folder: images.list_images(folder) for folder in args.input_dir}
+    naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
+    for folder, listed in folders.items():
+        for image in listed:
+            if image.label is None:
+                raise ValueError(f"{folder} has no labels: it needs a labels.csv")
+            if naturals and image.name not in naturals:
+                raise ValueError(f"{args.nat_dir} has no {image.name}, but {folder} has")
+    targets = {arch: models.load_model(arch).to(device) for arch in args.arch}
+
+    natural_answers = classify(list(naturals.values()), targets, args.batch_size, device)
+    results = []
+    for folder, listed in folders.items():
+        run = images.read_run(folder)
+        answers = classify(listed, targets, args.batch_size, device)
+        result = {
+            "folder": str(folder),
+            **{key: run.get(key) for key in ("source", "attack", "gamma", "epsilon")},
+            "images": len(listed),
+            "targets": {
+                arch: count(listed, answers[arch], natural_answers[arch]) for arch in targets
+            },
+        }
+        if naturals:
+            pairs = ((image, naturals[image.name]) for image in listed)
+            result["largest_perturbation"] = max(images.perturbation(*pair) for pair in pairs)
+        results.append(result)
+
+    if args.output:
+        report.write_csv(results, args.output)
+    if args.gallery:
+        report.write_gallery(
+            args.gallery, examples(listed[: report.GALLERY_ROWS], naturals, targets, device)
+        )
+    print(json.dumps(results) if args.json else report.text(results))
+    for result in results:
+        if naturals and result["largest_perturbation"] > (result["epsilon"] or 255):
+            raise ValueError(
+                f"{result['folder']}: a pixel is {result['largest_perturbation']}/255 from the "
+                f"natural one, and run.json says epsilon {result['epsilon']:g}/255"
+            )
+
+
+def classify(listed, targets, batch_size, device) -> dict[str, dict[str, int]]:
+    """Return each target's answers, image name to class; each image is read once."""
+    import images
+    import models
+
+    answers = {arch: {} for arch in targets}
+    for batch, pixels in cli.progress(images.read_batches(listed, batch_size), len(listed)):
+        pixels = images.to_float(pixels.to(device))
+        for arch, model in targets.items():
+            classes = models.predict(model, pixels).tolist()
+            answers[arch].update(zip((image.name for image in batch), classes, strict=True))
+    return answers
+
+
+def count(listed, answers: dict[str, int], natural_answers: dict[str, int]) -> dict:
+    """Return a target's success rates in percent, two more if its natural answers are known."""
+    fooled = {image.name for image in listed if answers[image.name] != image.label}
+    result = {"fooled": len(fooled), "success": 100 * len(fooled) / len(listed)}
+    if natural_answers:
+        right = {image.name for image in listed if natural_answers[image.name] == image.label}
+        result["natural_accuracy"] = 100 * len(right) / len(listed)
+        result["success_on_correct"] = 100 * len(fooled & right) / len(right) if right else None
+    return result
+
+
+def examples(listed, naturals, targets, device) -> list[dict]:
+    """Return what the gallery shows of a few images: their pixels and each target's answers."""
+    import torch
+
+    import images
+    import models
+
+    names = models.class_names()
+    shown = []
+    for image in listed:
+        pixels = [
+            images.to_pixels(images.read_image(i.path)) for i in (naturals[image.name], image)
+        ]
+        both = images.to_float(torch.stack(pixels).to(device))
+        answers = {}
+        for arch, model in targets.items():
+            with torch.no_grad():
+                confidences, classes = model(both).softmax(1).max(1)
+            answers[arch] = [
+                f"{names[c]} {100 * p:.0f} %"
+                for c, p in zip(classes.tolist(), confidences.tolist(), strict=True)
+            ]
+        shown.append({"label": names[image.label], "pixels": pixels, "answers": answers})
+    return shown
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser())

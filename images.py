@@ -1,0 +1,282 @@
+"""Folders of labelled images, and 8-bit pixels in and out.
+
+Labels are 0-based ImageNet-1k class indices. Layouts that `list_images` reads:
+
+    labels.csv beside the images, with the columns filename and label
+    the NIPS 2017 set: dev_dataset.csv beside the images or beside the folder images/
+    an ImageNet tree: n01440764/*.JPEG
+    flat files named n01440764_*.png
+    flat files without labels
+"""
+
+import contextlib
+import csv
+import importlib.util
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+LABELS = "labels.csv"
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image file; `name` is the file name of what is made from it, `label` None if unknown."""
+
+    path: Path
+    name: str
+    label: int | None
+
+
+def list_images(folder: Path) -> list[LabelledImage]:
+    """Return the images of a folder in the order of their names.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no image in it, or labels that do not fit the images.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    if (folder / LABELS).is_file():
+        images = _with_labels_csv(folder)
+    elif (folder / "dev_dataset.csv").is_file():
+        inner = folder / "images"
+        images = _nips2017(inner if inner.is_dir() else folder, folder / "dev_dataset.csv")
+    elif folder.name == "images" and (folder.parent / "dev_dataset.csv").is_file():
+        images = _nips2017(folder, folder.parent / "dev_dataset.csv")
+    else:
+        images = _with_class_names(folder)
+    if not images:
+        raise ValueError(f"no images in {folder} (looked for {', '.join(SUFFIXES)})")
+    by_name = {}
+    for image in images:
+        if image.name in by_name:
+            raise ValueError(
+                f"{by_name[image.name]} and {image.path} would both become {image.name}"
+            )
+        by_name[image.name] = image.path
+    return images
+
+
+def embedded_images() -> list[LabelledImage]:
+    """Return the 20 ImageNet images that the package foolbox carries."""
+    folder = Path(importlib.util.find_spec("foolbox").origin).parent / "data"
+    files = sorted(folder.glob("imagenet_*.jpg"))
+    return [LabelledImage(f, f"{f.stem}.png", int(f.stem.rpartition("_")[2])) for f in files]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+
+
+def _with_labels_csv(folder: Path) -> list[LabelledImage]:
+    file = folder / LABELS
+    labels = {
+        row["filename"]: _label(row["label"], file) for row in _rows(file, "filename", "label")
+    }
+    images = _files(folder)
+    for name in labels.keys() - {image.name for image in images}:
+        raise ValueError(f"{file} names {name}, which is not an image in {folder}")
+    return [_labelled(image, labels.get(image.name), file) for image in images]
+
+
+def _nips2017(folder: Path, file: Path) -> list[LabelledImage]:
+    rows = _rows(file, "ImageId", "TrueLabel")  # labels count from 1, in a scheme of 1001 classes
+    labels = {row["ImageId"]: _label(row["TrueLabel"], file, 1) for row in rows}
+    return [_labelled(image, labels.get(image.stem), file) for image in _files(folder)]
+
+
+def _labelled(path: Path, label: int | None, file: Path) -> LabelledImage:
+    if label is None:
+        raise ValueError(f"{file} has no row for {path.name}")
+    return LabelledImage(path, f"{path.stem}.png", label)
+
+
+def _with_class_names(folder: Path) -> list[LabelledImage]:
+    """List an ImageNet tree, or flat files that may begin with the name of their class."""
+    wnid = re.compile(r"(n\d{8})(_|$)")
+    classes = sorted(f for f in folder.iterdir() if f.is_dir() and wnid.fullmatch(f.name))
+    if not classes:
+        return [
+            LabelledImage(f, f"{f.stem}.png", _class_index(match[1], f) if match else None)
+            for f in _files(folder)
+            for match in [wnid.match(f.stem)]
+        ]
+    return [
+        LabelledImage(f, f"{f.stem}.png" if wnid.match(f.stem) else f"{c.name}_{f.stem}.png", label)
+        for c in classes
+        for label in [_class_index(c.name, c)]
+        for f in _files(c)
+    ]
+
+
+def _class_index(wnid: str, path: Path) -> int:
+    from timm.data import ImageNetInfo
+
+    names = ImageNetInfo().label_names()
+    if wnid not in names:
+        raise ValueError(f"{path}: {wnid} is not one of ImageNet's 1000 classes")
+    return names.index(wnid)
+
+
+def _rows(file: Path, *columns: str) -> list[dict]:
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        if not set(columns) <= set(reader.fieldnames or []):
+            raise ValueError(f"{file} needs a header with the columns {', '.join(columns)}")
+        return list(reader)
+
+
+def _label(text: str, file: Path, first: int = 0) -> int:
+    try:
+        label = int(text) - first
+    except (TypeError, ValueError):
+        label = -1
+    if label not in range(1000):
+        raise ValueError(f"{file}: {text!r} is not a label from {first} to {999 + first}")
+    return label
+
+
+def write_labels(folder: Path, rows: Iterable[dict]) -> None:
+    """Write labels.csv; each row has filename and label, and all have the same columns."""
+    rows = list(rows)
+    with _whole(folder / LABELS) as part, part.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_run(folder: Path, run: dict) -> None:
+    """Write run.json, which says with what an attack folder was made."""
+    with _whole(folder / RUN) as part:
+        part.write_text(json.dumps(run, indent=2) + "\n")
+
+
+def read_run(folder: Path) -> dict:
+    """Return what run.json says; empty if there is none."""
+    file = folder / RUN
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error})") from error
+
+
+def read_image(path: Path) -> PIL.Image.Image:
+    """Return an image file as 8-bit RGB.
+
+    Raises:
+        ValueError: the file is not a readable image.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a readable image ({error})") from error
+
+
+def to_pixels(image: PIL.Image.Image) -> Tensor:
+    """Return an RGB image as uint8, 3 x H x W."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def read_batches(
+    images: list[LabelledImage],
+    batch_size: int,
+    prepare: Callable[[PIL.Image.Image], PIL.Image.Image] = lambda picture: picture,
+    skip_unreadable: bool = False,
+) -> Iterator[tuple[list[LabelledImage], Tensor]]:
+    """Yield up to `batch_size` images at a time, with their pixels as uint8, N x 3 x H x W.
+
+    Args:
+        prepare: applied to each picture, for example a resize.
+        skip_unreadable: log an unreadable image and go on without it.
+
+    Raises:
+        ValueError: an image is not readable, or has another size than the first one.
+    """
+    first, size = None, None
+    for start in range(0, len(images), batch_size):
+        batch, pixels = [], []
+        for image in images[start : start + batch_size]:
+            try:
+                picture = prepare(read_image(image.path))
+            except ValueError as error:
+                if not skip_unreadable:
+                    raise
+                logger.warning("skipped: %s", error)
+                continue
+            first, size = first or image, size or picture.size
+            if picture.size != size:
+                raise ValueError(
+                    "{} is {} x {} pixels, but {} is {} x {}; select_images.py makes images of one "
+                    "size".format(image.path, *picture.size, first.path, *size)
+                )
+            batch.append(image)
+            pixels.append(to_pixels(picture))
+        if batch:
+            yield batch, torch.stack(pixels)
+
+
+def perturbation(adversarial: LabelledImage, natural: LabelledImage) -> int:
+    """Return the largest difference between two images' pixels, in 1/255."""
+    one, other = (
+        np.asarray(read_image(image.path)).astype(int) for image in (adversarial, natural)
+    )
+    if one.shape != other.shape:
+        raise ValueError(f"{adversarial.path} and {natural.path} differ in size")
+    return int(abs(one - other).max())
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """Return uint8 pixels as float in [0, 1]."""
+    return pixels.float() / 255
+
+
+def to_uint8(adversarial: Tensor, natural: Tensor, epsilon: float) -> Tensor:
+    """Round adversarial pixels to 8 bits, within epsilon of the natural ones in whole levels.
+
+    Args:
+        adversarial: float in [0, 1], N x 3 x H x W.
+        natural: uint8, the same shape.
+        epsilon: largest perturbation, in 1/255; of a fraction, the whole part counts.
+
+    Raises:
+        ValueError: a pixel is not finite.
+    """
+    if not adversarial.isfinite().all():
+        raise ValueError("the attack gave pixels that are not finite numbers")
+    levels = (adversarial * 255).round()
+    natural = natural.to(levels)
+    within = levels.clamp(natural - math.floor(epsilon), natural + math.floor(epsilon))
+    return within.clamp(0, 255).to(torch.uint8)
+
+
+def write_png(pixels: Tensor, file: Path) -> None:
+    """Write uint8 pixels, 3 x H x W, to a PNG file."""
+    with _whole(file) as part:
+        PIL.Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(part, "PNG")
+
+
+@contextlib.contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """Give a name to write under, and then rename it: the file appears whole or not at all."""
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,106 @@
+"""Keep the ImageNet images that every source network classifies correctly.
+
+    python select_images.py --input-dir=ILSVRC2012/val --output-dir=nat_images \
+        --arch resnet152 densenet201 --num-images=5000
+
+Writes them resized and cropped as 8-bit PNGs, with labels.csv. It is the saved pixels that are
+classified.
+"""
+
+import json
+import logging
+import random
+from pathlib import Path
+
+import cli
+
+logger = logging.getLogger(__name__)
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description=__doc__.partition("\n")[0])
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--input-dir", type=Path, help="folder of ImageNet images, with labels")
+    group.add_argument(
+        "--data", choices=("embedded",), help="embedded: the 20 images that come with foolbox"
+    )
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--arch", nargs="+", default=["efficientnet_lite0"], help="networks that must be right"
+    )
+    parser.add_argument(
+        "--num-images", type=cli.positive_int, help="how many to keep; all if absent"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the order in which they are taken")
+    parser.add_argument("--size", type=cli.positive_int, default=224, help="of the centre crop")
+    parser.add_argument(
+        "--resize",
+        type=cli.positive_int,
+        help="short side before the crop; size * 256 / 224 if absent",
+    )
+    parser.add_argument("--batch-size", type=cli.positive_int, default=16)
+    parser.add_argument("--no-cuda", action="store_true", help="run on the CPU")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def main(args) -> None:
+    import torch
+    from torchvision.transforms.v2 import functional as transforms
+
+    import images
+    import models
+
+    resize = args.resize or round(args.size * 256 / 224)
+    if resize < args.size:
+        raise ValueError(f"--resize {resize} is less than --size {args.size}")
+    device = "cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu"
+
+    candidates = images.list_images(args.input_dir) if args.input_dir else images.embedded_images()
+    if any(image.label is None for image in candidates):
+        raise ValueError(f"{args.input_dir} has no labels: it needs a labels.csv or class names")
+    if args.input_dir and args.output_dir.resolve() == args.input_dir.resolve():
+        raise ValueError("the output folder is the input folder; its images would be overwritten")
+    random.Random(args.seed).shuffle(candidates)
+    wanted = args.num_images or len(candidates)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    networks = {arch: models.load_model(arch).to(device) for arch in args.arch}
+
+    def prepare(picture):
+        return transforms.center_crop(transforms.resize(picture, [resize]), [args.size])
+
+    read, correct, rows = 0, dict.fromkeys(networks, 0), []
+    batches = images.read_batches(candidates, args.batch_size, prepare, skip_unreadable=True)
+    for batch, pixels in cli.progress(batches, len(candidates)):
+        natural = images.to_float(pixels.to(device))
+        answers = {arch: models.predict(net, natural).tolist() for arch, net in networks.items()}
+        for index, image in enumerate(batch):
+            read += 1
+            right = [arch for arch in networks if answers[arch][index] == image.label]
+            for arch in right:
+                correct[arch] += 1
+            if len(right) == len(networks):
+                images.write_png(pixels[index], args.output_dir / image.name)
+                source = image.path.relative_to(args.input_dir or image.path.parent)
+                rows.append({"filename": image.name, "label": image.label, "source": source})
+            if len(rows) == wanted:
+                break
+        if len(rows) == wanted:
+            break
+    if rows:
+        images.write_labels(args.output_dir, rows)
+
+    if args.json:
+        print(json.dumps({"read": read, "correct": correct, "kept": len(rows)}))
+    else:
+        for what, number in [("read", read), *correct.items(), ("kept", len(rows))]:
+            print(f"{what:<24}{number:>8}")
+    if len(rows) < (args.num_images or 1):
+        raise ValueError(
+            f"only {len(rows)} of {args.num_images or len(candidates)} images are classified "
+            f"correctly by every network; those are kept in {args.output_dir}"
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser())
