@@ -22,7 +22,9 @@ def text(results: list[dict]) -> str:
         parts += [
             "",
             "Success among the images that the target classifies correctly when natural, in %",
-            _table([_settings(result) | _rates(result, "success_on_correct") for result in results]),
+            _table(
+                [_settings(result) | _rates(result, "success_on_correct") for result in results]
+            ),
             "",
             "Accuracy on the natural images, in %",
             _table([row for n, row in enumerate(accuracies) if row not in accuracies[:n]]),

@@ -1,0 +1,61 @@
+import shlex
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import attack_iter
+import cli
+import evaluate
+import select_images
+
+SCRIPTS = {"attack_iter": attack_iter, "evaluate": evaluate, "select_images": select_images}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, caplog):
+    """Run a script as from the shell; return its exit status, output, and log with errors."""
+
+    def run(command: str, **paths) -> tuple[int, str, str]:
+        name, *words = shlex.split(command)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *(w.format(**paths) for w in words)])
+        script, status = SCRIPTS[name], 0
+        try:
+            cli.run(script.main, script.get_parser())
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
+        out, err = capsys.readouterr()
+        return status, out, caplog.text + err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def natural(tmp_path_factory):
+    """A folder of embedded images that all three embedded networks classify correctly."""
+    folder = tmp_path_factory.mktemp("natural")
+    archs = [f"efficientnet_lite{n}" for n in range(3)]
+    options = ["--data", "embedded", "--output-dir", str(folder), "--num-images", "6"]
+    select_images.main(select_images.get_parser().parse_args([*options, "--arch", *archs]))
+    return folder
+
+
+def calibrated(model: nn.Module, size: int = 64) -> nn.Module:
+    """Give a network with random weights the batch-norm statistics of random images."""
+    torch.manual_seed(0)
+    model.train()
+    with torch.no_grad():
+        for _ in range(8):
+            model(torch.rand(4, 3, size, size))
+    return model.eval().requires_grad_(False)
+
+
+def input_gradient(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of the cross-entropy with the labels 0, 1, ... at the pixels."""
+    pixels = pixels.detach().clone().requires_grad_()
+    labels = torch.arange(len(pixels))
+    nn.functional.cross_entropy(model(pixels), labels, reduction="sum").backward()
+    return pixels.grad

@@ -1,0 +1,125 @@
+import csv
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import images
+
+
+def write(file, color=(10, 20, 30)):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("RGB", (8, 8), color).save(file)
+
+
+def listed(folder):
+    return [(image.name, image.label) for image in images.list_images(folder)]
+
+
+@pytest.mark.parametrize("epsilon", [1, 2.5, 16])
+def test_saved_pixels_stay_within_epsilon_in_whole_levels(tmp_path, epsilon):
+    natural = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    adversarial = natural / 255 + (torch.rand(natural.shape) * 2 - 1) * (epsilon + 0.9) / 255
+    saved = images.to_uint8(adversarial, natural, epsilon)
+    images.write_png(saved[0], tmp_path / "a.png")
+    read = np.asarray(PIL.Image.open(tmp_path / "a.png")).astype(int)
+    difference = abs(read - natural[0].permute(1, 2, 0).numpy().astype(int))
+    assert difference.max() == int(epsilon)
+
+
+def test_pixels_are_rounded_not_truncated():
+    natural = torch.full((1, 3, 1, 1), 100, dtype=torch.uint8)
+    assert images.to_uint8(natural / 255 + 5.6 / 255, natural, 16).unique().tolist() == [106]
+    assert images.to_uint8(natural / 255 - 5.6 / 255, natural, 16).unique().tolist() == [94]
+
+
+def test_pixels_that_are_not_finite_are_refused():
+    natural = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="not finite"):
+        images.to_uint8(torch.full((1, 3, 1, 1), torch.nan), natural, 16)
+
+
+def test_labels_csv(tmp_path):
+    write(tmp_path / "b.png")
+    write(tmp_path / "a.jpg")
+    images.write_labels(
+        tmp_path, [{"filename": "b.png", "label": 7}, {"filename": "a.jpg", "label": 3}]
+    )
+    assert listed(tmp_path) == [("a.png", 3), ("b.png", 7)]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_nips_2017_labels_count_from_1(tmp_path, inside):
+    write(tmp_path / "images" / "0c7ac4a8c9dfa802.png")
+    with (tmp_path / "dev_dataset.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(
+            [["ImageId", "URL", "TrueLabel", "TargetClass"], ["0c7ac4a8c9dfa802", "u", "306", "9"]]
+        )
+    folder = tmp_path / "images" if inside else tmp_path
+    assert listed(folder) == [("0c7ac4a8c9dfa802.png", 305)]
+
+
+def test_imagenet_tree(tmp_path):
+    write(tmp_path / "n01440764" / "ILSVRC2012_val_00000293.JPEG")
+    write(tmp_path / "n15075141" / "n15075141_1.JPEG")
+    assert listed(tmp_path) == [
+        ("n01440764_ILSVRC2012_val_00000293.png", 0),
+        ("n15075141_1.png", 999),
+    ]
+
+
+def test_flat_files_with_their_class_in_front(tmp_path):
+    write(tmp_path / "n01443537_a.png")
+    assert listed(tmp_path) == [("n01443537_a.png", 1)]
+
+
+def test_flat_files_without_labels(tmp_path):
+    write(tmp_path / "a.png")
+    assert listed(tmp_path) == [("a.png", None)]
+
+
+def test_embedded_images_carry_their_labels():
+    embedded = images.embedded_images()
+    assert len(embedded) == 20
+    assert ("imagenet_16_251.png", 251) in [(image.name, image.label) for image in embedded]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filename,label\n", "labels.csv has no row for a.png"),
+        ("filename,label\na.png,1000\n", "'1000' is not a label from 0 to 999"),
+        ("filename,label\na.png,cat\n", "'cat' is not a label"),
+        ("filename,label\na.png,1\nb.png,1\n", "names b.png, which is not an image"),
+        ("name,class\na.png,1\n", "needs a header with the columns filename, label"),
+    ],
+)
+def test_bad_label_files_are_refused(tmp_path, text, message):
+    write(tmp_path / "a.png")
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        images.list_images(tmp_path)
+
+
+def test_two_files_that_would_get_one_name_are_refused(tmp_path):
+    write(tmp_path / "a.png")
+    write(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match="would both become a.png"):
+        images.list_images(tmp_path)
+
+
+def test_images_of_two_sizes_are_refused_by_name(tmp_path):
+    write(tmp_path / "a.png")
+    PIL.Image.new("RGB", (9, 8)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b.png is 9 x 8 pixels, but .*a.png is 8 x 8"):
+        list(images.read_batches(images.list_images(tmp_path), 1))
+
+
+def test_file_appears_whole_or_not_at_all(tmp_path):
+    images.write_labels(tmp_path, [{"filename": "a.png", "label": 1}])
+    before = (tmp_path / "labels.csv").read_text()
+    with pytest.raises(ValueError, match="contains fields not in"):
+        images.write_labels(tmp_path, [{"filename": "b.png"}, {"filename": "c.png", "label": 1}])
+    assert (tmp_path / "labels.csv").read_text() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["labels.csv"]

@@ -1,0 +1,161 @@
+import pickle
+
+import numpy as np
+import PIL.Image
+import pretrainedmodels
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from pretrainedmodels.utils import TransformImage
+from torch.nn import functional
+
+import images
+import models
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    """The folder where torch keeps weights, empty; downloads fail."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_embedded_networks_recognise_the_embedded_images():
+    listed = images.embedded_images()
+    pictures = [images.read_image(image.path).resize((260, 260)) for image in listed]
+    pixels = images.to_float(torch.stack([images.to_pixels(picture) for picture in pictures]))
+    labels = torch.tensor([image.label for image in listed])
+    for name in models.EMBEDDED:
+        assert (models.predict(models.load_model(name), pixels) == labels).sum() >= 14
+
+
+def test_networks_are_frozen_and_in_evaluation_mode():
+    model = models.load_model("torchvision/resnet18", pretrained=False)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "bninception", "squeezenet1_1", "xception", "dpn68"])
+def test_preprocessing_is_that_of_pretrainedmodels(name):
+    model = models.load_model(name, pretrained=False)
+    settings = next(iter(pretrainedmodels.pretrained_settings[name].values()))
+    _, height, width = settings["input_size"]
+    picture = images.read_image(images.embedded_images()[0].path).resize((width, height))
+    for key, value in settings.items():
+        setattr(model.network, key, value)
+    theirs = TransformImage(model.network, scale=1)(picture)[None]
+    logits = model(images.to_float(images.to_pixels(picture))[None])
+    assert logits.shape == (1, 1000)
+    torch.testing.assert_close(logits, model.network(theirs).flatten(1))
+
+
+def test_resizing_is_bilinear_and_antialiased_as_in_pil():
+    picture = images.read_image(images.embedded_images()[0].path)
+    pixels = images.to_float(images.to_pixels(picture))[None]
+    ours = functional.interpolate(pixels, (224, 224), mode="bilinear", antialias=True)
+    pil = np.asarray(picture.resize((224, 224), PIL.Image.Resampling.BILINEAR))
+    assert abs(ours[0].permute(1, 2, 0).numpy() * 255 - pil).max() < 1.01
+
+    class Identity(torch.nn.Module):
+        def forward(self, x):
+            return x
+
+    source = models.Source(lambda _: Identity(), (3, 224, 224), (0.0,) * 3, (1.0,) * 3, None)
+    assert torch.equal(models.Classifier(Identity(), source, None)(pixels), ours.flatten(1))
+
+
+def test_weights_where_torch_keeps_them_are_loaded(checkpoints):
+    for name, file, network in [
+        ("torchvision/resnet18", "resnet18-f37072fd.pth", torchvision.models.resnet18()),
+        ("resnet18", "resnet18-5c106cde.pth", torchvision.models.resnet18()),
+        ("squeezenet1_1", "squeezenet1_1-f364aa15.pth", torchvision.models.squeezenet1_1()),
+    ]:
+        torch.save(network.state_dict(), checkpoints / file)
+        pixels = torch.rand(1, 3, 224, 224)
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        normalised = (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+        torch.testing.assert_close(models.load_model(name)(pixels), network.eval()(normalised))
+
+
+def test_timms_weights_are_loaded(checkpoints):
+    network = timm.create_model("resnet10t")
+    safetensors.torch.save_file(network.state_dict(), checkpoints / "resnet10t.c3_in1k.safetensors")
+    loaded = models.load_model("timm/resnet10t.c3_in1k").network
+    assert torch.equal(loaded.fc.weight, network.fc.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "file"),
+    [
+        (
+            "resnet152",
+            "https://download.pytorch.org/models/resnet152-b121ed2d.pth",
+            "resnet152-b121ed2d.pth",
+        ),
+        (
+            "torchvision/resnet50",
+            "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+            "resnet50-0676ba61.pth",
+        ),
+        (
+            "timm/inception_v3.tf_adv_in1k",
+            "https://huggingface.co/timm/inception_v3.tf_adv_in1k/resolve/main/model.safetensors",
+            "inception_v3.tf_adv_in1k.safetensors",
+        ),
+    ],
+)
+def test_missing_weights_are_named_with_url_file_and_folder(checkpoints, name, url, file):
+    with pytest.raises(OSError, match="no network") as error:
+        models.load_model(name)
+    for part in (url, f" {file} ", str(checkpoints)):
+        assert part in str(error.value)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return (print, ("this ran",))
+
+
+@pytest.mark.parametrize("content", ["truncated", "pickle", "shapes"])
+def test_unusable_weights_are_refused_by_name(checkpoints, capsys, content):
+    file = checkpoints / "resnet18-5c106cde.pth"
+    if content == "pickle":
+        file.write_bytes(pickle.dumps({"fc.weight": RunsCode()}))
+    else:
+        torch.save(torchvision.models.resnet18(num_classes=7).state_dict(), file)
+    if content == "truncated":
+        file.write_bytes(file.read_bytes()[:1_000_000])
+    with pytest.raises(ValueError, match=r"resnet18-5c106cde.pth: not usable as weights"):
+        models.load_model("resnet18")
+    assert "this ran" not in capsys.readouterr().out
+
+
+def test_file_with_another_digest_than_its_name_is_warned_of(checkpoints, caplog):
+    torch.save(torchvision.models.resnet18().state_dict(), checkpoints / "resnet18-5c106cde.pth")
+    models.load_model("resnet18")
+    assert "SHA-256 does not begin with the digits" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("resnet51", "resnet50"),
+        ("efficientnet_lite3", "efficientnet_lite2"),
+        ("torchvision/resnet51", "torchvision/resnet50"),
+        ("torchvision/resnet50@IMAGENET1K_V3", "torchvision/resnet50@IMAGENET1K_V2"),
+        ("timm/resnet50.a1_in1", "timm/resnet50.a1_in1k"),
+    ],
+)
+def test_unknown_name_is_refused_with_near_matches(name, near):
+    with pytest.raises(ValueError, match="unknown network") as error:
+        models.load_model(name)
+    assert near in str(error.value)

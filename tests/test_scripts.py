@@ -1,0 +1,267 @@
+import csv
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import torchvision
+from conftest import calibrated
+
+ROOT = Path(__file__).parent.parent
+
+
+def pixels_of(folder):
+    files = sorted(folder.glob("*.png"))
+    return {file.name: np.asarray(PIL.Image.open(file)).astype(int) for file in files}
+
+
+def labels_of(folder):
+    with (folder / "labels.csv").open(newline="") as stream:
+        return {row["filename"]: int(row["label"]) for row in csv.DictReader(stream)}
+
+
+def shell(command, cwd, **environment):
+    words = shlex.split(command)
+    words = [sys.executable, str(ROOT / words[1]), *words[2:]]
+    return subprocess.run(
+        words, cwd=cwd, env=os.environ | environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("arch", "file", "command"),
+    [
+        (
+            "densenet201",
+            "densenet201-5750cbb1e.pth",
+            "python attack_iter.py --input-dir=nat_images --output-dir=adv_images "
+            "--arch=densenet201 --gamma=0.5 --epsilon=16 --num-steps=10 --step-size=2",
+        ),
+        (
+            "resnet152",
+            "resnet152-b121ed2d.pth",
+            "python attack_iter.py --input_dir=nat_images --output_dir=adv_images "
+            "--arch=resnet152 --gamma=0.2 --num_steps=3 --step_size=-1 --momentum=1.0 "
+            "--batch-size=1 --no-cuda --print-freq=1",
+        ),
+    ],
+)
+def test_commands_of_the_original_readme_run_unchanged(tmp_path, natural, arch, file, command):
+    checkpoints = tmp_path / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    network = calibrated(torchvision.models.get_model(arch))
+    torch.save(network.state_dict(), checkpoints / file)
+    (tmp_path / "nat_images").mkdir()
+    name = min(labels_of(natural))
+    (tmp_path / "nat_images" / name).write_bytes((natural / name).read_bytes())
+
+    done = shell(command, tmp_path, TORCH_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "1 images have no label" in done.stderr
+    assert "images                1\n" in done.stdout
+    run = json.loads((tmp_path / "adv_images" / "run.json").read_text())
+    assert run["source"] == arch
+    assert run["hooks"]["kind"] == "relu"
+    difference = pixels_of(tmp_path / "adv_images")[name] - pixels_of(tmp_path / "nat_images")[name]
+    assert abs(difference).max() == run["largest_perturbation"] == 16
+
+
+@pytest.mark.parametrize("script", ["attack_iter", "select_images", "evaluate"])
+def test_help_and_wrong_arguments_are_answered_before_torch_is_imported(script):
+    code = f"import sys, {script}; {script}.get_parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert shell(f"python {script}.py --help", ROOT).returncode == 0
+    assert shell(f"python {script}.py --no-such-option", ROOT).returncode == 2
+
+
+@pytest.mark.parametrize("epsilon", [16, 1])
+def test_no_saved_pixel_is_further_than_epsilon(run, natural, tmp_path, epsilon):
+    command = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 2 --step-size 16"
+    assert run(f"{command} --epsilon {epsilon}", nat=natural, adv=tmp_path)[0] == 0
+    before, after = pixels_of(natural), pixels_of(tmp_path)
+    assert before.keys() == after.keys()
+    assert max(abs(after[name] - before[name]).max() for name in before) == epsilon
+
+
+def test_same_command_gives_the_same_bytes(run, natural, tmp_path):
+    command = "attack_iter --input-dir {nat} --output-dir {adv} --gamma 0.5 --num-steps 2"
+    contents = []
+    for _ in range(2):
+        assert run(command, nat=natural, adv=tmp_path / "adv")[0] == 0
+        contents.append({file.name: file.read_bytes() for file in (tmp_path / "adv").iterdir()})
+    assert contents[0] == contents[1]
+
+
+def test_from_images_to_table(run, natural, tmp_path):
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 4 --step-size 4 --json"
+    for gamma in (1, 0.5):
+        status, out, _ = run(f"{attack} --gamma {gamma}", nat=natural, adv=tmp_path / f"{gamma}")
+        assert status == 0
+        assert json.loads(out)["white_box_success"] == 100
+        assert labels_of(tmp_path / f"{gamma}") == labels_of(natural)
+    evaluate = (
+        "evaluate --input-dir {a} {b} --nat-dir {nat} --arch efficientnet_lite0 efficientnet_lite1 "
+        "--output {csv} --gallery {png}"
+    )
+    paths = {"a": tmp_path / "1", "b": tmp_path / "0.5", "nat": natural}
+    paths |= {"csv": tmp_path / "r.csv", "png": tmp_path / "g.png"}
+    status, out, _ = run(evaluate, **paths)
+    assert status == 0
+    assert "efficientnet_lite0  PGD     0.5" in out
+    status, out, _ = run(f"{evaluate} --json", **paths)
+    results = json.loads(out)
+    with paths["csv"].open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["gamma"] for row in rows] == ["1.0", "0.5"]
+    for result, row in zip(results, rows, strict=True):
+        assert result["images"] == 6
+        source, target = (result["targets"][f"efficientnet_lite{n}"] for n in range(2))
+        assert source["success"] == 100
+        assert source["natural_accuracy"] == target["natural_accuracy"] == 100
+        assert target["success"] == target["success_on_correct"] == 100 * target["fooled"] / 6
+        assert float(row["efficientnet_lite1"]) == target["success"]
+        assert result["largest_perturbation"] == 16
+    assert PIL.Image.open(paths["png"]).size[0] > 500
+
+
+def test_success_is_counted_by_hand(run, natural, tmp_path):
+    """Natural images with two wrong labels: two are misclassified, none of them was correct."""
+    for file in natural.glob("*.png"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    labels = labels_of(natural)
+    wrong = {name: (label + 500) % 1000 for name, label in list(labels.items())[:2]}
+    lines = [f"{name},{label}" for name, label in (labels | wrong).items()]
+    (tmp_path / "labels.csv").write_text("\n".join(["filename,label", *lines]))
+    command = "evaluate --input-dir {wrong} --nat-dir {wrong} --arch efficientnet_lite2 --json"
+    _, out, _ = run(command, wrong=tmp_path)
+    target = json.loads(out)[0]["targets"]["efficientnet_lite2"]
+    assert target == {
+        "fooled": 2,
+        "success": pytest.approx(100 / 3),
+        "natural_accuracy": pytest.approx(200 / 3),
+        "success_on_correct": 0,
+    }
+
+
+def test_perturbation_over_epsilon_fails(run, natural, tmp_path):
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1 --step-size 4"
+    assert run(f"{attack} --epsilon 4", nat=natural, adv=tmp_path)[0] == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"epsilon": 3}))
+    command = "evaluate --input-dir {adv} --nat-dir {nat} --arch efficientnet_lite0"
+    status, out, err = run(command, nat=natural, adv=tmp_path)
+    assert status == 1
+    assert "a pixel is 4/255 from the natural one, and run.json says epsilon 3/255" in err
+    assert "4/255" in out
+
+
+def test_select_keeps_what_every_network_classifies_correctly(run, tmp_path):
+    command = "select_images --data embedded --output-dir {out} --json --arch"
+    archs = ["efficientnet_lite0", "efficientnet_lite1"]
+    kept = {}
+    for names in (archs[:1], archs[1:], archs):
+        folder = tmp_path / "-".join(names)
+        status, out, _ = run(f"{command} {' '.join(names)}", out=folder)
+        counts = json.loads(out)
+        kept[tuple(names)] = set(labels_of(folder))
+        assert status == 0
+        assert counts["read"] == 20
+        assert counts["kept"] == len(list(folder.glob("*.png")))
+        assert list(counts["correct"]) == names
+    assert kept[tuple(archs)] == kept[tuple(archs[:1])] & kept[tuple(archs[1:])]
+    assert {pixels.shape for pixels in pixels_of(folder).values()} == {(224, 224, 3)}
+
+
+def test_select_takes_images_in_a_seeded_order(run, tmp_path):
+    command = "select_images --data embedded --output-dir {out} --num-images 3 --seed"
+    chosen = []
+    for number, seed in enumerate([1, 1, 2]):
+        assert (
+            run(f"{command} {seed} --batch-size {number + 1}", out=tmp_path / f"{number}")[0] == 0
+        )
+        chosen.append(labels_of(tmp_path / f"{number}"))
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert len(chosen[0]) == 3
+
+
+def test_select_names_and_skips_unreadable_images(run, natural, tmp_path):
+    for file in natural.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    name = max(labels_of(natural))
+    (tmp_path / name).write_bytes(b"not a PNG")
+    status, out, err = run(
+        "select_images --input-dir {a} --output-dir {b} --size 200 --resize 210 --json",
+        a=tmp_path,
+        b=tmp_path / "out",
+    )
+    assert status == 0
+    assert f"skipped: {tmp_path / name} is not a readable image" in err
+    assert json.loads(out)["read"] == 5
+    assert {p.shape for p in pixels_of(tmp_path / "out").values()} == {(200, 200, 3)}
+
+
+def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, tmp_path):
+    command = "select_images --data embedded --output-dir {out} --num-images 21"
+    status, out, err = run(command, out=tmp_path)
+    kept = len(list(tmp_path.glob("*.png")))
+    assert status == 1
+    assert f"only {kept} of 21 images" in err
+    assert kept == len(labels_of(tmp_path)) > 10
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        ("attack_iter --input-dir {x}/no --output-dir {x}/o", 1, "no such folder: {x}/no"),
+        ("attack_iter --input-dir {x}/empty --output-dir {x}/o", 1, "no images in {x}/empty"),
+        ("attack_iter --input-dir {x}/bad --output-dir {x}/o", 1, "a.png is not a readable image"),
+        ("attack_iter --input-dir {x}/row --output-dir {x}/o", 1, "has no row for a.png"),
+        ("attack_iter --input-dir {x}/good --output-dir {x}/good", 1, "is the input folder"),
+        ("attack_iter --input-dir {x}/good --output-dir {x}/good/a.png", 1, "{x}/good/a.png"),
+        ("attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 0", 2, "0 is not above 0"),
+        (
+            "attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 1.5",
+            2,
+            "1.5 is not above 0",
+        ),
+        (
+            "attack_iter --input-dir {x}/good --output-dir {x}/o --epsilon -1",
+            1,
+            "can't be negative",
+        ),
+        (
+            "attack_iter --input-dir {x}/good --output-dir {x}/o --arch resnet51",
+            1,
+            "unknown network resnet51: did you mean resnet50",
+        ),
+        (
+            "attack_iter --input-dir {x}/good --output-dir {x}/o --hooks relu --gamma 0.5",
+            1,
+            "no released hooks for efficientnet_lite0",
+        ),
+        ("evaluate --input-dir {x}/no", 1, "no such folder: {x}/no"),
+        ("evaluate --input-dir {x}/good", 1, "{x}/good has no labels"),
+        ("evaluate --input-dir {x}/good --gallery {x}/g.png", 1, "--gallery needs --nat-dir"),
+        ("evaluate --input-dir {x}/row2 --nat-dir {x}/good", 1, "{x}/good has no b.png"),
+        ("evaluate --input-dir {x}/row2 --arch vgg20_bn", 1, "did you mean vgg19_bn"),
+        ("select_images --input-dir {x}/good --output-dir {x}/o", 1, "{x}/good has no labels"),
+        ("select_images --input-dir {x}/row2 --output-dir {x}/o --resize 9", 1, "less than --size"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(run, tmp_path, command, status, message):
+    for folder in ("empty", "bad", "row", "good", "row2"):
+        (tmp_path / folder).mkdir()
+    for folder, name in [("row", "a.png"), ("good", "a.png"), ("row2", "b.png")]:
+        PIL.Image.new("RGB", (32, 32)).save(tmp_path / folder / name)
+    (tmp_path / "bad" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n then nothing")
+    (tmp_path / "row" / "labels.csv").write_text("filename,label\n")
+    (tmp_path / "row2" / "labels.csv").write_text("filename,label\nb.png,1\n")
+    got, out, err = run(command, x=tmp_path)
+    assert (got, out) == (status, "")
+    assert message.format(x=tmp_path) in err.splitlines()[-1]
