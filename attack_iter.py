@@ -21,8 +21,8 @@ VERSIONS = ("torch", "torchvision", "timm", "pretrainedmodels", "advertorch", "n
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--input-dir", type=Path, required=True, help="folder of natural images")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder to write")
+    parser.add_argument("--input-dir", type=Path, help="folder of natural images")
+    parser.add_argument("--output-dir", type=Path, help="folder to write")
     parser.add_argument("--arch", default="efficientnet_lite0", help="source network")
     parser.add_argument("--epsilon", type=float, default=16, help="largest perturbation, in 1/255")
     parser.add_argument("--num-steps", type=cli.positive_int, default=10, help="number of steps")
@@ -45,6 +45,17 @@ def get_parser() -> cli.Parser:
         help="SGM's hooks; relu: those that the authors released; branch: the paper's formula; "
         "auto: relu where the authors' exist",
     )
+    parser.add_argument(
+        "--branches",
+        metavar="REGEX",
+        help="scale the gradient at the output of the modules whose whole names match, instead of "
+        "the residual branches that are found",
+    )
+    parser.add_argument(
+        "--list-branches",
+        action="store_true",
+        help="print the residual branches of --arch, and stop; needs neither images nor weights",
+    )
     parser.add_argument("--batch-size", type=cli.positive_int, default=16)
     parser.add_argument("--no-cuda", action="store_true", help="run on the CPU")
     parser.add_argument(
@@ -65,6 +76,11 @@ def main(args) -> None:
     import models
     import utils_sgm
 
+    if args.list_branches:
+        list_branches(args)
+        return
+    if args.input_dir is None or args.output_dir is None:
+        raise ValueError("--input-dir and --output-dir are needed")
     if args.epsilon < 0 or args.momentum < 0:
         raise ValueError("epsilon and momentum can't be negative")
     if args.output_dir.resolve() == args.input_dir.resolve():
@@ -76,7 +92,7 @@ def main(args) -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     model = models.load_model(args.arch).to(device)
     hooks = utils_sgm.register_sgm(
-        model.network, args.arch, args.gamma, args.hooks, model.input_size
+        model.network, args.arch, args.gamma, args.hooks, model.input_size, args.branches
     )
     attack = attacks.make_attack(model, args.epsilon, step_size, args.num_steps, args.momentum)
 
@@ -114,7 +130,10 @@ def main(args) -> None:
         "epsilon": args.epsilon,
         "step_size": step_size,
         "num_steps": args.num_steps,
-        "hooks": {"kind": utils_sgm.choose_hooks(args.arch, args.hooks), "count": len(hooks)},
+        "hooks": {
+            "kind": utils_sgm.choose_hooks(args.arch, args.hooks, args.branches),
+            "count": len(hooks),
+        },
         "weights": {"file": model.weights.name, "sha256": models.sha256(model.weights)},
         "versions": {name: version(name) for name in VERSIONS},
         "images": len(rows),
@@ -141,6 +160,31 @@ def main(args) -> None:
             f"largest perturbation  {result['largest_perturbation']}/255\n"
             f"speed                 {result['images_per_second']:.1f} images/s"
         )
+
+
+def list_branches(args) -> None:
+    """Print where the branch hooks go, and the additions that are left alone, in running order."""
+    import branches
+    import models
+
+    model = models.load_model(args.arch, pretrained=False)
+    connections = branches.trace_connections(model.network, model.input_size)
+    found = [c for c in connections if c.module]
+    if args.json:
+        keys = ("kind", "place", "module", "residual")
+        print(json.dumps([{key: getattr(c, key) for key in keys} for c in connections]))
+        return
+    for connection in connections:
+        place = connection.place or "the network itself"
+        if connection.module:
+            print(f"{connection.kind:<14} branch {connection.module}")
+        elif connection.residual:
+            print(f"{connection.kind:<14} left out: no module returns the branch, in {place}")
+        else:
+            print(f"{connection.kind:<14} left alone: no skip connection, in {place}")
+    print(f"{len(found)} residual branches")
+    if not found:
+        raise ValueError(f"no residual branch in {args.arch}: gamma would do nothing")
 
 
 if __name__ == "__main__":

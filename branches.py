@@ -41,32 +41,34 @@ def residual_branches(
 ) -> list[Connection]:
     """Return the residual branches of a network, in the order in which a forward pass runs them.
 
-    One forward pass of a random image is watched. A branch is an operand of an addition, or of a
-    concatenation, that was computed from another operand. A branch that can't be tied to one module
-    is left out, and logged as a warning.
+    One forward pass of a random image is watched. A branch that no module returns at each of its
+    calls is left out, and a warning is logged.
 
     Args:
         model: any network on 1 x C x H x W inputs; its parameters and modes are left as they are.
         input_size: C, H and W.
     """
-    branches = []
-    for connection in trace_connections(model, input_size):
-        if connection.module:
-            branches.append(connection)
-        elif connection.residual:
-            logger.warning(
-                "left out: the %s in %r has a residual branch that no module returns at each of "
-                "its calls; name modules by hand to scale it",
-                connection.kind,
-                connection.place,
-            )
-    return branches
+    found = [c for c in trace_connections(model, input_size) if c.residual]
+    places = dict.fromkeys(c.place or "the network itself" for c in found if c.module is None)
+    if places:
+        logger.warning(
+            "left out %d of %d residual branches, because no module returns them at each of its "
+            "calls, in: %s",
+            sum(c.module is None for c in found),
+            len(found),
+            ", ".join(places),
+        )
+    return [c for c in found if c.module]
 
 
 def trace_connections(
     model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)
 ) -> list[Connection]:
-    """Return `residual_branches`, those that no module returns, and additions without a skip."""
+    """Return the residual branches, those left out too, and the additions without a skip.
+
+    An addition whose operands both pass through layers, as in a block that downsamples, has no
+    skip connection. See `residual_branches`.
+    """
     parameters = list(model.parameters())
     pixels = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0))
     pixels = pixels.to(parameters[0]) if parameters else pixels

@@ -165,10 +165,14 @@ def _torchvision(name: str) -> Source:
     weights = versions[version] if version else next(iter(versions.values()))
     preprocessing = weights.transforms()
 
-    def build(file: Path | None) -> nn.Module:
-        return torchvision.get_model(arch, weights=weights if file else None)
-
     size = preprocessing.crop_size[0]
+
+    def build(file: Path | None) -> nn.Module:
+        if file:
+            return torchvision.get_model(arch, weights=weights)
+        vision_transformer = {"image_size": size} if arch.startswith("vit_") else {}
+        return torchvision.get_model(arch, **vision_transformer)
+
     file = _checkpoints() / weights.url.rpartition("/")[2]
     return Source(build, (3, size, size), preprocessing.mean, preprocessing.std, file, weights.url)
 

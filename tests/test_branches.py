@@ -1,0 +1,430 @@
+import pytest
+import torch
+import torchvision
+from conftest import calibrated, input_gradient
+from torch import nn
+
+import models
+from branches import residual_branches, trace_connections
+from utils_sgm import register_hook_for_branches, register_sgm
+
+GAMMA = 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "first", "last"),
+    [  # counted from the networks' definitions: blocks whose skip is the identity
+        ("resnet18", 5, "layer1.0.bn2", "layer4.1.bn2"),
+        ("resnet34", 13, "layer1.0.bn2", "layer4.2.bn2"),
+        ("resnet50", 12, "layer1.1.bn3", "layer4.2.bn3"),
+        ("resnet101", 29, "layer1.1.bn3", "layer4.2.bn3"),
+        ("resnet152", 46, "layer1.1.bn3", "layer4.2.bn3"),
+        (
+            "densenet121",
+            6 + 12 + 24 + 16,
+            "features.denseblock1.denselayer1.conv2",
+            "features.denseblock4.denselayer16.conv2",
+        ),
+        (
+            "densenet201",
+            6 + 12 + 48 + 32,
+            "features.denseblock1.denselayer1.conv2",
+            "features.denseblock4.denselayer32.conv2",
+        ),
+        ("senet154", 2 + 7 + 35 + 2, "layer1.1.se_module", "layer4.2.se_module"),
+        ("se_resnext50_32x4d", 12, "layer1.1.se_module", "layer4.2.se_module"),
+        ("resnext101_32x4d", 29, "features.4.1.0.0.2", "features.7.2.0.0.2"),
+        ("inceptionresnetv2", 10 + 20 + 9 + 1, "repeat.0.conv2d", "block8.conv2d"),
+        ("dpn92", 2 + 3 + 19 + 2, "features.conv2_2.c1x1_c.conv", "features.conv5_3.c1x1_c.conv"),
+        ("xception", 8, "block4.rep.8", "block11.rep.8"),
+        # Stages of 2-way blocks, of 3-way and 2-way in turn, and the same again.
+        (
+            "polynet",
+            10 * 2 + 10 * (3 + 2) + 5 * (3 + 2),
+            "stage_a.0.blocks.0.conv2d.bn",
+            "stage_c.9.blocks.1.conv2d.bn",
+        ),
+        ("torchvision/mobilenet_v2", 1 + 2 + 3 + 2 + 2, "features.3.conv.3", "features.16.conv.3"),
+        ("torchvision/swin_t", 2 * (2 + 2 + 6 + 2), "features.1.0.attn", "features.7.1.mlp.3"),
+        (
+            "torchvision/convnext_tiny",
+            3 + 3 + 9 + 3,
+            "features.1.0.stochastic_depth",
+            "features.7.2.stochastic_depth",
+        ),
+        (
+            "torchvision/regnet_y_400mf",
+            0 + 2 + 5 + 5,
+            "trunk_output.block2.block2-1.f.c.1",
+            "trunk_output.block4.block4-5.f.c.1",
+        ),
+        (
+            "torchvision/maxvit_t",
+            4 * (2 + 2 + 5 + 2) + (1 + 1 + 4 + 1),
+            "blocks.0.layers.0.layers.window_attention.attn_layer.1.merge",
+            "blocks.3.layers.1.layers.grid_attention.mlp_layer.3",
+        ),
+        ("timm/vit_base_patch16_224", 2 * 12, "blocks.0.attn.proj", "blocks.11.mlp.fc2"),
+        (
+            "timm/swin_tiny_patch4_window7_224",
+            2 * (2 + 2 + 6 + 2),
+            "layers.0.blocks.0.drop_path1",
+            "layers.3.blocks.1.mlp.fc2",
+        ),
+        ("timm/deit_tiny_patch16_224", 2 * 12, "blocks.0.attn.proj", "blocks.11.mlp.fc2"),
+        (
+            "timm/mixer_b16_224",
+            2 * 12,
+            "blocks.0.mlp_tokens.fc2",
+            "blocks.11.mlp_channels.fc2",
+        ),
+        ("timm/convnext_tiny", 18, "stages.0.blocks.0.drop_path", "stages.3.blocks.2.drop_path"),
+        ("timm/tf_efficientnet_lite0", 1 + 1 + 2 + 2 + 3, "blocks.1.1.bn3", "blocks.5.3.bn3"),
+        ("timm/convit_tiny", 2 * 12, "blocks.0.attn.proj", "blocks.11.mlp.fc2"),
+        # Two inverted residuals, nine transformer blocks, three concatenations with the input.
+        (
+            "timm/mobilevit_s",
+            2 + 2 * (2 + 4 + 3) + 3,
+            "stages.1.1.conv3_1x1.bn",
+            "stages.4.1.conv_proj.bn.act",
+        ),
+        ("timm/inception_resnet_v2", 10 + 20 + 9 + 1, "repeat.0.conv2d", "block8.conv2d"),
+    ],
+)
+def test_branches_of_known_networks(name, count, first, last):
+    model = models.load_model(name, pretrained=False)
+    found = [branch.module for branch in residual_branches(model.network, model.input_size)]
+    assert len(found) == len(set(found)) == count
+    assert (found[0], found[-1]) == (first, last)
+
+
+@pytest.mark.parametrize("name", ["vgg16_bn", "alexnet", "squeezenet1_1", "inceptionv4"])
+def test_networks_without_skip_connections_have_no_branches(name):
+    model = models.load_model(name, pretrained=False)
+    assert trace_connections(model.network, model.input_size) == []
+
+
+# An oracle that shares nothing with the hooks: the networks below take the function that joins a
+# skip connection and a branch. With `scaled` in it, autograd itself scales the branch's gradient.
+
+
+def scaled(branch):
+    return GAMMA * branch + (1 - GAMMA) * branch.detach()
+
+
+def add_in_place(skip, branch):
+    branch += skip
+    return branch
+
+
+JOINS = {
+    "+": (lambda z, f: z + f, lambda z, f: z + scaled(f)),
+    "reversed": (lambda z, f: f + z, lambda z, f: scaled(f) + z),
+    "+=": (add_in_place, lambda z, f: z + scaled(f)),
+    "add": (lambda z, f: z.add(f), lambda z, f: z + scaled(f)),
+    "add_": (lambda z, f: f.add_(z), lambda z, f: z + scaled(f)),
+    "torch.add": (
+        lambda z, f: torch.add(z, other=f, alpha=0.7),
+        lambda z, f: z + 0.7 * scaled(f),
+    ),
+    "scalar": (lambda z, f: z + f * 0.5, lambda z, f: z + scaled(f) * 0.5),
+}
+
+
+def conv(channels=4, kernel=3):
+    return nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+
+
+class Additive(nn.Module):
+    def __init__(self, join):
+        super().__init__()
+        self.join = join
+        self.f = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(inplace=True), conv())
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, z):
+        return self.relu(self.join(z, self.f(z)))
+
+
+class PreActivation(Additive):
+    def forward(self, z):
+        return self.join(z, self.f(torch.relu(z)))
+
+
+class SqueezeAndExcitation(nn.Module):
+    def __init__(self, join):
+        super().__init__()
+        self.join, self.f, self.squeeze = join, conv(), conv(kernel=1)
+        self.excite = Gate(self.squeeze)
+
+    def forward(self, z):
+        return self.join(z, self.excite(self.f(z)))
+
+
+class Gate(nn.Module):
+    def __init__(self, squeeze):
+        super().__init__()
+        self.squeeze = squeeze
+
+    def forward(self, z):
+        return z * torch.sigmoid(self.squeeze(z.mean((2, 3), keepdim=True)))
+
+
+class Transformer(nn.Module):
+    """The attention returns a tuple, positions are no residual, drop_path is shared."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.join = join
+        self.positions = nn.Parameter(torch.randn(1, 36, 4))
+        self.norm = nn.LayerNorm(4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4), nn.Dropout(0.1))
+        self.drop_path = nn.Identity()
+
+    def forward(self, z):
+        tokens = z.flatten(2).transpose(1, 2) + self.positions
+        n = self.norm(tokens)
+        tokens = self.join(tokens, self.drop_path(self.attention(n, n, n, need_weights=False)[0]))
+        tokens = self.join(tokens, self.drop_path(self.mlp(self.norm(tokens))))
+        return tokens.transpose(1, 2).reshape(z.shape)
+
+
+class LayerScale(Additive):
+    def __init__(self, join):
+        super().__init__(join)
+        self.gamma = nn.Parameter(torch.rand(4, 1, 1))
+
+    def forward(self, z):
+        return self.join(z, self.gamma * self.f(z))
+
+
+class Nested(nn.Module):
+    def __init__(self, join):
+        super().__init__()
+        self.join = join
+        self.f = nn.Sequential(conv(), Additive(join), conv())
+
+    def forward(self, z):
+        return self.join(z, self.f(z))
+
+
+class Recurrent(Additive):
+    """One module, several times: each call is a branch's output."""
+
+    def forward(self, z):
+        for _ in range(3):
+            z = self.join(z, self.f(z))
+        return z
+
+
+class SharedDropPath(nn.Module):
+    """Branches computed without modules, that an Identity hands on."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.join, self.drop_path = join, nn.Identity()
+        self.weights = nn.Parameter(torch.randn(2, 4, 4, 3, 3) / 6)
+
+    def forward(self, z):
+        for weight in self.weights:
+            y = nn.functional.conv2d(z, weight, padding=1) * torch.sigmoid(z)
+            z = self.join(z, self.drop_path(y))
+        return z
+
+
+class ControlFlow(Additive):
+    def forward(self, z):
+        for _ in range(2 if z.sum() > 0 else 2):
+            if z.shape[1] == 4:
+                z = self.join(z, self.f(z))
+        return z
+
+
+class ReturnsView(nn.Module):
+    """The branch is a view, which an addition in place then changes."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.join, self.f = (
+            join,
+            nn.Sequential(nn.Flatten(), nn.Linear(144, 144), nn.Unflatten(1, (4, 6, 6))),
+        )
+
+    def forward(self, z):
+        return self.join(z, self.f(z))
+
+
+class TwoTerms(nn.Module):
+    """x + f(x) + g(x): both f and g are residual modules of the one skip connection."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.join, self.f, self.g = join, conv(), conv()
+
+    def forward(self, z):
+        return self.join(self.join(z, self.f(z)), self.g(z))
+
+
+NETWORKS = {
+    Additive: 1,
+    PreActivation: 1,
+    SqueezeAndExcitation: 1,
+    Transformer: 2,
+    LayerScale: 1,
+    Nested: 2,
+    Recurrent: 1,
+    SharedDropPath: 1,
+    ControlFlow: 1,
+    ReturnsView: 1,
+    TwoTerms: 2,
+}
+
+
+def classifier(block: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    stem, head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(144, 5)
+    return nn.Sequential(stem, block, nn.Flatten(), head).double().eval()
+
+
+def assert_scaled_as_by_autograd(plain, oracle, modules):
+    oracle.load_state_dict(plain.state_dict())
+    pixels = torch.rand(2, 3, 6, 6, dtype=torch.double)
+    expected = input_gradient(oracle, pixels)
+    assert not torch.allclose(input_gradient(plain, pixels), expected)
+    handles = register_hook_for_branches(plain, GAMMA, (3, 6, 6))
+    assert len(handles) == modules
+    torch.testing.assert_close(input_gradient(plain, pixels), expected)
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+@pytest.mark.parametrize("join", JOINS)
+def test_gradient_is_the_one_of_a_network_with_scaled_branches(network, join):
+    ours, oracle = JOINS[join]
+    assert_scaled_as_by_autograd(
+        classifier(network(ours)), classifier(network(oracle)), NETWORKS[network]
+    )
+
+
+class Dense(nn.Module):
+    def __init__(self, branch):
+        super().__init__()
+        self.branch = branch
+        self.layers = nn.ModuleList(nn.Conv2d(4 + 2 * n, 2, 3, padding=1) for n in range(3))
+        self.transition = nn.Conv2d(10, 4, 1)
+
+    def forward(self, z):
+        features = [z]
+        for layer in self.layers:
+            features.append(self.branch(layer(torch.relu(torch.cat(features, 1)))))
+        return self.transition(torch.cat(features, 1))
+
+
+def test_dense_connections_are_scaled_once():
+    assert_scaled_as_by_autograd(
+        classifier(Dense(lambda f: f)), classifier(Dense(scaled)), modules=3
+    )
+
+
+class NoSkip(nn.Module):
+    """What looks like a residual and is none: two layered paths, gating, positions, a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.f, self.g = conv(), conv()
+        self.positions = nn.Parameter(torch.randn(4, 6, 6))
+
+    def forward(self, z):
+        z = self.f(z) + self.g(z)
+        z = z * torch.sigmoid(self.g(z)) + self.positions
+        return z + torch.zeros_like(z) + self.g(z).detach() + (z > 0).float()
+
+
+def test_additions_without_a_skip_connection_are_left_alone():
+    connections = trace_connections(classifier(NoSkip()), (3, 6, 6))
+    assert [(c.kind, c.residual, c.module, c.place) for c in connections] == [
+        ("addition", False, None, "1")
+    ]
+
+
+class Untied(nn.Module):
+    """The branch comes from a module that is called elsewhere too."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = conv()
+
+    def forward(self, z):
+        z = self.f(z)
+        return z + self.f(z)
+
+
+def test_branch_of_no_module_is_not_guessed_at(caplog):
+    network = classifier(Untied())
+    assert residual_branches(network, (3, 6, 6)) == []
+    assert "left out 1 of 1 residual branches" in caplog.text
+    with pytest.raises(ValueError, match="gamma would do nothing"):
+        register_hook_for_branches(network, GAMMA, (3, 6, 6))
+
+
+def test_modules_can_be_named_by_hand():
+    network = classifier(TwoTerms(JOINS["+"][0]))
+    pixels = torch.rand(2, 3, 6, 6, dtype=torch.double)
+    handles = register_sgm(network, "mine", GAMMA, branches=r"1\.[fg]")
+    by_hand = input_gradient(network, pixels)
+    assert len(handles) == 2
+    for handle in handles:
+        handle.remove()
+    register_sgm(network, "mine", GAMMA, input_size=(3, 6, 6))
+    assert torch.equal(input_gradient(network, pixels), by_hand)
+    with pytest.raises(ValueError, match="no module has a name that matches 'x'"):
+        register_sgm(network, "mine", GAMMA, branches="x")
+
+
+def test_network_is_left_as_it_was():
+    network = torchvision.models.resnet18()
+    network.layer1.eval()
+    network.fc.requires_grad_(False)
+    before = [module.training for module in network.modules()]
+    statistics = network.bn1.running_mean.clone()
+    residual_branches(network, (3, 32, 32))
+    assert [module.training for module in network.modules()] == before
+    assert [name for name, p in network.named_parameters() if not p.requires_grad] == [
+        "fc.weight",
+        "fc.bias",
+    ]
+    assert torch.equal(network.bn1.running_mean, statistics)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("arch", "left_out_of_released"),
+    [
+        ("resnet18", "layer1.0.bn2"),
+        ("resnet50", None),
+        ("resnet101", r"layer3\.[12]0.bn3"),
+        ("densenet121", None),
+    ],
+)
+def test_released_hooks_agree_with_the_formula(arch, left_out_of_released):
+    """They do but for the blocks that the released code leaves out because of their names."""
+    model = calibrated(torchvision.models.get_model(arch)).double()
+    pixels = torch.rand(2, 3, 64, 64, dtype=torch.double)
+    handles = register_sgm(model, arch, 0.4, "relu")
+    released = input_gradient(model, pixels)
+    for handle in handles:
+        handle.remove()
+
+    names = [branch.module for branch in residual_branches(model, (3, 64, 64))]
+    everywhere = "|".join(names)
+    if left_out_of_released:
+        handles = register_hook_for_branches(model, 0.4, branches=everywhere)
+        assert not input_gradient(model, pixels).sign().equal(released.sign())
+        for handle in handles:
+            handle.remove()
+        everywhere = f"(?!{left_out_of_released})({everywhere})"
+    register_hook_for_branches(model, 0.4, branches=everywhere)
+    formula = input_gradient(model, pixels)
+    assert formula.sign().equal(released.sign())
+    cosine = nn.functional.cosine_similarity(formula.flatten(), released.flatten(), 0)
+    assert cosine == pytest.approx(1, abs=1e-12)
