@@ -85,10 +85,32 @@ def trace_connections(
             module.training = mode
         for parameter in trained:
             parameter.requires_grad_(True)
-    _assign_modules([c for c in watch.connections if c.residual], watch.calls)
+    connections = [
+        Connection(kind, place, residual=branch is not None, candidates=candidates)
+        for kind, place, branch, skip in watch.noted
+        for candidates in (_candidates(branch, skip) if branch else [[]])
+    ]
+    _assign_modules(connections, watch.calls)
     # One module may return several branches, or one that is both added and concatenated, as in DPN.
-    first = {connection.module: connection for connection in reversed(watch.connections)}
-    return [c for c in watch.connections if c.module is None or first[c.module] is c]
+    first = {connection.module: connection for connection in reversed(connections)}
+    return [c for c in connections if c.module is None or first[c.module] is c]
+
+
+def _candidates(branch: "_Value", skip: "_Value") -> list[list[str]]:
+    """Return the names of the modules at whose output a branch can be scaled, the best one first.
+
+    There is a list of names for each term of a branch that is a sum and that no module returns.
+    """
+    names = branch.names()
+    # Where no module returned the branch, as in `out * self.scale`, go back to what was scaled.
+    while len(branch.parents) == 1 and branch.parents[0] is not skip:
+        branch = branch.parents[0]
+        if branch.users > 1 and not branch.descends_from(skip):
+            break
+        names += branch.names()
+    if names or not branch.is_sum or any(p is skip or p.users > 1 for p in branch.parents):
+        return [names]
+    return [names for parent in branch.parents for names in _candidates(parent, skip)]
 
 
 def _assign_modules(connections: list[Connection], calls: Counter) -> None:
@@ -107,21 +129,35 @@ def _assign_modules(connections: list[Connection], calls: Counter) -> None:
 
 @dataclass(eq=False)
 class _Value:
-    """A tensor that was computed from the network's input, at one moment of its life."""
+    """A tensor that was computed from the network's input, at one moment of its life.
+
+    Attributes:
+        number: values are numbered as they are made.
+        terms: of a sum; those of x + f(x) + g(x) are x, f(x) and g(x).
+        users: how many values were computed from this one.
+        returned_by: names of modules, and whether the module only handed the tensor on.
+    """
 
     number: int
     parents: list["_Value"]
     terms: list["_Value"]
+    users: int = 0
     returned_by: list[tuple[bool, str]] = field(default_factory=list)
+
+    @property
+    def is_sum(self) -> bool:
+        return bool(self.terms)
+
+    def names(self) -> list[str]:
+        """Return the modules that returned this value, those that computed it first."""
+        return [name for _, name in sorted(self.returned_by, key=lambda call: call[0])]
 
     def descends_from(self, other: "_Value") -> bool:
         seen, pending = set(), [self]
         while pending:
-            value = pending.pop()
-            for parent in value.parents:
+            for parent in pending.pop().parents:
                 if parent is other:
                     return True
-                # Values are numbered as they are made: an older one can't stem from `other`.
                 if parent.number > other.number and parent.number not in seen:
                     seen.add(parent.number)
                     pending.append(parent)
@@ -129,14 +165,20 @@ class _Value:
 
 
 class _Watch(TorchFunctionMode):
-    """Sees each tensor operation and each module call of a forward pass, and notes connections."""
+    """Sees each tensor operation and each module call of a forward pass.
+
+    Attributes:
+        noted: of each connection its kind, the module in whose forward it happens, the branch and
+            the skip connection; None for both if there is none.
+        calls: how many times each module ran.
+    """
 
     ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
     CONCATENATIONS = ("cat", "concat", "concatenate")
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.connections: list[Connection] = []
+        self.noted: list[tuple[str, str, _Value | None, _Value | None]] = []
         self.calls = Counter()
         self._values: dict[int, tuple[Tensor, _Value]] = {}  # the tensor is kept, so its id is too
         self._count = 0
@@ -178,6 +220,8 @@ class _Watch(TorchFunctionMode):
     def _new_value(self, tensor: Tensor, parents: list[_Value], terms: list[_Value] = ()) -> None:
         if tensor.requires_grad:
             self._count += 1
+            for parent in parents:
+                parent.users += 1
             self._values[id(tensor)] = tensor, _Value(self._count, parents, list(terms))
 
     def _values_of(self, tensors: list[Tensor]) -> list[_Value]:
@@ -204,13 +248,13 @@ class _Watch(TorchFunctionMode):
         return enter, leave
 
     def _note_addition(self, operands: list[_Value]) -> list[_Value]:
-        """Note an addition, and return its terms; those of x + f(x) + g(x) are x, f(x) and g(x)."""
+        """Note an addition, and return its terms."""
         for skip, branch in (operands, operands[::-1]):
             for term in [skip, *skip.terms]:
                 if branch.descends_from(term):
                     self._note("addition", branch, term)
                     return [*(skip.terms or [skip]), branch]
-        self.connections.append(Connection("addition", self._place(), residual=False))
+        self._note("addition", None, None)
         return [term for operand in operands for term in operand.terms or [operand]]
 
     def _note_concatenation(self, operands: list[_Value]) -> None:
@@ -219,16 +263,8 @@ class _Watch(TorchFunctionMode):
             if skip:
                 self._note("concatenation", branch, skip)
 
-    def _note(self, kind: str, branch: _Value, skip: _Value) -> None:
-        candidates = [name for _, name in sorted(branch.returned_by, key=lambda call: call[0])]
-        # Where no module returned the branch, as in `out * self.scale`, go back to what was scaled.
-        while len(branch.parents) == 1 and branch.parents[0] is not skip:
-            branch = branch.parents[0]
-            candidates += [name for _, name in sorted(branch.returned_by, key=lambda call: call[0])]
-        self.connections.append(Connection(kind, self._place(), candidates=candidates))
-
-    def _place(self) -> str:
-        return self._running[-1][0]
+    def _note(self, kind: str, branch: _Value | None, skip: _Value | None) -> None:
+        self.noted.append((kind, self._running[-1][0], branch, skip))
 
 
 def main_output(output: object) -> object:

@@ -266,6 +266,14 @@ class TwoTerms(nn.Module):
         return self.join(self.join(z, self.f(z)), self.g(z))
 
 
+class SumOfTwo(TwoTerms):
+    """x + (f(x) + g(x)): the branch is a sum, which no module returns."""
+
+    def forward(self, z):
+        both = self.f(z) + self.g(z)
+        return self.join(z, both)
+
+
 NETWORKS = {
     Additive: 1,
     PreActivation: 1,
@@ -278,6 +286,7 @@ NETWORKS = {
     ControlFlow: 1,
     ReturnsView: 1,
     TwoTerms: 2,
+    SumOfTwo: 2,
 }
 
 
