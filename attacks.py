@@ -1,9 +1,12 @@
-"""The attacks: advertorch's classes, on a network that takes pixels in [0, 1]."""
+"""The attacks: advertorch's classes, and the modules that go in front of a network."""
 
+import hashlib
 import sys
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, cross_entropy, interpolate, pad
 
 
 def _import_advertorch():
@@ -17,7 +20,7 @@ def _import_advertorch():
     return attacks
 
 
-def _zero_gradients(tensor: torch.Tensor) -> None:
+def _zero_gradients(tensor: Tensor) -> None:
     if tensor.grad is not None:
         tensor.grad.detach_().zero_()
 
@@ -31,26 +34,174 @@ def make_attack(
     step_size: float,
     num_steps: int,
     momentum: float = 0,
+    targeted: bool = False,
 ) -> "advertorch.Attack":
-    """Return an untargeted L-infinity attack; `attack.perturb(pixels, labels)` runs it.
+    """Return an L-infinity attack for `perturb`.
 
-    Momentum 0 gives PGD without a random start (Madry et al., ICLR 2018, section 2.1), above 0
-    MI-FGSM (Dong et al., CVPR 2018, algorithm 1). The loss is the cross-entropy summed over the
-    batch, so that an image's gradient does not depend on the batch.
+    Momentum 0 gives PGD (Madry et al., ICLR 2018, section 2.1), of which one step of size epsilon
+    is FGSM (Goodfellow et al., ICLR 2015); above 0 MI-FGSM (Dong et al., CVPR 2018, algorithm 1).
+    The loss is the cross-entropy summed over the batch, so that an image's gradient does not depend
+    on the batch.
 
     Args:
-        model: N x 3 x H x W pixels in [0, 1] to N x classes logits.
+        model: N x 3 x H x W pixels in [0, 1] to N x classes logits, or to N x networks x classes.
         epsilon: largest perturbation of a pixel, in 1/255.
         step_size: of each step, in 1/255.
         num_steps: number of steps.
         momentum: decay factor of MI-FGSM.
+        targeted: whether to approach the labels instead of leaving them.
     """
     arguments = {
-        "loss_fn": nn.CrossEntropyLoss(reduction="sum"),
-        "eps": epsilon / 255,
+        "loss_fn": _summed_cross_entropy,
+        # Twice epsilon, which is out of the way: `perturb` bounds each pixel by itself.
+        "eps": 2 * epsilon / 255,
         "eps_iter": step_size / 255,
         "nb_iter": num_steps,
+        "targeted": targeted,
     }
     if momentum:
         return advertorch.MomentumIterativeAttack(model, decay_factor=momentum, **arguments)
     return advertorch.LinfPGDAttack(model, rand_init=False, **arguments)
+
+
+def _summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    if logits.dim() == 3:  # each network of an ensemble has a loss of its own
+        labels = labels[:, None].expand(logits.shape[:2]).flatten()
+    return cross_entropy(logits.flatten(0, -2), labels, reduction="sum")
+
+
+def perturb(
+    attack: "advertorch.Attack",
+    natural: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    start: Tensor | None = None,
+) -> Tensor:
+    """Return adversarial pixels, float in [0, 1], within epsilon / 255 of the natural ones.
+
+    Args:
+        attack: of `make_attack`.
+        natural: float in [0, 1], N x 3 x H x W; unchanged.
+        labels: N class indices; the target classes if the attack is targeted.
+        epsilon: largest perturbation, in 1/255.
+        start: where the attack starts, as from `random_start`; at the natural pixels if None.
+    """
+    attack.clip_min = (natural - epsilon / 255).clamp(min=0)
+    attack.clip_max = (natural + epsilon / 255).clamp(max=1)
+    return attack.perturb(natural if start is None else start, labels)
+
+
+def image_generators(seed: int, names: Sequence[str]) -> list[torch.Generator]:
+    """Return a random generator per image, which depends on the seed and the image's name alone."""
+    digests = (hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names)
+    return [torch.Generator().manual_seed(int.from_bytes(d[:8], "big") >> 1) for d in digests]
+
+
+def random_start(natural: Tensor, epsilon: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return pixels drawn uniformly from the ball around the natural ones, clipped to [0, 1]."""
+    shape = natural.shape[1:]
+    uniform = torch.stack([torch.rand(shape, generator=generator) for generator in generators])
+    return (natural + (2 * uniform.to(natural) - 1) * epsilon / 255).clamp(0, 1)
+
+
+def random_targets(labels: Sequence[int], generators: Sequence[torch.Generator]) -> list[int]:
+    """Return for each image a class drawn uniformly from the 999 that are not its label."""
+    draws = [torch.randint(1, 1000, (), generator=generator).item() for generator in generators]
+    return [(label + draw) % 1000 for label, draw in zip(labels, draws, strict=True)]
+
+
+class InputDiversity(nn.Module):
+    """DI (Xie et al., CVPR 2019, section 3.3): with a probability, resize and pad the images.
+
+    Each image by itself, and anew in each step: enlarged to a random size up to `resize` times its
+    own, padded with zeros at a random place to the largest size, and brought back to its own size.
+
+    Attributes:
+        generators: of the images of the current batch, set before the attack on it.
+    """
+
+    def __init__(self, probability: float = 0.5, resize: float = 330 / 299):
+        super().__init__()
+        self.probability = probability
+        self.resize = resize
+        self.generators: Sequence[torch.Generator] = ()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        pairs = zip(pixels.split(1), self.generators, strict=True)
+        return torch.cat([self._transformed(*pair) for pair in pairs])
+
+    def _transformed(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        chance, scale, top, left = torch.rand(4, generator=generator).tolist()
+        if chance >= self.probability:
+            return image
+        own = image.shape[-2:]
+        largest = [round(length * self.resize) for length in own]
+        size = [round(length * (1 + scale * (self.resize - 1))) for length in own]
+        y, x = (
+            int(place * (most - length + 1))
+            for place, most, length in zip((top, left), largest, size, strict=True)
+        )
+        image = interpolate(image, size, mode="bilinear")
+        image = pad(image, (x, largest[1] - size[1] - x, y, largest[0] - size[0] - y))
+        return interpolate(image, own, mode="bilinear", antialias=True)
+
+
+class TranslationInvariance(nn.Module):
+    """TI (Dong et al., CVPR 2019, section 3.2): convolve the gradient with a Gaussian kernel.
+
+    The forward pass is the identity. In front of a network, what comes after it in the backward
+    pass, as MI-FGSM's normalisation, sees the convolved gradient.
+
+    Args:
+        size: of the kernel, in pixels; odd.
+        sigma: how many standard deviations the kernel reaches to each side.
+    """
+
+    def __init__(self, size: int = 15, sigma: float = 3):
+        super().__init__()
+        line = torch.exp(-(torch.linspace(-sigma, sigma, size) ** 2) / 2)
+        kernel = torch.outer(line, line)
+        self.register_buffer("kernel", (kernel / kernel.sum()).expand(3, 1, size, size).clone())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if pixels.requires_grad:
+            pixels = pixels.clone()
+            pixels.register_hook(self._convolved)
+        return pixels
+
+    def _convolved(self, gradient: Tensor) -> Tensor:
+        return conv2d(gradient, self.kernel.to(gradient), padding="same", groups=3)
+
+
+class LogitEnsemble(nn.Module):
+    """The average of several networks' logits (Dong et al., CVPR 2018, section 3.3)."""
+
+    def __init__(self, networks: Sequence[nn.Module]):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.stack([network(pixels) for network in self.networks]).mean(0)
+
+
+class GradientEnsemble(LogitEnsemble):
+    """Several networks' logits, N x networks x classes, whose gradients count equally.
+
+    The gradient that each network sends back to the pixels is divided by its L1 norm, per image,
+    before they add up.
+    """
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.stack([network(self._entrance(pixels)) for network in self.networks], 1)
+
+    @staticmethod
+    def _entrance(pixels: Tensor) -> Tensor:
+        if pixels.requires_grad:
+            pixels = pixels.clone()
+            pixels.register_hook(_normalised)
+        return pixels
+
+
+def _normalised(gradient: Tensor) -> Tensor:
+    norm = gradient.abs().sum((1, 2, 3), keepdim=True)
+    return gradient / torch.where(norm > 0, norm, 1)

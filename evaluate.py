@@ -3,7 +3,8 @@
     python evaluate.py --input-dir adv_images/gamma_1.0 adv_images/gamma_0.5 \
         --nat-dir nat_images --arch vgg19_bn senet154 --output results.csv
 
-Success is the share of images, in percent, that a target misclassifies.
+Success is the share of images that a target misclassifies or, for targeted attacks, assigns to the
+target class. Folders that differ in the seed alone become one row.
 """
 
 import json
@@ -32,9 +33,17 @@ def get_parser() -> cli.Parser:
         help="folder of the natural images; also gives the targets' accuracy on them, the success "
         "among those that a target classifies correctly, and the largest perturbation",
     )
-    parser.add_argument("--output", type=Path, help="CSV file to write the table to")
     parser.add_argument(
-        "--gallery", type=Path, help="picture to write of a few images; needs --nat-dir"
+        "--output", type=Path, help="file to write the table to: .csv, .md, .json or .txt"
+    )
+    parser.add_argument(
+        "--plot", type=Path, help="PNG or PDF to draw: success over gamma, else bars"
+    )
+    parser.add_argument(
+        "--gallery",
+        type=Path,
+        help="PNG or PDF to draw: a few images of the last folder, with the targets' answers; "
+        "needs --nat-dir",
     )
     parser.add_argument("--batch-size", type=cli.positive_int, default=16)
     parser.add_argument("--no-cuda", action="store_true", help="run on the CPU")
@@ -47,17 +56,24 @@ def main(args) -> None:
 
     import images
     import models
+    import plots
     import report
 
     if args.gallery and not args.nat_dir:
         raise ValueError("--gallery needs --nat-dir, the folder of the natural images")
+    if args.output and args.output.suffix not in report.FORMATS:
+        raise ValueError(f"{args.output} does not end in one of {', '.join(report.FORMATS)}")
+    for picture in filter(None, (args.plot, args.gallery)):
+        if picture.suffix not in (".png", ".pdf"):
+            raise ValueError(f"{picture} does not end in .png or .pdf")
     device = "cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu"
     folders = {folder: images.list_images(folder) for folder in args.input_dir}
+    runs = {folder: images.read_run(folder) for folder in folders}
     naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
     for folder, listed in folders.items():
         for image in listed:
-            if image.label is None:
-                raise ValueError(f"{folder} has no labels: it needs a labels.csv")
+            if image.label is None or (runs[folder].get("targeted") and image.target is None):
+                raise ValueError(f"{folder} has no labels: it needs a {images.LABELS}")
             if naturals and image.name not in naturals:
                 raise ValueError(f"{args.nat_dir} has no {image.name}, but {folder} has")
     targets = {arch: models.load_model(arch).to(device) for arch in args.arch}
@@ -65,34 +81,45 @@ def main(args) -> None:
     natural_answers = classify(list(naturals.values()), targets, args.batch_size, device)
     results = []
     for folder, listed in folders.items():
-        run = images.read_run(folder)
+        run = runs[folder]
         answers = classify(listed, targets, args.batch_size, device)
         result = {
             "folder": str(folder),
+            "repeat": setting(run) or str(folder),
             **{key: run.get(key) for key in ("source", "attack", "gamma", "epsilon")},
             "images": len(listed),
             "targets": {
-                arch: count(listed, answers[arch], natural_answers[arch]) for arch in targets
+                arch: count(listed, answers[arch], natural_answers[arch], run.get("targeted"))
+                for arch in targets
             },
         }
         if naturals:
             pairs = ((image, naturals[image.name]) for image in listed)
             result["largest_perturbation"] = max(images.perturbation(*pair) for pair in pairs)
         results.append(result)
+    rows = report.merge_repeats(results)
 
     if args.output:
-        report.write_csv(results, args.output)
+        report.write(rows, args.output)
+    if args.plot:
+        plots.write_plot(rows, args.plot)
     if args.gallery:
-        report.write_gallery(
-            args.gallery, examples(listed[: report.GALLERY_ROWS], naturals, targets, device)
-        )
-    print(json.dumps(results) if args.json else report.text(results))
+        shown = folders[args.input_dir[-1]][: plots.GALLERY_ROWS]
+        plots.write_gallery(examples(shown, naturals, targets, device), args.gallery)
+    print(report.json_text(rows) if args.json else report.text(rows))
     for result in results:
         if naturals and result["largest_perturbation"] > (result["epsilon"] or 255):
             raise ValueError(
                 f"{result['folder']}: a pixel is {result['largest_perturbation']}/255 from the "
                 f"natural one, and run.json says epsilon {result['epsilon']:g}/255"
             )
+
+
+def setting(run: dict) -> str:
+    """Return what is equal in the repeats of a run: its options, but for the seed and the like."""
+    varying = ("output_dir", "seed", "batch_size", "no_cuda", "print_freq", "json")
+    options = {key: v for key, v in run.get("options", {}).items() if key not in varying}
+    return json.dumps(options, sort_keys=True) if options else ""
 
 
 def classify(listed, targets, batch_size, device) -> dict[str, dict[str, int]]:
@@ -109,15 +136,19 @@ def classify(listed, targets, batch_size, device) -> dict[str, dict[str, int]]:
     return answers
 
 
-def count(listed, answers: dict[str, int], natural_answers: dict[str, int]) -> dict:
-    """Return a target's success rates in percent, two more if its natural answers are known."""
-    fooled = {image.name for image in listed if answers[image.name] != image.label}
-    result = {"fooled": len(fooled), "success": 100 * len(fooled) / len(listed)}
-    if natural_answers:
-        right = {image.name for image in listed if natural_answers[image.name] == image.label}
-        result["natural_accuracy"] = 100 * len(right) / len(listed)
-        result["success_on_correct"] = 100 * len(fooled & right) / len(right) if right else None
-    return result
+def count(listed, answers: dict[str, int], natural: dict[str, int], targeted: bool) -> dict:
+    """Count an attack's successes on a target network, and more if `natural` is not empty."""
+    succeeded = {
+        image.name
+        for image in listed
+        if (answers[image.name] == image.target if targeted else answers[image.name] != image.label)
+    }
+    counts = {"succeeded": len(succeeded)}
+    if natural:
+        correct = {image.name for image in listed if natural[image.name] == image.label}
+        counts["correct"] = len(correct)
+        counts["succeeded_on_correct"] = len(succeeded & correct)
+    return counts
 
 
 def examples(listed, naturals, targets, device) -> list[dict]:

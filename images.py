@@ -2,7 +2,7 @@
 
 Labels are 0-based ImageNet-1k class indices. Layouts that `list_images` reads:
 
-    labels.csv beside the images, with the columns filename and label
+    labels.csv beside the images, with the columns filename, label and perhaps target
     the NIPS 2017 set: dev_dataset.csv beside the images or beside the folder images/
     an ImageNet tree: n01440764/*.JPEG
     flat files named n01440764_*.png
@@ -35,11 +35,18 @@ RUN = "run.json"
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image file; `name` is the file name of what is made from it, `label` None if unknown."""
+    """An image file.
+
+    Attributes:
+        name: the file name of what is made from it.
+        label: its class; None if unknown.
+        target: the class that a targeted attack aims at; None if the label file has no such column.
+    """
 
     path: Path
     name: str
     label: int | None
+    target: int | None = None
 
 
 def list_images(folder: Path) -> list[LabelledImage]:
@@ -85,25 +92,28 @@ def _files(folder: Path) -> list[Path]:
 
 def _with_labels_csv(folder: Path) -> list[LabelledImage]:
     file = folder / LABELS
-    labels = {
-        row["filename"]: _label(row["label"], file) for row in _rows(file, "filename", "label")
-    }
+    rows = {row["filename"]: row for row in _rows(file, "filename", "label")}
     images = _files(folder)
-    for name in labels.keys() - {image.name for image in images}:
+    for name in rows.keys() - {image.name for image in images}:
         raise ValueError(f"{file} names {name}, which is not an image in {folder}")
-    return [_labelled(image, labels.get(image.name), file) for image in images]
+    return [_labelled(image, rows.get(image.name), file, "label", "target") for image in images]
 
 
 def _nips2017(folder: Path, file: Path) -> list[LabelledImage]:
-    rows = _rows(file, "ImageId", "TrueLabel")  # labels count from 1, in a scheme of 1001 classes
-    labels = {row["ImageId"]: _label(row["TrueLabel"], file, 1) for row in rows}
-    return [_labelled(image, labels.get(image.stem), file) for image in _files(folder)]
+    rows = {row["ImageId"]: row for row in _rows(file, "ImageId", "TrueLabel")}
+    return [  # the classes count from 1, in a scheme of 1001
+        _labelled(image, rows.get(image.stem), file, "TrueLabel", "TargetClass", first=1)
+        for image in _files(folder)
+    ]
 
 
-def _labelled(path: Path, label: int | None, file: Path) -> LabelledImage:
-    if label is None:
+def _labelled(
+    path: Path, row: dict | None, file: Path, label: str, target: str, first: int = 0
+) -> LabelledImage:
+    if row is None:
         raise ValueError(f"{file} has no row for {path.name}")
-    return LabelledImage(path, f"{path.stem}.png", label)
+    aim = _label(row[target], file, first) if row.get(target) else None
+    return LabelledImage(path, f"{path.stem}.png", _label(row[label], file, first), aim)
 
 
 def _with_class_names(folder: Path) -> list[LabelledImage]:
@@ -152,10 +162,11 @@ def _label(text: str, file: Path, first: int = 0) -> int:
 
 
 def write_labels(folder: Path, rows: Iterable[dict]) -> None:
-    """Write labels.csv; each row has filename and label, and all have the same columns."""
+    """Write labels.csv; each row has filename and label, and any further columns."""
     rows = list(rows)
+    columns = dict.fromkeys(column for row in rows for column in row)
     with _whole(folder / LABELS) as part, part.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, rows[0])
+        writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)
 

@@ -1,114 +1,193 @@
-"""Tables, CSV files and pictures of the results that evaluate.py computes.
+"""Tables of the results that evaluate.py computes, as text, Markdown, CSV and JSON.
 
-A result is what evaluate.py prints with --json: folder, source, attack, gamma, epsilon, images,
-largest_perturbation, and for each of the targets its fooled, success, natural_accuracy and
-success_on_correct. Rates are in percent; what needs natural images is absent without them.
+A result is what evaluate.py counts in one folder: folder, repeat (equal in folders that differ in
+the seed alone), source, attack, gamma, epsilon, images, largest_perturbation, and for each of the
+targets the numbers of images: succeeded, correct (when natural), succeeded_on_correct. What needs
+natural images is absent without them. Rates are in percent.
 """
 
 import csv
+import io
+import json
+import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
-GALLERY_ROWS = 4
+
+def merge_repeats(results: list[dict]) -> list[dict]:
+    """Return a row per setting, with the rates of each target.
+
+    A rate is a dict: `rate`; `std`, the standard deviation over the runs, if there are several;
+    `low` and `high`, the 95 % Wilson interval, if there is one.
+    """
+    groups = {}
+    for result in results:
+        groups.setdefault(result["repeat"], []).append(result)
+    rows = []
+    for group in groups.values():
+        first = group[0]
+        row = {key: first[key] for key in ("source", "attack", "gamma", "epsilon", "images")}
+        row["runs"] = len(group)
+        if "largest_perturbation" in first:
+            row["largest_perturbation"] = max(r["largest_perturbation"] for r in group)
+        targets = {
+            arch: _rates([result["targets"][arch] for result in group], first["images"])
+            for arch in first["targets"]
+        }
+        rows.append({"folders": [r["folder"] for r in group], **row, "targets": targets})
+    return rows
 
 
-def text(results: list[dict]) -> str:
-    """Return the results as tables for a terminal: a row per folder, a column per target."""
-    parts = [
-        "Success: images that a target misclassifies, in %",
-        _table([_settings(result) | _rates(result, "success") for result in results]),
-    ]
-    if "largest_perturbation" in results[0]:
-        accuracies = [{"images": r["images"]} | _rates(r, "natural_accuracy") for r in results]
-        parts += [
-            "",
-            "Success among the images that the target classifies correctly when natural, in %",
-            _table(
-                [_settings(result) | _rates(result, "success_on_correct") for result in results]
-            ),
-            "",
-            "Accuracy on the natural images, in %",
-            _table([row for n, row in enumerate(accuracies) if row not in accuracies[:n]]),
-        ]
+def _rates(counts: list[dict], images: int) -> dict:
+    rates = {"success": _rate([(c["succeeded"], images) for c in counts])}
+    if "correct" in counts[0]:
+        on_correct = [(c["succeeded_on_correct"], c["correct"]) for c in counts]
+        rates["success_on_correct"] = _rate(on_correct)
+        rates["natural_accuracy"] = _rate([(counts[0]["correct"], images)])
+    return rates
+
+
+def _rate(counts: list[tuple[int, int]]) -> dict:
+    rates = [100 * part / whole for part, whole in counts if whole]
+    if not rates:
+        return {"rate": None}
+    if len(rates) > 1:
+        return {"rate": statistics.mean(rates), "std": statistics.stdev(rates)}
+    from scipy.stats import binomtest
+
+    interval = binomtest(*counts[0]).proportion_ci(method="wilson")
+    return {"rate": rates[0], "low": 100 * interval.low, "high": 100 * interval.high}
+
+
+def text(rows: list[dict]) -> str:
+    """Return the rows as tables for a terminal: a line per setting, a column per target."""
+    return "\n\n".join(f"{title}\n{_aligned(lines)}" for title, lines in _tables(rows))
+
+
+def markdown(rows: list[dict]) -> str:
+    """Return the rows as Markdown tables."""
+    parts = []
+    for title, (header, *lines) in _tables(rows):
+        rule = ["---"] * len(header)
+        table = "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
+        parts.append(f"{title}\n\n{table}\n")
     return "\n".join(parts)
 
 
-def _table(rows: list[dict]) -> str:
-    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    words = sum(isinstance(value, str) for value in rows[0].values())
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < words else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
+def _tables(rows: list[dict]) -> Iterator[tuple[str, list[list[str]]]]:
+    """Yield titles and tables, whose first line is the header."""
+    archs = list(rows[0]["targets"])
+    settings = [_settings(row) for row in rows]
+
+    def table(rate):
+        cells = [[_cell(row["targets"][arch][rate]) for arch in archs] for row in rows]
+        lines = [[*s.values(), *c] for s, c in zip(settings, cells, strict=True)]
+        return [[*settings[0], *archs], *lines]
+
+    yield (
+        "Success in %, with the 95 % interval or the standard deviation over runs",
+        table("success"),
     )
+    if "largest_perturbation" in rows[0]:
+        title = "Success in % among the images that the target classifies correctly when natural"
+        yield title, table("success_on_correct")
+        accuracies = [
+            [
+                str(r["images"]),
+                *(f"{r['targets'][a]['natural_accuracy']['rate']:.1f}" for a in archs),
+            ]
+            for r in rows
+        ]
+        distinct = [line for n, line in enumerate(accuracies) if line not in accuracies[:n]]
+        yield "Accuracy on the natural images in %", [["images", *archs], *distinct]
 
 
-def _rates(result: dict, rate: str) -> dict[str, float | None]:
-    return {arch: target[rate] for arch, target in result["targets"].items()}
-
-
-def _settings(result: dict) -> dict:
-    settings = {key: result[key] or "-" for key in ("folder", "source", "attack")}
-    gamma = result["gamma"] and f"{result['gamma']:g}"
-    settings |= {"gamma": gamma or "-", "images": result["images"]}
-    if "largest_perturbation" in result:
-        settings["max |d|"] = f"{result['largest_perturbation']}/255"
+def _settings(row: dict) -> dict[str, str]:
+    more = f" +{row['runs'] - 1}" if row["runs"] > 1 else ""
+    settings = {
+        "folder": row["folders"][0] + more,
+        "source": row["source"] or "-",
+        "attack": row["attack"] or "-",
+        "gamma": gamma_text(row["gamma"]),
+        "images": str(row["images"]),
+    }
+    if "largest_perturbation" in row:
+        settings["largest"] = f"{row['largest_perturbation']}/255"
     return settings
 
 
-def _cell(value: object) -> str:
-    if value is None:
+def gamma_text(gamma: float | list[float] | None) -> str:
+    if gamma is None:
         return "-"
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    return " ".join(f"{g:g}" for g in (gamma if isinstance(gamma, list) else [gamma]))
 
 
-def write_csv(results: list[dict], file: Path) -> None:
-    """Write the results: a row per folder; per target one column, or three with natural images."""
-    rows = []
-    for result in results:
-        row = {key: value for key, value in result.items() if key != "targets"}
-        for arch, target in result["targets"].items():
-            row[arch] = target["success"]
-            for rate in ("natural_accuracy", "success_on_correct"):
-                if rate in target:
-                    row[f"{arch} {rate}"] = target[rate]
-        rows.append(row)
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+def _cell(rate: dict) -> str:
+    if rate["rate"] is None:
+        return "-"
+    if "std" in rate:
+        return f"{rate['rate']:.1f} ± {rate['std']:.1f}"
+    return f"{rate['rate']:.1f} [{rate['low']:.0f}, {rate['high']:.0f}]"
 
 
-def write_gallery(file: Path, examples: list[dict]) -> None:
-    """Draw images as rows: natural, perturbation enlarged, adversarial, with the targets' answers.
+def _aligned(lines: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = (
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
+    return "\n".join(line.rstrip() for line in padded)
 
-    Args:
-        file: PNG or PDF to write.
-        examples: of each image `label`, its class; `pixels`, natural and adversarial, uint8,
-            3 x H x W; `answers`, by target, to the natural and to the adversarial image.
-    """
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.3 * len(examples)), layout="constrained")
-    axes = figure.subplots(len(examples), 3, squeeze=False)
-    for row, example in zip(axes, examples, strict=True):
-        natural, adversarial = (p.permute(1, 2, 0).numpy() for p in example["pixels"])
-        difference = adversarial.astype(int) - natural
-        largest = max(1, abs(difference).max())
-        row[0].imshow(natural)
-        row[1].imshow((difference / largest + 1) / 2)
-        row[2].imshow(adversarial)
-        row[0].set_title(f"natural: {example['label']}", fontsize=9)
-        row[1].set_title(f"perturbation, at most {largest}/255, enlarged", fontsize=9)
-        row[2].set_title("adversarial", fontsize=9)
-        for axis, answer in ((row[0], 0), (row[2], 1)):
-            axis.set_xlabel(
-                "\n".join(f"{arch}: {said[answer]}" for arch, said in example["answers"].items()),
-                fontsize=8,
-            )
-        for axis in row:
-            axis.set_xticks([])
-            axis.set_yticks([])
-    figure.savefig(file, dpi=120)
+def csv_text(rows: list[dict]) -> str:
+    """Return the rows as CSV: a line per setting, and of each target a column per number."""
+    lines = []
+    for row in rows:
+        line = {key: value for key, value in row.items() if key not in ("folders", "targets")}
+        line = {"folder": " ".join(row["folders"])} | line | {"gamma": gamma_text(row["gamma"])}
+        for arch, rates in row["targets"].items():
+            line[arch] = rates["success"]["rate"]
+            for number in ("std", "low", "high"):
+                line[f"{arch} {number}"] = rates["success"].get(number)
+            for name in [name for name in rates if name != "success"]:
+                line[f"{arch} {name}"] = rates[name]["rate"]
+        lines.append(line)
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, lines[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return stream.getvalue()
+
+
+def json_text(rows: list[dict]) -> str:
+    """Return the rows as JSON."""
+    return json.dumps(rows, indent=2) + "\n"
+
+
+FORMATS = {".txt": text, ".csv": csv_text, ".md": markdown, ".json": json_text}
+
+
+def write(rows: list[dict], file: Path) -> None:
+    """Write the rows in the format that the file's suffix names."""
+    file.write_text(FORMATS[file.suffix](rows), encoding="utf-8")
+
+
+def connections(found: list) -> str:
+    """Return a line per connection of branches.trace_connections, and the number of branches."""
+    lines = []
+    for connection in found:
+        place = connection.place or "the network itself"
+        if connection.module:
+            what = f"branch {connection.module}"
+        elif connection.residual:
+            what = f"left out: no module returns the branch, in {place}"
+        else:
+            what = f"left alone: no skip connection, in {place}"
+        lines.append(f"{connection.kind:<14} {what}")
+    return "\n".join([*lines, f"{sum(bool(c.module) for c in found)} residual branches"])
+
+
+def connections_json(found: list) -> str:
+    """Return the connections of branches.trace_connections as JSON."""
+    keys = ("kind", "place", "module", "residual")
+    return json.dumps([{key: getattr(connection, key) for key in keys} for connection in found])

@@ -82,7 +82,8 @@ def main(args) -> None:
             if len(right) == len(networks):
                 images.write_png(pixels[index], args.output_dir / image.name)
                 source = image.path.relative_to(args.input_dir or image.path.parent)
-                rows.append({"filename": image.name, "label": image.label, "source": source})
+                row = {"filename": image.name, "label": image.label, "source": source}
+                rows.append(row if image.target is None else row | {"target": image.target})
             if len(rows) == wanted:
                 break
         if len(rows) == wanted:

@@ -152,11 +152,18 @@ def register_hook_for_branches(
         names = [branch.module for branch in residual_branches(model, input_size)]
         nothing = "no residual branch in this network: gamma would do nothing"
     else:
-        names = [name for name, _ in model.named_modules() if re.fullmatch(branches, name)]
+        names = [name for name, _ in model.named_modules() if _matches(branches, name)]
         nothing = f"no module has a name that matches {branches!r}: gamma would do nothing"
     hook = _scale_gradient(gamma)
     handles = [model.get_submodule(name).register_forward_hook(hook) for name in names]
     return _not_empty(handles, nothing)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression ({error})") from error
 
 
 def _torchvision_name(arch: str) -> str:

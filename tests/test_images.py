@@ -117,9 +117,9 @@ def test_images_of_two_sizes_are_refused_by_name(tmp_path):
 
 
 def test_file_appears_whole_or_not_at_all(tmp_path):
-    images.write_labels(tmp_path, [{"filename": "a.png", "label": 1}])
-    before = (tmp_path / "labels.csv").read_text()
-    with pytest.raises(ValueError, match="contains fields not in"):
-        images.write_labels(tmp_path, [{"filename": "b.png"}, {"filename": "c.png", "label": 1}])
-    assert (tmp_path / "labels.csv").read_text() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["labels.csv"]
+    images.write_png(torch.zeros(3, 4, 4, dtype=torch.uint8), tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(TypeError):
+        images.write_png(torch.zeros(7, 4, 4, dtype=torch.uint8), tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]

@@ -1,0 +1,107 @@
+"""Pictures of the results: success over gamma, bars, and a gallery of images; PNG or PDF."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+GALLERY_ROWS = 4
+# Okabe and Ito's palette, which colour-blind readers can tell apart, and markers for print.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+
+
+def write_plot(rows: list[dict], file: Path) -> None:
+    """Draw success over gamma, a line per target, or bars where the rows do not differ in gamma."""
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    attacks = list(dict.fromkeys((row["source"], row["attack"]) for row in rows))
+    gammas = {row["gamma"] for row in rows if not isinstance(row["gamma"], list)}
+    if len(gammas - {None}) > 1:
+        _draw_lines(axes, rows, attacks)
+    else:
+        _draw_bars(axes, rows)
+    axes.set_ylabel("success rate (%)")
+    axes.set_ylim(0, 105)
+    axes.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
+    figure.savefig(file, dpi=150)
+
+
+def _error(rate: dict) -> tuple[float, float]:
+    """Return how far the error bar of a rate reaches down and up."""
+    if "std" in rate:
+        return rate["std"], rate["std"]
+    return rate["rate"] - rate["low"], rate["high"] - rate["rate"]
+
+
+def _draw_lines(axes, rows: list[dict], attacks: list[tuple]) -> None:
+    styles = ("-", "--", ":", "-.")
+    for which, (source, attack) in enumerate(attacks):
+        line = [r for r in rows if (r["source"], r["attack"]) == (source, attack)]
+        line = sorted(
+            (r for r in line if isinstance(r["gamma"], int | float)), key=lambda r: r["gamma"]
+        )
+        for target, arch in enumerate(rows[0]["targets"]):
+            rates = [row["targets"][arch]["success"] for row in line]
+            axes.errorbar(
+                [row["gamma"] for row in line],
+                [rate["rate"] for rate in rates],
+                yerr=list(zip(*map(_error, rates), strict=True)),
+                label=f"{attack} → {arch}" if len(attacks) > 1 else arch,
+                color=COLORS[target % len(COLORS)],
+                marker=MARKERS[target % len(MARKERS)],
+                linestyle=styles[which % len(styles)],
+                capsize=3,
+            )
+    axes.set_xlabel("gamma (1: the plain attack)")
+    if len(attacks) == 1:
+        axes.set_title(f"{attacks[0][1]} on {attacks[0][0]}", fontsize=10)
+
+
+def _draw_bars(axes, rows: list[dict]) -> None:
+    archs = list(rows[0]["targets"])
+    width = 0.8 / len(archs)
+    for target, arch in enumerate(archs):
+        rates = [row["targets"][arch]["success"] for row in rows]
+        axes.bar(
+            [index + (target - (len(archs) - 1) / 2) * width for index in range(len(rows))],
+            [rate["rate"] for rate in rates],
+            width,
+            yerr=list(zip(*map(_error, rates), strict=True)),
+            label=arch,
+            color=COLORS[target % len(COLORS)],
+            capsize=2,
+        )
+    names = [row["attack"] or Path(row["folders"][0]).name for row in rows]
+    axes.set_xticks(range(len(rows)), names, rotation=30, ha="right")
+
+
+def write_gallery(examples: list[dict], file: Path) -> None:
+    """Draw images as rows: natural, perturbation enlarged, adversarial, with the targets' answers.
+
+    Args:
+        examples: of each image `label`, its class; `pixels`, natural and adversarial, uint8,
+            3 x H x W; `answers`, by target, to the natural and to the adversarial image.
+        file: PNG or PDF to write.
+    """
+    figure = Figure(figsize=(9, 3.3 * len(examples)), layout="constrained")
+    axes = figure.subplots(len(examples), 3, squeeze=False)
+    for row, example in zip(axes, examples, strict=True):
+        natural, adversarial = (p.permute(1, 2, 0).numpy() for p in example["pixels"])
+        difference = adversarial.astype(int) - natural
+        largest = max(1, abs(difference).max())
+        row[0].imshow(natural)
+        row[1].imshow((difference / largest + 1) / 2)
+        row[2].imshow(adversarial)
+        row[0].set_title(f"natural: {example['label']}", fontsize=9)
+        row[1].set_title(f"perturbation, at most {largest}/255, enlarged", fontsize=9)
+        row[2].set_title("adversarial", fontsize=9)
+        for axis, answer in ((row[0], 0), (row[2], 1)):
+            axis.set_xlabel(
+                "\n".join(f"{arch}: {said[answer]}" for arch, said in example["answers"].items()),
+                fontsize=8,
+            )
+        for axis in row:
+            axis.set_xticks([])
+            axis.set_yticks([])
+    figure.savefig(file, dpi=120)
