@@ -21,6 +21,7 @@ def run(monkeypatch, capsys, caplog):
         name, *words = shlex.split(command)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *(w.format(**paths) for w in words)])
         script, status = SCRIPTS[name], 0
+        caplog.set_level("INFO")
         try:
             cli.run(script.main, script.get_parser())
         except SystemExit as stop:

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_commands_of_the_original_readme_run_unchanged(tmp_path, natural, arch, 
     assert "images                1\n" in done.stdout
     run = json.loads((tmp_path / "adv_images" / "run.json").read_text())
     assert run["source"] == arch
-    assert run["hooks"]["kind"] == "relu"
+    assert run["hooks"] == ["relu"]
     difference = pixels_of(tmp_path / "adv_images")[name] - pixels_of(tmp_path / "nat_images")[name]
     assert abs(difference).max() == run["largest_perturbation"] == 16
 
@@ -115,18 +116,18 @@ def test_from_images_to_table(run, natural, tmp_path):
     assert status == 0
     assert "efficientnet_lite0  PGD     0.5" in out
     status, out, _ = run(f"{evaluate} --json", **paths)
-    results = json.loads(out)
+    rows = json.loads(out)
     with paths["csv"].open() as stream:
-        rows = list(csv.DictReader(stream))
-    assert [row["gamma"] for row in rows] == ["1.0", "0.5"]
-    for result, row in zip(results, rows, strict=True):
-        assert result["images"] == 6
-        source, target = (result["targets"][f"efficientnet_lite{n}"] for n in range(2))
-        assert source["success"] == 100
-        assert source["natural_accuracy"] == target["natural_accuracy"] == 100
-        assert target["success"] == target["success_on_correct"] == 100 * target["fooled"] / 6
-        assert float(row["efficientnet_lite1"]) == target["success"]
-        assert result["largest_perturbation"] == 16
+        lines = list(csv.DictReader(stream))
+    assert [line["gamma"] for line in lines] == ["1", "0.5"]
+    for row, line in zip(rows, lines, strict=True):
+        source, target = (row["targets"][f"efficientnet_lite{n}"] for n in range(2))
+        assert row["images"] == 6
+        assert source["success"]["rate"] == 100
+        assert source["natural_accuracy"]["rate"] == target["natural_accuracy"]["rate"] == 100
+        assert target["success"] == target["success_on_correct"]
+        assert float(line["efficientnet_lite1"]) == target["success"]["rate"]
+        assert row["largest_perturbation"] == 16
     assert PIL.Image.open(paths["png"]).size[0] > 500
 
 
@@ -141,12 +142,101 @@ def test_success_is_counted_by_hand(run, natural, tmp_path):
     command = "evaluate --input-dir {wrong} --nat-dir {wrong} --arch efficientnet_lite2 --json"
     _, out, _ = run(command, wrong=tmp_path)
     target = json.loads(out)[0]["targets"]["efficientnet_lite2"]
-    assert target == {
-        "fooled": 2,
+    rates = {name: rate["rate"] for name, rate in target.items()}
+    assert rates == {
         "success": pytest.approx(100 / 3),
         "natural_accuracy": pytest.approx(200 / 3),
         "success_on_correct": 0,
     }
+
+
+def test_targeted_attack_aims_at_the_label_files_classes_and_hits_are_counted(
+    run, natural, tmp_path
+):
+    for file in natural.glob("*.png"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    labels = labels_of(natural)
+    lines = [f"{name},{label},{(label + 1) % 1000}" for name, label in labels.items()]
+    (tmp_path / "labels.csv").write_text("\n".join(["filename,label,target", *lines]))
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --targeted --json"
+    status, out, err = run(attack, nat=tmp_path, adv=tmp_path / "adv")
+    assert status == 0
+    assert "no target class" not in err
+    hits = json.loads(out)["white_box_success"]
+    assert hits >= 50
+    with (tmp_path / "adv" / "labels.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert {int(r["target"]) - labels[r["filename"]] for r in rows} <= {1, -999}
+    evaluate = "evaluate --input-dir {adv} --arch efficientnet_lite0 --json"
+    _, out, _ = run(evaluate, adv=tmp_path / "adv")
+    (row,) = json.loads(out)
+    assert row["attack"] == "targeted PGD"
+    assert row["targets"]["efficientnet_lite0"]["success"]["rate"] == pytest.approx(hits)
+
+
+def test_folders_that_differ_in_the_seed_alone_become_one_row(run, natural, tmp_path):
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 2 --rand-init"
+    for folder, options in [("a", "--seed 1"), ("b", "--seed 2"), ("c", "--seed 1 --momentum 1")]:
+        assert run(f"{attack} {options}", nat=natural, adv=tmp_path / folder)[0] == 0
+    evaluate = "evaluate --arch efficientnet_lite1 --json --input-dir"
+    rates = [
+        json.loads(run(f"{evaluate} {{x}}", x=tmp_path / folder)[1])[0]["targets"]
+        for folder in "abc"
+    ]
+    rates = [rate["efficientnet_lite1"]["success"]["rate"] for rate in rates]
+    paths = {folder: tmp_path / folder for folder in "abc"}
+    merged, other = json.loads(run(f"{evaluate} {{a}} {{b}} {{c}}", **paths)[1])
+    assert (merged["runs"], other["runs"]) == (2, 1)
+    assert merged["targets"]["efficientnet_lite1"]["success"] == {
+        "rate": pytest.approx(statistics.mean(rates[:2])),
+        "std": pytest.approx(statistics.stdev(rates[:2])),
+    }
+    assert other["targets"]["efficientnet_lite1"]["success"]["rate"] == rates[2]
+
+
+@pytest.mark.parametrize(
+    ("script", "environment", "written"),
+    [
+        (
+            "sweep_gamma.sh",
+            {"GAMMAS": "1.0 0.5", "NUM_IMAGES": "2", "ATTACK": "--num-steps 2"},
+            ["table.csv", "success_over_gamma.png"],
+        ),
+        (
+            "paper_tables.sh",
+            {"DEMO": "1", "NUM_STEPS": "1", "TARGETS": "efficientnet_lite1"},
+            ["efficientnet_lite0.json", "efficientnet_lite0.png"],
+        ),
+    ],
+)
+def test_shell_scripts_write_table_and_plot(tmp_path, script, environment, written):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", str(ROOT / "scripts" / script)],
+        cwd=ROOT,
+        env=os.environ | environment | {"PATH": path, "OUT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    table, plot = (tmp_path / name for name in written)
+    assert PIL.Image.open(plot).size[0] > 500
+    if script == "sweep_gamma.sh":
+        assert [row["gamma"] for row in csv.DictReader(table.open())] == ["1", "0.5"]
+    else:
+        rows = [(row["attack"], row["gamma"]) for row in json.loads(table.read_text())]
+        modifiers = ["PGD", "PGD+TI", "MI-FGSM", "PGD+DI"]
+        plain = [(attack, 1) for attack in [*modifiers, "MI-FGSM+DI"]]
+        assert sorted(rows) == sorted(plain + [(a, 0.5) for a, _ in plain])
+        assert "| efficientnet_lite0 | MI-FGSM+DI | 0.5 |" in done.stdout
+
+
+def test_paper_numbers_stand_beside_ours(tmp_path):
+    rate = {"success": {"rate": 80.0}}
+    row = {"source": "resnet152", "attack": "PGD", "gamma": 0.2, "targets": {"vgg19_bn": rate}}
+    (tmp_path / "r.json").write_text(json.dumps([row]))
+    done = shell(f"python scripts/beside_paper.py {tmp_path}/r.json", tmp_path)
+    assert "| resnet152 | PGD | 0.2 | 80.00 (paper: 79.90 ± 0.69) |" in done.stdout
 
 
 def test_perturbation_over_epsilon_fails(run, natural, tmp_path):
@@ -232,9 +322,32 @@ def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, tmp_path):
         ),
         (
             "attack_iter --input-dir {x}/good --output-dir {x}/o --epsilon -1",
-            1,
-            "can't be negative",
+            2,
+            "-1 is not a number",
         ),
+        ("attack_iter --input-dir {x}/good", 1, "--input-dir and --output-dir are needed"),
+        (
+            "attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 1 0.5",
+            1,
+            "2 gammas do not go with 1 networks",
+        ),
+        (
+            "attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 0.5 --branches [",
+            1,
+            "'[' is not a regular expression",
+        ),
+        (
+            "attack_iter --input-dir {x}/good --output-dir {x}/o --di-resize 0.9",
+            1,
+            "0.9 is below 1",
+        ),
+        ("attack_iter --input-dir {x}/good --output-dir {x}/o --ti-kernel 4", 2, "4 is not odd"),
+        (
+            "evaluate --input-dir {x}/row2 --output {x}/r.xls",
+            1,
+            "does not end in one of .txt, .csv",
+        ),
+        ("evaluate --input-dir {x}/row2 --plot {x}/r.svg", 1, "does not end in .png or .pdf"),
         (
             "attack_iter --input-dir {x}/good --output-dir {x}/o --arch resnet51",
             1,

@@ -1,0 +1,168 @@
+"""Every option of the three scripts reaches code: two values of it give two outcomes."""
+
+import shutil
+
+import pytest
+from conftest import SCRIPTS
+
+import images
+
+# Of each option, arguments with and without it, or with two values. The outputs must differ.
+ATTACK = {
+    "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
+    "--arch": ("", "--arch efficientnet_lite1"),
+    "--ensemble": (
+        "--arch efficientnet_lite0 efficientnet_lite1",
+        "--arch efficientnet_lite0 efficientnet_lite1 --ensemble gradients",
+    ),
+    "--epsilon": ("--epsilon 4", "--epsilon 2"),
+    "--num-steps": ("--num-steps 1", "--num-steps 2"),
+    "--step-size": ("--step-size 2", "--step-size -1"),
+    "--momentum": ("--num-steps 3", "--num-steps 3 --momentum 1"),
+    "--di-prob": ("", "--di-prob 1"),
+    "--di-resize": ("--di-prob 1", "--di-prob 1 --di-resize 1.5"),
+    "--ti-kernel": ("", "--ti-kernel 5"),
+    "--ti-sigma": ("--ti-kernel 5", "--ti-kernel 5 --ti-sigma 1"),
+    "--rand-init": ("", "--rand-init"),
+    "--targeted": ("", "--targeted"),
+    "--seed": ("--rand-init", "--rand-init --seed 1"),
+    "--gamma": ("", "--gamma 0.5"),
+    "--hooks": (
+        "--arch resnet18 --gamma 0.5 --hooks relu",
+        "--arch resnet18 --gamma 0.5 --hooks branch",
+    ),
+    "--branches": ("--gamma 0.5", r"--gamma 0.5 --branches blocks\.1\.1\.bn3"),
+    "--list-branches": ("", "--list-branches"),
+    "--print-freq": ("--batch-size 1", "--batch-size 1 --print-freq 1"),
+    "--json": ("", "--json"),
+}
+SELECT = {
+    "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
+    "--data": ("--input-dir {few}", "--data embedded --num-images 2"),
+    "--arch": ("--data embedded", "--data embedded --arch efficientnet_lite1"),
+    "--num-images": ("--input-dir {few}", "--input-dir {few} --num-images 1"),
+    "--seed": (
+        "--data embedded --num-images 2 --seed 1",
+        "--data embedded --num-images 2 --seed 2",
+    ),
+    "--size": ("--input-dir {few}", "--input-dir {few} --size 200"),
+    "--resize": ("--input-dir {few}", "--input-dir {few} --resize 224"),
+    "--json": ("--input-dir {few}", "--input-dir {few} --json"),
+}
+EVALUATE = {
+    "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
+    "--arch": ("", "--arch efficientnet_lite0"),
+    "--nat-dir": ("", "--nat-dir {few}"),
+    "--output": ("", "--output {out}/r.csv"),
+    "--plot": ("", "--plot {out}/p.png"),
+    "--gallery": ("--nat-dir {few}", "--nat-dir {few} --gallery {out}/g.png"),
+    "--json": ("", "--json"),
+}
+# --output-dir shows in every test; these two change nothing but the place and the memory.
+ELSEWHERE = {"--output-dir", "--batch-size", "--no-cuda", "--help"}
+
+
+@pytest.mark.parametrize(
+    ("script", "table"),
+    [("attack_iter", ATTACK), ("select_images", SELECT), ("evaluate", EVALUATE)],
+)
+def test_every_option_has_a_test_of_its_effect(script, table):
+    actions = SCRIPTS[script].get_parser()._actions
+    assert {action.option_strings[-1] for action in actions} - ELSEWHERE == set(table)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, natural):
+    """Folders of two images and of one."""
+    root = tmp_path_factory.mktemp("options")
+    listed = images.list_images(natural)
+    for name, number in (("few", 2), ("fewer", 1)):
+        (root / name).mkdir()
+        for image in listed[:number]:
+            shutil.copy(image.path, root / name)
+        rows = [{"filename": i.name, "label": i.label} for i in listed[:number]]
+        images.write_labels(root / name, rows)
+    return {"few": root / "few", "fewer": root / "fewer"}
+
+
+def outcome(run, command, folders, out):
+    """Return what a run printed and wrote, but for what differs in any two runs."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    status, printed, log = run(command, out=out, **folders)
+    assert status == 0, log
+    written = {f.name: f.read_bytes() for f in sorted(out.iterdir()) if f.name != "run.json"}
+    printed = [line for line in printed.splitlines() if not line.startswith("speed")]
+    return written, printed, "of 2 images" in log
+
+
+@pytest.mark.parametrize("option", ATTACK)
+def test_option_of_attack_iter(run, folders, tmp_path, monkeypatch, option):
+    if option == "--hooks":  # the released hooks need a ResNet, and its weights a file
+        import torch
+        import torchvision
+        from conftest import calibrated
+
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        file = tmp_path / "hub" / "checkpoints" / "resnet18-5c106cde.pth"
+        file.parent.mkdir(parents=True)
+        torch.save(calibrated(torchvision.models.resnet18()).state_dict(), file)
+    common = "attack_iter --output-dir {out} --step-size 2 --num-steps 2"
+    outcomes = []
+    for arguments in ATTACK[option]:
+        source = "" if "--input-dir" in arguments else "--input-dir {few} "
+        command = f"{common} {source}{arguments}"
+        outcomes.append(outcome(run, command, folders, tmp_path / "out"))
+    if option in ("--print-freq", "--json", "--list-branches"):
+        assert outcomes[0] != outcomes[1]
+    else:
+        assert outcomes[0][0] != outcomes[1][0]  # other images
+
+
+@pytest.mark.parametrize("option", SELECT)
+def test_option_of_select_images(run, folders, tmp_path, option):
+    commands = [f"select_images --output-dir {{out}} {a}" for a in SELECT[option]]
+    first, second = (outcome(run, command, folders, tmp_path / "out") for command in commands)
+    assert first != second
+
+
+@pytest.mark.parametrize("option", EVALUATE)
+def test_option_of_evaluate(run, folders, tmp_path, option):
+    commands = [
+        f"evaluate {'' if '--input-dir' in arguments else '--input-dir {few} '}{arguments}"
+        for arguments in EVALUATE[option]
+    ]
+    first, second = (outcome(run, command, folders, tmp_path / "out") for command in commands)
+    assert first != second
+
+
+def test_batch_size_is_the_largest_number_of_images_at_a_time(run, folders, tmp_path, monkeypatch):
+    sizes = []
+    read_batches = images.read_batches
+
+    def recorded(listed, batch_size, *args, **kwargs):
+        sizes.append(batch_size)
+        return read_batches(listed, batch_size, *args, **kwargs)
+
+    monkeypatch.setattr(images, "read_batches", recorded)
+    for command in (
+        "attack_iter --input-dir {few} --output-dir {out}/a --num-steps 1 --batch-size 1",
+        "select_images --input-dir {few} --output-dir {out}/s --batch-size 3",
+        "evaluate --input-dir {few} --batch-size 5",
+    ):
+        assert run(command, out=tmp_path, **folders)[0] == 0
+    assert sizes == [1, 3, 5, 5]  # evaluate.py asks for the natural images too, here none
+
+
+def test_no_cuda_stays_on_the_cpu(run, folders, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for command in (
+        "attack_iter --input-dir {few} --output-dir {out}/a --num-steps 1 --no-cuda",
+        "select_images --input-dir {few} --output-dir {out}/s --no-cuda",
+        "evaluate --input-dir {few} --no-cuda",
+    ):
+        assert run(command, out=tmp_path, **folders)[0] == 0
+        with pytest.raises((AssertionError, RuntimeError), match="CUDA|NVIDIA"):
+            run(command.replace("--no-cuda", ""), out=tmp_path, **folders)

@@ -1,0 +1,87 @@
+import json
+import math
+
+import PIL.Image
+import pytest
+
+import plots
+import report
+
+
+def result(folder, succeeded, repeat=None, gamma=1.0, attack="PGD", images=20):
+    return {
+        "folder": folder,
+        "repeat": repeat or folder,
+        "source": "resnet50",
+        "attack": attack,
+        "gamma": gamma,
+        "epsilon": 16,
+        "images": images,
+        "largest_perturbation": 16,
+        "targets": {"vgg19": {"succeeded": succeeded, "correct": 10, "succeeded_on_correct": 5}},
+    }
+
+
+def test_single_run_gets_a_wilson_interval():
+    (row,) = report.merge_repeats([result("a", 16)])
+    n, p, z = 20, 0.8, 1.959964
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert row["targets"]["vgg19"]["success"] == {
+        "rate": 80,
+        "low": pytest.approx(100 * (middle - half), abs=1e-3),
+        "high": pytest.approx(100 * (middle + half), abs=1e-3),
+    }
+    assert "80.0 [58, 92]" in report.text([row])
+
+
+def test_repeats_become_mean_and_standard_deviation():
+    rows = report.merge_repeats([result("a", 10, "x"), result("b", 12, "x"), result("c", 20)])
+    assert [row["folders"] for row in rows] == [["a", "b"], ["c"]]
+    assert rows[0]["targets"]["vgg19"]["success"] == {
+        "rate": 55,
+        "std": pytest.approx(math.sqrt(50)),
+    }
+    assert "55.0 ± 7.1" in report.text(rows)
+
+
+def test_every_format_has_every_number(tmp_path):
+    rows = report.merge_repeats([result("a", 10), result("b", 12, gamma=[0.5, 0.2])])
+    for suffix, expected in {
+        ".txt": ["50.0 [30, 70]", "60.0 [39, 78]", "0.5 0.2", "16/255"],
+        ".md": ["| a | resnet50 | PGD | 1 | 20 | 16/255 | 50.0 [30, 70] |", "| --- |"],
+        ".csv": ["b,resnet50,PGD,0.5 0.2,16,20,1,16,60.0,,38.65", "vgg19 low"],
+        ".json": ['"rate": 60.0'],
+    }.items():
+        report.write(rows, tmp_path / f"r{suffix}")
+        written = (tmp_path / f"r{suffix}").read_text()
+        for part in expected:
+            assert part in written
+    assert json.loads(written) == rows
+
+
+def test_target_that_classifies_nothing_correctly_has_no_rate():
+    nothing = result("a", 20)
+    nothing["targets"]["vgg19"] |= {"correct": 0, "succeeded_on_correct": 0}
+    rows = report.merge_repeats([nothing])
+    assert rows[0]["targets"]["vgg19"]["success_on_correct"] == {"rate": None}
+    assert "16/255   -" in report.text(rows)
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_plot_draws_lines_over_gamma_or_bars(tmp_path, suffix, monkeypatch):
+    drawn = []
+    for name in ("_draw_lines", "_draw_bars"):
+        draw = getattr(plots, name)
+        monkeypatch.setattr(
+            plots, name, lambda *a, name=name, draw=draw: (drawn.append(name), draw(*a))
+        )
+    over_gamma = report.merge_repeats([result("a", 10), result("b", 12, gamma=0.5)])
+    attacks = report.merge_repeats([result("a", 10), result("b", 12, attack="MI-FGSM")])
+    for number, rows in enumerate((over_gamma, attacks)):
+        plots.write_plot(rows, tmp_path / f"{number}.{suffix}")
+        if suffix == "png":
+            assert PIL.Image.open(tmp_path / f"{number}.png").size[0] > 500
+        else:
+            assert (tmp_path / f"{number}.pdf").read_bytes().startswith(b"%PDF")
+    assert drawn == ["_draw_lines", "_draw_bars"]
