@@ -16,7 +16,7 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache __pycache__ tests/__pycache__
+	rm -rf $(VENV) demo sweep paper_tables .hypothesis .pytest_cache .ruff_cache __pycache__ tests/__pycache__
 
 $(VENV)/.installed: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)

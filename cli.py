@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -29,39 +30,33 @@ def _hyphenated(argument: str) -> str:
     return option.replace("_", "-") + equals + value if option.startswith("--") else argument
 
 
-def positive_int(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return number
+def _number(kind: type, description: str, accepted: Callable[[float], bool]) -> Callable:
+    """Return an argument type: a number that `accepted` holds for."""
+
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not accepted(number):
+            raise argparse.ArgumentTypeError(f"{text} is not {description}")
+        return number
+
+    return parse
 
 
-def not_negative(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
-    return number
+positive_int = _number(int, "a whole number above 0", lambda n: n > 0)
+odd = _number(int, "an odd whole number above 0", lambda n: n > 0 and n % 2 == 1)
+finite = _number(float, "a number", math.isfinite)
+not_negative = _number(float, "a number of 0 or more", lambda n: 0 <= n < math.inf)
+positive = _number(float, "a number above 0", lambda n: 0 < n < math.inf)
+at_least_1 = _number(float, "a number of 1 or more", lambda n: 1 <= n < math.inf)
+probability = _number(float, "between 0 and 1", lambda n: 0 <= n <= 1)
+gamma = _number(float, "above 0 and at most 1", lambda n: 0 < n <= 1)
 
 
-def odd(text: str) -> int:
-    number = positive_int(text)
-    if number % 2 == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not odd")
-    return number
-
-
-def probability(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return number
-
-
-def gamma(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
-    return number
+class UsageError(Exception):
+    """Options that do not go together; the exit status is 2, as for a wrong option."""
 
 
 def progress(batches: Iterable[tuple], total: int, every: int = 10) -> Iterator[tuple]:
@@ -79,14 +74,31 @@ def progress(batches: Iterable[tuple], total: int, every: int = 10) -> Iterator[
                 logger.info("%d of %d images", done, total)
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived, as it does at a batch system's time limit."""
+
+
 def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     """Run a script: its log goes to standard error, a user's mistake is one line and status 1."""
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("timm").setLevel(logging.WARNING)
+
+    def terminate(number, frame):
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         main(args)
+    except UsageError as error:
+        parser.error(str(error))
     except (OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        sys.exit(f"{parser.prog}: error: out of memory; take a smaller --batch-size ({error})")
+    except (KeyboardInterrupt, Terminated) as stop:
+        status = 143 if isinstance(stop, Terminated) else 130
+        print(f"{parser.prog}: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(status)

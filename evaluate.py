@@ -52,27 +52,40 @@ def get_parser() -> cli.Parser:
 
 
 def main(args) -> None:
-    import torch
+    import report
+
+    if args.gallery and not args.nat_dir:
+        raise cli.UsageError("--gallery needs --nat-dir, the folder of the natural images")
+    for file, suffixes in (
+        (args.output, tuple(report.FORMATS)),
+        (args.plot, (".png", ".pdf")),
+        (args.gallery, (".png", ".pdf")),
+    ):
+        if file and file.suffix not in suffixes:
+            raise cli.UsageError(f"{file} does not end in {' or '.join(suffixes)}")
+        if file and not file.parent.is_dir():
+            raise cli.UsageError(f"no such folder: {file.parent}")
 
     import images
     import models
     import plots
-    import report
+    import runs
 
-    if args.gallery and not args.nat_dir:
-        raise ValueError("--gallery needs --nat-dir, the folder of the natural images")
-    if args.output and args.output.suffix not in report.FORMATS:
-        raise ValueError(f"{args.output} does not end in one of {', '.join(report.FORMATS)}")
-    for picture in filter(None, (args.plot, args.gallery)):
-        if picture.suffix not in (".png", ".pdf"):
-            raise ValueError(f"{picture} does not end in .png or .pdf")
-    device = "cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu"
+    device = models.choose_device(args.no_cuda)
     folders = {folder: images.list_images(folder) for folder in args.input_dir}
-    runs = {folder: images.read_run(folder) for folder in folders}
+    made = {folder: runs.read(folder) for folder in folders}
+    for folder, run in made.items():
+        if run.get("status") == "running":
+            raise ValueError(f"the run in {folder} is not finished: give its command again")
+        same = set(args.arch) & set(str(run.get("source")).split(" + "))
+        if same:
+            logger.warning("%s was crafted on %s: white-box, no transfer", folder, ", ".join(same))
+        if any(image.path.suffix != ".png" for image in folders[folder]) and run:
+            logger.warning("%s has other files than PNGs: JPEG washes perturbations out", folder)
     naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
     for folder, listed in folders.items():
         for image in listed:
-            if image.label is None or (runs[folder].get("targeted") and image.target is None):
+            if image.label is None or (made[folder].get("targeted") and image.target is None):
                 raise ValueError(f"{folder} has no labels: it needs a {images.LABELS}")
             if naturals and image.name not in naturals:
                 raise ValueError(f"{args.nat_dir} has no {image.name}, but {folder} has")
@@ -81,11 +94,11 @@ def main(args) -> None:
     natural_answers = classify(list(naturals.values()), targets, args.batch_size, device)
     results = []
     for folder, listed in folders.items():
-        run = runs[folder]
+        run = made[folder]
         answers = classify(listed, targets, args.batch_size, device)
         result = {
             "folder": str(folder),
-            "repeat": setting(run) or str(folder),
+            "repeat": json.dumps(runs.settings(run) | {"seed": None}) if run else str(folder),
             **{key: run.get(key) for key in ("source", "attack", "gamma", "epsilon")},
             "images": len(listed),
             "targets": {
@@ -113,13 +126,6 @@ def main(args) -> None:
                 f"{result['folder']}: a pixel is {result['largest_perturbation']}/255 from the "
                 f"natural one, and run.json says epsilon {result['epsilon']:g}/255"
             )
-
-
-def setting(run: dict) -> str:
-    """Return what is equal in the repeats of a run: its options, but for the seed and the like."""
-    varying = ("output_dir", "seed", "batch_size", "no_cuda", "print_freq", "json")
-    options = {key: v for key, v in run.get("options", {}).items() if key not in varying}
-    return json.dumps(options, sort_keys=True) if options else ""
 
 
 def classify(listed, targets, batch_size, device) -> dict[str, dict[str, int]]:

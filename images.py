@@ -12,7 +12,6 @@ Labels are 0-based ImageNet-1k class indices. Layouts that `list_images` reads:
 import contextlib
 import csv
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 from torch import Tensor
 
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 LABELS = "labels.csv"
-RUN = "run.json"
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,10 @@ def list_images(folder: Path) -> list[LabelledImage]:
         raise ValueError(f"no images in {folder} (looked for {', '.join(SUFFIXES)})")
     by_name = {}
     for image in images:
+        try:
+            image.name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{image.path!r}: a file name must be valid UTF-8") from None
         if image.name in by_name:
             raise ValueError(
                 f"{by_name[image.name]} and {image.path} would both become {image.name}"
@@ -92,7 +95,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _with_labels_csv(folder: Path) -> list[LabelledImage]:
     file = folder / LABELS
-    rows = {row["filename"]: row for row in _rows(file, "filename", "label")}
+    rows = _rows(file, "filename", "label")
     images = _files(folder)
     for name in rows.keys() - {image.name for image in images}:
         raise ValueError(f"{file} names {name}, which is not an image in {folder}")
@@ -100,7 +103,7 @@ def _with_labels_csv(folder: Path) -> list[LabelledImage]:
 
 
 def _nips2017(folder: Path, file: Path) -> list[LabelledImage]:
-    rows = {row["ImageId"]: row for row in _rows(file, "ImageId", "TrueLabel")}
+    rows = _rows(file, "ImageId", "TrueLabel")
     return [  # the classes count from 1, in a scheme of 1001
         _labelled(image, rows.get(image.stem), file, "TrueLabel", "TargetClass", first=1)
         for image in _files(folder)
@@ -143,59 +146,68 @@ def _class_index(wnid: str, path: Path) -> int:
     return names.index(wnid)
 
 
-def _rows(file: Path, *columns: str) -> list[dict]:
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        if not set(columns) <= set(reader.fieldnames or []):
-            raise ValueError(f"{file} needs a header with the columns {', '.join(columns)}")
-        return list(reader)
+def _rows(file: Path, key: str, label: str) -> dict[str, dict]:
+    """Return the rows of a label file by their key column."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            header = reader.fieldnames or []
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} is not a CSV file in UTF-8 ({error})") from error
+    if not {key, label} <= set(header):
+        raise ValueError(
+            f"{file} needs a header with the columns {key} and {label}, separated by commas; it "
+            f"has {header}"
+        )
+    by_key = {}
+    for row in rows:
+        name = row[key]
+        if not name or name in (".", "..") or "/" in name or "\\" in name:
+            raise ValueError(f"{file}: {name!r} is not the name of a file beside it")
+        if by_key.get(name, row)[label] != row[label]:
+            raise ValueError(f"{file} has two labels for {name}")
+        by_key[name] = row
+    return by_key
 
 
 def _label(text: str, file: Path, first: int = 0) -> int:
-    try:
-        label = int(text) - first
-    except (TypeError, ValueError):
-        label = -1
-    if label not in range(1000):
+    digits = (text or "").strip()
+    if not re.fullmatch("[0-9]{1,4}", digits) or int(digits) - first not in range(1000):
         raise ValueError(f"{file}: {text!r} is not a label from {first} to {999 + first}")
-    return label
+    return int(digits) - first
 
 
 def write_labels(folder: Path, rows: Iterable[dict]) -> None:
     """Write labels.csv; each row has filename and label, and any further columns."""
     rows = list(rows)
     columns = dict.fromkeys(column for row in rows for column in row)
-    with _whole(folder / LABELS) as part, part.open("w", newline="", encoding="utf-8") as stream:
+    with (
+        whole_file(folder / LABELS) as part,
+        part.open("w", newline="", encoding="utf-8") as stream,
+    ):
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)
 
 
-def write_run(folder: Path, run: dict) -> None:
-    """Write run.json, which says with what an attack folder was made."""
-    with _whole(folder / RUN) as part:
-        part.write_text(json.dumps(run, indent=2) + "\n")
-
-
-def read_run(folder: Path) -> dict:
-    """Return what run.json says; empty if there is none."""
-    file = folder / RUN
-    try:
-        return json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error})") from error
-
-
 def read_image(path: Path) -> PIL.Image.Image:
-    """Return an image file as 8-bit RGB.
+    """Return an image file as 8-bit RGB, upright.
+
+    Greyscale, palette and CMYK images are converted, 16-bit ones scaled to 8 bits, transparency is
+    dropped, and of an animation the first frame is taken.
 
     Raises:
         ValueError: the file is not a readable image.
     """
     try:
         with PIL.Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            upright = PIL.ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # PIL would clip 16-bit greys instead of scaling them
+                levels = np.asarray(upright).astype(float) / 257
+                upright = PIL.Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
+            return upright.convert("RGB")
+    except Exception as error:  # PIL's decoders raise whatever comes up in a broken file
         raise ValueError(f"{path} is not a readable image ({error})") from error
 
 
@@ -208,13 +220,13 @@ def read_batches(
     images: list[LabelledImage],
     batch_size: int,
     prepare: Callable[[PIL.Image.Image], PIL.Image.Image] = lambda picture: picture,
-    skip_unreadable: bool = False,
+    skipped: list[str] | None = None,
 ) -> Iterator[tuple[list[LabelledImage], Tensor]]:
     """Yield up to `batch_size` images at a time, with their pixels as uint8, N x 3 x H x W.
 
     Args:
         prepare: applied to each picture, for example a resize.
-        skip_unreadable: log an unreadable image and go on without it.
+        skipped: where to note the names of unreadable images; None to stop at the first one.
 
     Raises:
         ValueError: an image is not readable, or has another size than the first one.
@@ -226,8 +238,9 @@ def read_batches(
             try:
                 picture = prepare(read_image(image.path))
             except ValueError as error:
-                if not skip_unreadable:
+                if skipped is None:
                     raise
+                skipped.append(image.path.name)
                 logger.warning("skipped: %s", error)
                 continue
             first, size = first or image, size or picture.size
@@ -278,16 +291,19 @@ def to_uint8(adversarial: Tensor, natural: Tensor, epsilon: float) -> Tensor:
 
 def write_png(pixels: Tensor, file: Path) -> None:
     """Write uint8 pixels, 3 x H x W, to a PNG file."""
-    with _whole(file) as part:
+    with whole_file(file) as part:
         PIL.Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(part, "PNG")
 
 
 @contextlib.contextmanager
-def _whole(file: Path) -> Iterator[Path]:
+def whole_file(file: Path) -> Iterator[Path]:
     """Give a name to write under, and then rename it: the file appears whole or not at all."""
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         yield part
         part.replace(file)
+    except OSError as error:
+        raise OSError(f"can't write {file}: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)

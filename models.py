@@ -35,6 +35,7 @@ class Classifier(nn.Module):
         network: the bare network.
         input_size: channels, height and width that the bare network takes.
         weights: the file that the weights came from; None if they are random.
+        sha256: of that file, as hexadecimal digits.
     """
 
     def __init__(self, network: nn.Module, source: "Source", weights: Path | None):
@@ -42,6 +43,7 @@ class Classifier(nn.Module):
         self.network = network
         self.input_size = tuple(source.input_size)
         self.weights = weights
+        self.sha256 = _sha256(weights) if weights else None
         self.bgr = source.bgr
         self.scale = source.scale
         self.register_buffer("mean", torch.tensor(source.mean).view(1, 3, 1, 1))
@@ -100,8 +102,16 @@ def load_model(name: str, pretrained: bool = True) -> Classifier:
         raise ValueError(f"{name} has no ImageNet weights")
     if not source.file.is_file():
         _download(name, source)
-    _warn_of_digest(source.file)
-    return Classifier(_build(source, source.file), source, source.file)
+    model = Classifier(_build(source, source.file), source, source.file)
+    digits = _digits(source.file)
+    if digits and not model.sha256.startswith(digits):
+        logger.warning("%s: its SHA-256 does not begin with the digits in its name", source.file)
+    return model
+
+
+def choose_device(no_cuda: bool) -> str:
+    """Return "cuda" where there is a GPU, unless it is not wanted, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() and not no_cuda else "cpu"
 
 
 @torch.no_grad()
@@ -115,11 +125,6 @@ def class_names() -> list[str]:
     from torchvision.models import ResNet50_Weights
 
     return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-
-
-def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _source(name: str) -> Source:
@@ -188,6 +193,12 @@ def _timm(name: str) -> Source:
     if settings is None:
         names = [*timm.list_models(), *timm.list_pretrained()]
         raise _unknown(f"timm/{name}", [f"timm/{other}" for other in names])
+
+    if settings.num_classes != 1000:
+        raise ValueError(
+            f"timm/{name} has {settings.num_classes} classes, not ImageNet-1k's 1000: take one "
+            "whose tag ends in in1k"
+        )
 
     def build(file: Path | None) -> nn.Module:
         here = {"file": str(file), "custom_load": False}
@@ -264,10 +275,8 @@ def _digits(file: Path) -> str | None:
     return match and match[1]
 
 
-def _warn_of_digest(file: Path) -> None:
-    digits = _digits(file)
-    if digits and not sha256(file).startswith(digits):
-        logger.warning("%s: its SHA-256 does not begin with the digits in its name", file)
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _build(source: Source, file: Path | None) -> nn.Module:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+import report
+
 GALLERY_ROWS = 4
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and markers for print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -11,20 +13,25 @@ MARKERS = "osD^vPX"
 
 
 def write_plot(rows: list[dict], file: Path) -> None:
-    """Draw success over gamma, a line per target, or bars where the rows do not differ in gamma."""
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    """Draw success over gamma, a line per target, where rows differ in gamma alone; else bars."""
+    figure = Figure(figsize=(max(6.4, 0.5 * len(rows) * len(rows[0]["targets"])), 4.5))
+    figure.set_layout_engine("constrained")
     axes = figure.subplots()
-    attacks = list(dict.fromkeys((row["source"], row["attack"]) for row in rows))
-    gammas = {row["gamma"] for row in rows if not isinstance(row["gamma"], list)}
-    if len(gammas - {None}) > 1:
-        _draw_lines(axes, rows, attacks)
+    if len({str(row["gamma"]) for row in rows}) == len(rows) > 1 and _alike(rows):
+        _draw_lines(axes, rows)
     else:
         _draw_bars(axes, rows)
     axes.set_ylabel("success rate (%)")
     axes.set_ylim(0, 105)
     axes.grid(axis="y", alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(file, dpi=150)
+
+
+def _alike(rows: list[dict]) -> bool:
+    """Say whether the rows are of one attack on one source, with one gamma each."""
+    attacks = {(row["source"], row["attack"], row["epsilon"]) for row in rows}
+    return len(attacks) == 1 and all(isinstance(row["gamma"], int | float) for row in rows)
 
 
 def _error(rate: dict) -> tuple[float, float]:
@@ -34,28 +41,22 @@ def _error(rate: dict) -> tuple[float, float]:
     return rate["rate"] - rate["low"], rate["high"] - rate["rate"]
 
 
-def _draw_lines(axes, rows: list[dict], attacks: list[tuple]) -> None:
-    styles = ("-", "--", ":", "-.")
-    for which, (source, attack) in enumerate(attacks):
-        line = [r for r in rows if (r["source"], r["attack"]) == (source, attack)]
-        line = sorted(
-            (r for r in line if isinstance(r["gamma"], int | float)), key=lambda r: r["gamma"]
+def _draw_lines(axes, rows: list[dict]) -> None:
+    rows = sorted(rows, key=lambda row: row["gamma"])
+    for target, arch in enumerate(rows[0]["targets"]):
+        rates = [row["targets"][arch]["success"] for row in rows]
+        axes.errorbar(
+            [row["gamma"] for row in rows],
+            [rate["rate"] for rate in rates],
+            yerr=list(zip(*map(_error, rates), strict=True)),
+            label=arch,
+            color=COLORS[target % len(COLORS)],
+            marker=MARKERS[target % len(MARKERS)],
+            linestyle=("-", "--")[target // len(COLORS) % 2],
+            capsize=3,
         )
-        for target, arch in enumerate(rows[0]["targets"]):
-            rates = [row["targets"][arch]["success"] for row in line]
-            axes.errorbar(
-                [row["gamma"] for row in line],
-                [rate["rate"] for rate in rates],
-                yerr=list(zip(*map(_error, rates), strict=True)),
-                label=f"{attack} → {arch}" if len(attacks) > 1 else arch,
-                color=COLORS[target % len(COLORS)],
-                marker=MARKERS[target % len(MARKERS)],
-                linestyle=styles[which % len(styles)],
-                capsize=3,
-            )
     axes.set_xlabel("gamma (1: the plain attack)")
-    if len(attacks) == 1:
-        axes.set_title(f"{attacks[0][1]} on {attacks[0][0]}", fontsize=10)
+    axes.set_title(f"{rows[0]['attack']} on {rows[0]['source']}", fontsize=10)
 
 
 def _draw_bars(axes, rows: list[dict]) -> None:
@@ -70,10 +71,16 @@ def _draw_bars(axes, rows: list[dict]) -> None:
             yerr=list(zip(*map(_error, rates), strict=True)),
             label=arch,
             color=COLORS[target % len(COLORS)],
+            hatch=("", "//")[target // len(COLORS) % 2],
             capsize=2,
         )
-    names = [row["attack"] or Path(row["folders"][0]).name for row in rows]
-    axes.set_xticks(range(len(rows)), names, rotation=30, ha="right")
+    names = [
+        f"{row['attack']}, γ {report.gamma_text(row['gamma'])}\n{row['source']}"
+        if row["attack"]
+        else Path(row["folders"][0]).name
+        for row in rows
+    ]
+    axes.set_xticks(range(len(rows)), names, rotation=40, ha="right", fontsize=8)
 
 
 def write_gallery(examples: list[dict], file: Path) -> None:

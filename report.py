@@ -31,26 +31,27 @@ def merge_repeats(results: list[dict]) -> list[dict]:
         if "largest_perturbation" in first:
             row["largest_perturbation"] = max(r["largest_perturbation"] for r in group)
         targets = {
-            arch: _rates([result["targets"][arch] for result in group], first["images"])
+            arch: _rates([r["targets"][arch] | {"images": r["images"]} for r in group])
             for arch in first["targets"]
         }
         rows.append({"folders": [r["folder"] for r in group], **row, "targets": targets})
     return rows
 
 
-def _rates(counts: list[dict], images: int) -> dict:
-    rates = {"success": _rate([(c["succeeded"], images) for c in counts])}
+def _rates(counts: list[dict]) -> dict:
+    rates = {"success": _rate([(c["succeeded"], c["images"]) for c in counts])}
     if "correct" in counts[0]:
         on_correct = [(c["succeeded_on_correct"], c["correct"]) for c in counts]
         rates["success_on_correct"] = _rate(on_correct)
-        rates["natural_accuracy"] = _rate([(counts[0]["correct"], images)])
+        rates["natural_accuracy"] = _rate([(counts[0]["correct"], counts[0]["images"])])
     return rates
 
 
 def _rate(counts: list[tuple[int, int]]) -> dict:
-    rates = [100 * part / whole for part, whole in counts if whole]
-    if not rates:
+    counts = [(part, whole) for part, whole in counts if whole]
+    if not counts:
         return {"rate": None}
+    rates = [100 * part / whole for part, whole in counts]
     if len(rates) > 1:
         return {"rate": statistics.mean(rates), "std": statistics.stdev(rates)}
     from scipy.stats import binomtest
@@ -172,9 +173,9 @@ def write(rows: list[dict], file: Path) -> None:
     file.write_text(FORMATS[file.suffix](rows), encoding="utf-8")
 
 
-def connections(found: list) -> str:
+def connections_text(arch: str, found: list) -> str:
     """Return a line per connection of branches.trace_connections, and the number of branches."""
-    lines = []
+    lines = [f"{arch}:"]
     for connection in found:
         place = connection.place or "the network itself"
         if connection.module:
@@ -187,7 +188,8 @@ def connections(found: list) -> str:
     return "\n".join([*lines, f"{sum(bool(c.module) for c in found)} residual branches"])
 
 
-def connections_json(found: list) -> str:
-    """Return the connections of branches.trace_connections as JSON."""
+def connections_json(arch: str, found: list) -> str:
+    """Return the connections of branches.trace_connections as a line of JSON."""
     keys = ("kind", "place", "module", "residual")
-    return json.dumps([{key: getattr(connection, key) for key in keys} for connection in found])
+    listed = [{key: getattr(connection, key) for key in keys} for connection in found]
+    return json.dumps({"arch": arch, "connections": listed})

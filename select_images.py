@@ -38,6 +38,9 @@ def get_parser() -> cli.Parser:
         type=cli.positive_int,
         help="short side before the crop; size * 256 / 224 if absent",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete the images that the output folder has"
+    )
     parser.add_argument("--batch-size", type=cli.positive_int, default=16)
     parser.add_argument("--no-cuda", action="store_true", help="run on the CPU")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -45,22 +48,27 @@ def get_parser() -> cli.Parser:
 
 
 def main(args) -> None:
-    import torch
+    resize = args.resize or round(args.size * 256 / 224)
+    if resize < args.size:
+        raise cli.UsageError(f"--resize {resize} is less than --size {args.size}")
+    if args.input_dir and args.output_dir.resolve() == args.input_dir.resolve():
+        raise cli.UsageError("the output folder is the input folder")
+
     from torchvision.transforms.v2 import functional as transforms
 
     import images
     import models
 
-    resize = args.resize or round(args.size * 256 / 224)
-    if resize < args.size:
-        raise ValueError(f"--resize {resize} is less than --size {args.size}")
-    device = "cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu"
+    device = models.choose_device(args.no_cuda)
 
     candidates = images.list_images(args.input_dir) if args.input_dir else images.embedded_images()
     if any(image.label is None for image in candidates):
         raise ValueError(f"{args.input_dir} has no labels: it needs a labels.csv or class names")
-    if args.input_dir and args.output_dir.resolve() == args.input_dir.resolve():
-        raise ValueError("the output folder is the input folder; its images would be overwritten")
+    if args.overwrite:
+        for file in [*args.output_dir.glob("*.png"), args.output_dir / images.LABELS]:
+            file.unlink(missing_ok=True)
+    if any(args.output_dir.glob("*.png")):
+        raise ValueError(f"{args.output_dir} has images: take another folder, or --overwrite them")
     random.Random(args.seed).shuffle(candidates)
     wanted = args.num_images or len(candidates)
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -69,8 +77,8 @@ def main(args) -> None:
     def prepare(picture):
         return transforms.center_crop(transforms.resize(picture, [resize]), [args.size])
 
-    read, correct, rows = 0, dict.fromkeys(networks, 0), []
-    batches = images.read_batches(candidates, args.batch_size, prepare, skip_unreadable=True)
+    read, correct, rows, skipped = 0, dict.fromkeys(networks, 0), [], []
+    batches = images.read_batches(candidates, args.batch_size, prepare, skipped)
     for batch, pixels in cli.progress(batches, len(candidates)):
         natural = images.to_float(pixels.to(device))
         answers = {arch: models.predict(net, natural).tolist() for arch, net in networks.items()}
@@ -96,6 +104,14 @@ def main(args) -> None:
     else:
         for what, number in [("read", read), *correct.items(), ("kept", len(rows))]:
             print(f"{what:<24}{number:>8}")
+    for arch in networks:
+        if correct[arch] < 0.4 * read:
+            logger.warning(
+                "%s is right on %d of %d images only: wrong labels, or labels that count from 1?",
+                arch,
+                correct[arch],
+                read,
+            )
     if len(rows) < (args.num_images or 1):
         raise ValueError(
             f"only {len(rows)} of {args.num_images or len(candidates)} images are classified "

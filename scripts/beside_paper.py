@@ -15,7 +15,7 @@ def main():
     args = parser.parse_args()
     with Path(__file__).with_name("paper_numbers.csv").open(newline="") as stream:
         paper = {
-            (row["source"], row["attack"], float(row["gamma"]), row["target"]): row
+            (row["source"], row["attack"], str(float(row["gamma"])), row["target"]): row
             for row in csv.DictReader(stream)
         }
     rows = json.loads(args.results.read_text())
@@ -26,9 +26,9 @@ def main():
         cells = []
         for arch in archs:
             cell = f"{row['targets'][arch]['success']['rate']:.2f}"
-            theirs = paper.get((row["source"], row["attack"], row["gamma"], arch))
+            theirs = paper.get((row["source"], row["attack"], str(row["gamma"]), arch))
             cells.append(cell + (f" (paper: {theirs['mean']} ± {theirs['std']})" if theirs else ""))
-        print(f"| {row['source']} | {row['attack']} | {row['gamma']:g} | {' | '.join(cells)} |")
+        print(f"| {row['source']} | {row['attack']} | {row['gamma']} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # SGM at work on real ImageNet classifiers and images, all of which pip installs.
 set -eu
 
-python select_images.py --data embedded --output-dir demo/natural \
+python select_images.py --data embedded --output-dir demo/natural --overwrite \
     --arch efficientnet_lite0 efficientnet_lite1 efficientnet_lite2
 
 for momentum in 0 1; do

@@ -11,23 +11,27 @@ if [ "${DEMO:-}" ]; then
     DATA=${DATA:-embedded}
     SOURCES=${SOURCES:-efficientnet_lite0}
     TARGETS=${TARGETS:-efficientnet_lite1 efficientnet_lite2}
+    NUM_IMAGES=${NUM_IMAGES-}
 fi
 DATA=${DATA:?set it to a folder of ImageNet images}
 SOURCES=${SOURCES:-resnet152 densenet201}
+# The paper's targets but for Inc-v3ens3 and Inc-v3ens4, which exist as TensorFlow checkpoints only.
 TARGETS=${TARGETS:-vgg19_bn resnet152 densenet201 senet154 \
     timm/inception_v3.tf_in1k timm/inception_v4.tf_in1k timm/inception_resnet_v2.tf_in1k \
     timm/inception_resnet_v2.tf_ens_adv_in1k}
-NUM_IMAGES=${NUM_IMAGES-5000}
+NUM_IMAGES=${NUM_IMAGES-5000}                     # all, if empty
 NUM_STEPS=${NUM_STEPS:-10}
 SEEDS=${SEEDS:-0}                                 # several give mean and standard deviation
 EXTRA=${EXTRA:-}                                  # of every attack, for example --rand-init
 OUT=${OUT:-paper_tables}
-if [ "${DEMO:-}" ]; then NUM_IMAGES=; fi
+case $SEEDS in
+    *\ *) EXTRA="$EXTRA --rand-init" ;;           # else the seed would change nothing but DI
+esac
 
-if [ "$DATA" = embedded ]; then from="--data embedded"; else from="--input-dir $DATA"; fi
+if [ "$DATA" = embedded ]; then set -- --data embedded; else set -- --input-dir "$DATA"; fi
 # The lists of names and options are meant to be split into words.
 # shellcheck disable=SC2086
-python select_images.py $from --output-dir "$OUT/natural" --arch $SOURCES \
+python select_images.py "$@" --output-dir "$OUT/natural" --overwrite --arch $SOURCES \
     ${NUM_IMAGES:+--num-images $NUM_IMAGES}
 
 attack() { # name, options of attack_iter.py
@@ -46,7 +50,7 @@ DI="--di-prob 0.5 --di-resize 1.1"
 TI="--ti-kernel 15 --ti-sigma 3"
 for source in $SOURCES; do
     case $source in
-        resnet*) SGM="--gamma 0.2" ;;
+        *resnet[0-9]*) SGM="--gamma 0.2" ;;
         *) SGM="--gamma 0.5" ;;
     esac
     folders=

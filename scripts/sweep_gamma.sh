@@ -14,10 +14,10 @@ GAMMAS=${GAMMAS:-1.0 0.8 0.6 0.5 0.4 0.2}
 ATTACK=${ATTACK:-}                                # further options of attack_iter.py
 OUT=${OUT:-sweep}
 
-if [ "$DATA" = embedded ]; then from="--data embedded"; else from="--input-dir $DATA"; fi
+if [ "$DATA" = embedded ]; then set -- --data embedded; else set -- --input-dir "$DATA"; fi
 # The lists of names and options are meant to be split into words.
 # shellcheck disable=SC2086
-python select_images.py $from --output-dir "$OUT/natural" --arch $SOURCE $TARGETS \
+python select_images.py "$@" --output-dir "$OUT/natural" --overwrite --arch $SOURCE $TARGETS \
     ${NUM_IMAGES:+--num-images $NUM_IMAGES}
 
 set --

@@ -33,6 +33,8 @@ ATTACK = {
     ),
     "--branches": ("--gamma 0.5", r"--gamma 0.5 --branches blocks\.1\.1\.bn3"),
     "--list-branches": ("", "--list-branches"),
+    "--overwrite": ("", "--overwrite"),
+    "--on-error": ("", "--on-error skip"),
     "--print-freq": ("--batch-size 1", "--batch-size 1 --print-freq 1"),
     "--json": ("", "--json"),
 }
@@ -47,6 +49,7 @@ SELECT = {
     ),
     "--size": ("--input-dir {few}", "--input-dir {few} --size 200"),
     "--resize": ("--input-dir {few}", "--input-dir {few} --resize 224"),
+    "--overwrite": ("--input-dir {few}", "--input-dir {few} --overwrite"),
     "--json": ("--input-dir {few}", "--input-dir {few} --json"),
 }
 EVALUATE = {
@@ -96,7 +99,11 @@ def outcome(run, command, folders, out):
     return written, printed, "of 2 images" in log
 
 
-@pytest.mark.parametrize("option", ATTACK)
+# What these do is tested where what they protect is.
+IN_OTHER_TESTS = {"--overwrite", "--on-error"}
+
+
+@pytest.mark.parametrize("option", [o for o in ATTACK if o not in IN_OTHER_TESTS])
 def test_option_of_attack_iter(run, folders, tmp_path, monkeypatch, option):
     if option == "--hooks":  # the released hooks need a ResNet, and its weights a file
         import torch
@@ -119,7 +126,7 @@ def test_option_of_attack_iter(run, folders, tmp_path, monkeypatch, option):
         assert outcomes[0][0] != outcomes[1][0]  # other images
 
 
-@pytest.mark.parametrize("option", SELECT)
+@pytest.mark.parametrize("option", [o for o in SELECT if o not in IN_OTHER_TESTS])
 def test_option_of_select_images(run, folders, tmp_path, option):
     commands = [f"select_images --output-dir {{out}} {a}" for a in SELECT[option]]
     first, second = (outcome(run, command, folders, tmp_path / "out") for command in commands)
@@ -157,12 +164,19 @@ def test_batch_size_is_the_largest_number_of_images_at_a_time(run, folders, tmp_
 def test_no_cuda_stays_on_the_cpu(run, folders, tmp_path, monkeypatch):
     import torch
 
+    class MovedError(Exception):
+        pass
+
+    def record(module, device):
+        raise MovedError(device)
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", record)
     for command in (
-        "attack_iter --input-dir {few} --output-dir {out}/a --num-steps 1 --no-cuda",
-        "select_images --input-dir {few} --output-dir {out}/s --no-cuda",
-        "evaluate --input-dir {few} --no-cuda",
+        "attack_iter --input-dir {few} --output-dir {out}/a",
+        "select_images --input-dir {few} --output-dir {out}/s",
+        "evaluate --input-dir {few}",
     ):
-        assert run(command, out=tmp_path, **folders)[0] == 0
-        with pytest.raises((AssertionError, RuntimeError), match="CUDA|NVIDIA"):
-            run(command.replace("--no-cuda", ""), out=tmp_path, **folders)
+        for option, device in (("", "cuda"), (" --no-cuda", "cpu")):
+            with pytest.raises(MovedError, match=device):
+                run(command + option, out=tmp_path, **folders)

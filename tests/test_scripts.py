@@ -312,7 +312,7 @@ def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, tmp_path):
         ("attack_iter --input-dir {x}/empty --output-dir {x}/o", 1, "no images in {x}/empty"),
         ("attack_iter --input-dir {x}/bad --output-dir {x}/o", 1, "a.png is not a readable image"),
         ("attack_iter --input-dir {x}/row --output-dir {x}/o", 1, "has no row for a.png"),
-        ("attack_iter --input-dir {x}/good --output-dir {x}/good", 1, "is the input folder"),
+        ("attack_iter --input-dir {x}/good --output-dir {x}/good", 2, "is the input folder"),
         ("attack_iter --input-dir {x}/good --output-dir {x}/good/a.png", 1, "{x}/good/a.png"),
         ("attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 0", 2, "0 is not above 0"),
         (
@@ -325,10 +325,10 @@ def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, tmp_path):
             2,
             "-1 is not a number",
         ),
-        ("attack_iter --input-dir {x}/good", 1, "--input-dir and --output-dir are needed"),
+        ("attack_iter --input-dir {x}/good", 2, "--input-dir and --output-dir are needed"),
         (
             "attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 1 0.5",
-            1,
+            2,
             "2 gammas do not go with 1 networks",
         ),
         (
@@ -338,16 +338,20 @@ def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, tmp_path):
         ),
         (
             "attack_iter --input-dir {x}/good --output-dir {x}/o --di-resize 0.9",
-            1,
-            "0.9 is below 1",
+            2,
+            "0.9 is not a number of 1 or more",
         ),
-        ("attack_iter --input-dir {x}/good --output-dir {x}/o --ti-kernel 4", 2, "4 is not odd"),
+        (
+            "attack_iter --input-dir {x}/good --output-dir {x}/o --ti-kernel 4",
+            2,
+            "4 is not an odd whole number",
+        ),
         (
             "evaluate --input-dir {x}/row2 --output {x}/r.xls",
-            1,
-            "does not end in one of .txt, .csv",
+            2,
+            "does not end in .txt or .csv",
         ),
-        ("evaluate --input-dir {x}/row2 --plot {x}/r.svg", 1, "does not end in .png or .pdf"),
+        ("evaluate --input-dir {x}/row2 --plot {x}/r.svg", 2, "does not end in .png or .pdf"),
         (
             "attack_iter --input-dir {x}/good --output-dir {x}/o --arch resnet51",
             1,
@@ -360,11 +364,11 @@ def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, tmp_path):
         ),
         ("evaluate --input-dir {x}/no", 1, "no such folder: {x}/no"),
         ("evaluate --input-dir {x}/good", 1, "{x}/good has no labels"),
-        ("evaluate --input-dir {x}/good --gallery {x}/g.png", 1, "--gallery needs --nat-dir"),
+        ("evaluate --input-dir {x}/good --gallery {x}/g.png", 2, "--gallery needs --nat-dir"),
         ("evaluate --input-dir {x}/row2 --nat-dir {x}/good", 1, "{x}/good has no b.png"),
         ("evaluate --input-dir {x}/row2 --arch vgg20_bn", 1, "did you mean vgg19_bn"),
         ("select_images --input-dir {x}/good --output-dir {x}/o", 1, "{x}/good has no labels"),
-        ("select_images --input-dir {x}/row2 --output-dir {x}/o --resize 9", 1, "less than --size"),
+        ("select_images --input-dir {x}/row2 --output-dir {x}/o --resize 9", 2, "less than --size"),
     ],
 )
 def test_bad_input_gets_one_clear_line(run, tmp_path, command, status, message):

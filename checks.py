@@ -1,0 +1,51 @@
+"""Cheap warnings where a measurement would mislead."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_probabilities(arch: str, logits: Tensor) -> None:
+    """Warn if a network, N x 3 x H x W to N x classes, seems to return probabilities."""
+    one = torch.ones(len(logits), device=logits.device)
+    if (logits >= 0).all() and torch.allclose(logits.sum(1), one, atol=1e-3):
+        logger.warning(
+            "%s seems to return probabilities, not logits: their gradients vanish where the "
+            "network is sure, and attacks on it look weaker than they are",
+            arch,
+        )
+
+
+def warn_of_accuracy(arch: str, answers: list[int], labels: list[int]) -> None:
+    """Warn if a network is hardly ever right on natural images."""
+    accuracy = _share(answers, labels)
+    if accuracy >= 0.4:
+        return
+    hint = "wrong labels, or preprocessing that is not the network's?"
+    if _share(answers, [label - 1 for label in labels]) > max(0.4, accuracy):
+        hint = "do the labels count from 1? They must count from 0"
+    logger.warning(
+        "%s is right on %.1f %% of %d natural images only: %s",
+        arch,
+        100 * accuracy,
+        len(labels),
+        hint,
+    )
+
+
+def _share(answers: list[int], labels: list[int]) -> float:
+    return sum(a == b for a, b in zip(answers, labels, strict=True)) / max(1, len(labels))
+
+
+def warn_of_unchanged(names: list[str]) -> None:
+    """Warn of images that an attack did not change."""
+    if names:
+        logger.warning(
+            "the gradient is zero at %d images, which stay as they are: %s%s",
+            len(names),
+            ", ".join(names[:10]),
+            ", ..." if len(names) > 10 else "",
+        )

@@ -1,0 +1,197 @@
+"""The output folder of an attack: one run at a time, resumed where it stopped, never mixed.
+
+`run.json` in it says with what it was made, and whether the run is "running" or "done".
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import images
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+FILE = "run.json"
+VERSIONS = ("torch", "torchvision", "timm", "pretrainedmodels", "advertorch", "numpy", "Pillow")
+# Of what is read again, which may come from elsewhere.
+TYPES = {
+    "status": str,
+    "options": dict,
+    "weights": dict,
+    "source": str,
+    "attack": str,
+    "gamma": int | float | list,
+    "epsilon": int | float,
+    "targeted": bool,
+}
+# Options on which the images do not depend.
+NEUTRAL = (
+    "output_dir",
+    "batch_size",
+    "no_cuda",
+    "print_freq",
+    "json",
+    "overwrite",
+    "on_error",
+    "list_branches",
+)
+
+
+def read(folder: Path) -> dict:
+    """Return what run.json says; empty if there is none.
+
+    Raises:
+        ValueError: it is not a JSON object.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return {}
+    try:
+        run = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error})") from error
+    if not isinstance(run, dict):
+        raise ValueError(f"{file} is not a JSON object")
+    for key in run.keys() & TYPES.keys():
+        if not isinstance(run[key], TYPES[key]):
+            raise ValueError(f"{file}: {key} can't be {run[key]!r}")
+    return run
+
+
+def write(folder: Path, run: dict) -> None:
+    """Write run.json."""
+    with images.whole_file(folder / FILE) as part:
+        part.write_text(json.dumps(run, indent=2) + "\n")
+
+
+def settings(run: dict) -> dict:
+    """Return the options of a run on which its images depend, and the digests of its weights."""
+    options = {key: v for key, v in run.get("options", {}).items() if key not in NEUTRAL}
+    return options | {f"weights {file}": v for file, v in run.get("weights", {}).items()}
+
+
+@contextlib.contextmanager
+def output_folder(folder: Path, run: dict, overwrite: bool) -> Iterator[None]:
+    """Make a folder ready for a run and keep other runs off it.
+
+    What an interrupted run with the same settings left is kept, so that it can be resumed.
+
+    Args:
+        run: what is known of the run so far: its `options` and its `weights`.
+        overwrite: delete the images that another run left; without a run.json nothing is deleted.
+
+    Raises:
+        ValueError: another run is writing there, or one with other settings has.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder):
+        if overwrite and (folder / FILE).is_file():
+            for file in [*folder.glob("*.png"), folder / images.LABELS, folder / FILE]:
+                file.unlink(missing_ok=True)
+        _refuse_other_settings(folder, run)
+        for part in folder.glob(".*.part"):  # of a run that was killed
+            part.unlink()
+        write(folder, {"status": "running"} | run)
+        yield
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process, however it ends, also on network file systems."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            if fcntl is None:
+                raise OSError("no fcntl")
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(f"another run is writing to {folder}") from error
+        except OSError:
+            logger.warning("%s has no locks here: make sure that no other run writes there", folder)
+        yield
+
+
+def _refuse_other_settings(folder: Path, run: dict) -> None:
+    hint = "take another folder, or --overwrite to start afresh"
+    before = read(folder)
+    if not before:
+        if any(folder.glob("*.png")):
+            raise ValueError(f"{folder} has images, but no {FILE}: take another folder")
+        return
+    there, here = settings(before), settings(run)
+    differ = [
+        f"{key} {there.get(key)!r} there and {here.get(key)!r} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    ]
+    if differ:
+        raise ValueError(f"{folder} was made with other settings ({'; '.join(differ)}): {hint}")
+
+
+def finished_batch(
+    folder: Path, batch: list[images.LabelledImage], natural: Tensor
+) -> Tensor | None:
+    """Return the adversarial images of a batch, uint8 like `natural`, if all are there and whole.
+
+    A batch is done as a whole or again as a whole, since rounding depends on which images are
+    attacked together: thus a resumed run gives the bytes of an undisturbed one.
+    """
+    done = []
+    for image in batch:
+        try:
+            done.append(images.to_pixels(images.read_image(folder / image.name)))
+        except ValueError:
+            return None
+        if done[-1].shape != natural.shape[1:]:
+            return None
+    return torch.stack(done)
+
+
+def summary(args, step_size: float, records: list[dict]) -> dict:
+    """Return what run.json says of a finished run, beside its options, weights and hooks.
+
+    Args:
+        args: the options of attack_iter.py.
+        step_size: in 1/255.
+        records: of each image a dict with the keys of attack_iter.RECORD.
+    """
+    hits = sum((r["fooled"] == r["target"]) == args.targeted for r in records)
+    mode = " (gradients)" if args.ensemble == "gradients" and len(args.arch) > 1 else ""
+    return {
+        "status": "done",
+        "source": " + ".join(args.arch) + mode,
+        "attack": _attack_name(args, step_size),
+        "gamma": args.gamma[0] if len(args.gamma) == 1 else args.gamma,
+        "epsilon": args.epsilon,
+        "step_size": step_size,
+        "num_steps": args.num_steps,
+        "seed": args.seed,
+        "targeted": args.targeted,
+        "versions": {name: version(name) for name in VERSIONS},
+        "images": len(records),
+        "labels_predicted": sum(r["image"].label is None for r in records),
+        "targets_drawn": args.targeted * sum(r["image"].target is None for r in records),
+        "unchanged": [r["image"].name for r in records if r["change"] == 0],
+        "white_box_success": 100 * hits / len(records),
+        "largest_perturbation": max(r["change"] for r in records),
+    }
+
+
+def _attack_name(args, step_size: float) -> str:
+    """Return the field's name of the attack: PGD, MI-FGSM+DI, FGSM, ..."""
+    if args.num_steps == 1 and step_size == args.epsilon:
+        name = "FGSM"
+    else:
+        name = "MI-FGSM" if args.momentum else "PGD"
+    name = "targeted " * args.targeted + name
+    return name + "+DI" * (args.di_prob > 0) + "+TI" * (args.ti_kernel > 1)

@@ -1,0 +1,181 @@
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+KILLS = int(os.environ.get("KILLS", "2"))
+OPTIONS = "--num-steps 5 --batch-size 2 --gamma 0.5 --rand-init --di-prob 0.5 --no-cuda"
+
+
+def command(natural, adversarial):
+    script = [sys.executable, str(ROOT / "attack_iter.py"), *OPTIONS.split()]
+    return [*script, "--input-dir", str(natural), "--output-dir", str(adversarial)]
+
+
+def contents(folder):
+    """Every file but for the output folder's own name in run.json."""
+    files = {f.name: f.read_bytes().replace(str(folder).encode(), b"") for f in folder.iterdir()}
+    assert not [name for name in files if name.endswith(".part")]
+    return files
+
+
+@pytest.fixture(scope="module")
+def undisturbed(natural, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run(command(natural, folder), check=True, capture_output=True)
+    return contents(folder)
+
+
+def written(folder):
+    """When the run began to write to its folder, or last did."""
+    return (folder / "run.json").stat().st_mtime_ns if (folder / "run.json").exists() else None
+
+
+def start(natural, folder):
+    """Start a run, and wait until it writes to its folder."""
+    before = written(folder)
+    process = subprocess.Popen(
+        command(natural, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while written(folder) == before and process.poll() is None:
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_run_is_finished_by_the_same_command(natural, tmp_path, undisturbed, number):
+    interrupted = 0
+    for attempt in range(KILLS):
+        folder = tmp_path / str(attempt // 3)  # a folder is interrupted up to three times
+        process = start(natural, folder)
+        time.sleep(random.uniform(0, 1))
+        process.send_signal(number)
+        _, err = process.communicate()
+        made = json.loads((folder / "run.json").read_text())
+        if made["status"] == "done":  # it was faster
+            continue
+        interrupted += 1
+        if number != signal.SIGKILL:
+            assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+            assert b"stopped; the same command goes on from here" in err.splitlines()[-1]
+    print(f"{interrupted} of {KILLS} runs were interrupted")
+    assert interrupted
+    for folder in tmp_path.iterdir():
+        subprocess.run(command(natural, folder), check=True, capture_output=True)
+        assert contents(folder) == undisturbed
+
+
+def test_full_disk_leaves_whole_files_and_one_line(natural, tmp_path, undisturbed):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = subprocess.run(
+        command(natural, tmp_path), preexec_fn=limit, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert f"can't write {tmp_path}/imagenet" in done.stderr.splitlines()[-1]
+    assert "File too large" in done.stderr
+    for name, content in contents(tmp_path).items():
+        if name.endswith(".png"):
+            assert content == undisturbed[name]
+    subprocess.run(command(natural, tmp_path), check=True, capture_output=True)
+    assert contents(tmp_path) == undisturbed
+
+
+def test_second_run_on_a_folder_is_refused_until_the_first_is_dead(run, natural, tmp_path):
+    hold = (
+        "import runs, sys, pathlib, time\n"
+        "with runs.output_folder(pathlib.Path(sys.argv[1]), {}, False):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    holder.stdout.readline()
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1 --overwrite"
+    status, _, err = run(attack, nat=natural, adv=tmp_path)
+    assert (status, f"another run is writing to {tmp_path}" in err) == (1, True)
+    holder.kill()
+    holder.communicate()
+    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
+
+
+def test_other_settings_are_refused_and_named_unless_overwritten(run, natural, tmp_path):
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
+    before = contents(tmp_path)
+    status, _, err = run(f"{attack} --epsilon 8 --batch-size 2", nat=natural, adv=tmp_path)
+    assert status == 1
+    assert "made with other settings (epsilon 16.0 there and 8.0 here)" in err
+    assert contents(tmp_path) == before
+    assert run(f"{attack} --epsilon 8 --overwrite", nat=natural, adv=tmp_path)[0] == 0
+    assert contents(tmp_path) != before
+
+
+def test_images_of_unknown_origin_are_not_overwritten(run, natural, tmp_path):
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    status, _, err = run(attack, nat=natural, adv=tmp_path)
+    assert (status, "has images, but no run.json" in err) == (1, True)
+    assert (tmp_path / "mine.png").read_bytes() == b"mine"
+
+
+def test_finished_run_again_changes_nothing_and_says_so(run, natural, tmp_path):
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
+    before = contents(tmp_path)
+    status, out, _ = run(attack, nat=natural, adv=tmp_path)
+    assert (status, "nothing was left to do" in out) == (0, True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "resized", "deleted"])
+def test_damaged_image_is_made_again(run, natural, tmp_path, damage):
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1 --batch-size 2"
+    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
+    before = contents(tmp_path)
+    file = min(tmp_path.glob("*.png"))
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:9000])
+    elif damage == "resized":
+        file.write_bytes(_small_png())
+    else:
+        file.unlink()
+    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
+    assert contents(tmp_path) == before
+
+
+def _small_png():
+    import io
+
+    import PIL.Image
+
+    stream = io.BytesIO()
+    PIL.Image.new("RGB", (5, 5)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_unfinished_folder_is_not_evaluated(run, natural, tmp_path):
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
+    made = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(made | {"status": "running"}))
+    status, _, err = run("evaluate --input-dir {adv}", adv=tmp_path)
+    assert (status, f"the run in {tmp_path} is not finished" in err) == (1, True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
+def test_run_json_that_is_none_is_refused_by_name(run, natural, tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    status, _, err = run(attack, nat=natural, adv=tmp_path)
+    assert (status, f"{tmp_path / 'run.json'} is not" in err) == (1, True)
