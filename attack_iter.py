@@ -198,6 +198,7 @@ def main(args) -> None:
             [{"filename": r["image"].name} | {c: r[c] for c in columns} for r in records],
         )
         run |= {"hooks": [hooks_of(args, arch) for arch in args.arch], "skipped": skipped}
+        run["size"] = [pixels.shape[3], pixels.shape[2]]
         run |= runs.summary(args, step_size, records)
         runs.write(args.output_dir, run)
 

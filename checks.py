@@ -1,7 +1,10 @@
 """Cheap warnings where a measurement would mislead."""
 
+import contextlib
 import logging
+from pathlib import Path
 
+import PIL.Image
 import torch
 from torch import Tensor
 
@@ -38,6 +41,15 @@ def warn_of_accuracy(arch: str, answers: list[int], labels: list[int]) -> None:
 
 def _share(answers: list[int], labels: list[int]) -> float:
     return sum(a == b for a, b in zip(answers, labels, strict=True)) / max(1, len(labels))
+
+
+def warn_of_other_files(file: Path, size: list[int] | None) -> None:
+    """Warn if an adversarial image is no PNG, or not of the width and height that was written."""
+    with contextlib.suppress(OSError), PIL.Image.open(file) as image:
+        if image.format != "PNG":
+            logger.warning("%s is a %s: it washes perturbations out", file, image.format)
+        if size and list(image.size) != size:
+            logger.warning("%s has the size %s, but was written as %s", file, image.size, size)
 
 
 def warn_of_unchanged(names: list[str]) -> None:

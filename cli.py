@@ -100,5 +100,5 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
         sys.exit(f"{parser.prog}: error: out of memory; take a smaller --batch-size ({error})")
     except (KeyboardInterrupt, Terminated) as stop:
         status = 143 if isinstance(stop, Terminated) else 130
-        print(f"{parser.prog}: stopped; the same command goes on from here", file=sys.stderr)
+        print(f"{parser.prog}: stopped", file=sys.stderr)
         sys.exit(status)

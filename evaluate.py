@@ -52,12 +52,10 @@ def get_parser() -> cli.Parser:
 
 
 def main(args) -> None:
-    import report
-
     if args.gallery and not args.nat_dir:
         raise cli.UsageError("--gallery needs --nat-dir, the folder of the natural images")
     for file, suffixes in (
-        (args.output, tuple(report.FORMATS)),
+        (args.output, (".txt", ".csv", ".md", ".json")),
         (args.plot, (".png", ".pdf")),
         (args.gallery, (".png", ".pdf")),
     ):
@@ -66,9 +64,11 @@ def main(args) -> None:
         if file and not file.parent.is_dir():
             raise cli.UsageError(f"no such folder: {file.parent}")
 
+    import checks
     import images
     import models
     import plots
+    import report
     import runs
 
     device = models.choose_device(args.no_cuda)
@@ -80,8 +80,8 @@ def main(args) -> None:
         same = set(args.arch) & set(str(run.get("source")).split(" + "))
         if same:
             logger.warning("%s was crafted on %s: white-box, no transfer", folder, ", ".join(same))
-        if any(image.path.suffix != ".png" for image in folders[folder]) and run:
-            logger.warning("%s has other files than PNGs: JPEG washes perturbations out", folder)
+        if run:
+            checks.warn_of_other_files(folders[folder][0].path, run.get("size"))
     naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
     for folder, listed in folders.items():
         for image in listed:

@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import report
+from images import whole_file
 
 GALLERY_ROWS = 4
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and markers for print.
@@ -25,7 +26,7 @@ def write_plot(rows: list[dict], file: Path) -> None:
     axes.set_ylim(0, 105)
     axes.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
-    figure.savefig(file, dpi=150)
+    _save(figure, file)
 
 
 def _alike(rows: list[dict]) -> bool:
@@ -111,4 +112,9 @@ def write_gallery(examples: list[dict], file: Path) -> None:
         for axis in row:
             axis.set_xticks([])
             axis.set_yticks([])
-    figure.savefig(file, dpi=120)
+    _save(figure, file)
+
+
+def _save(figure: Figure, file: Path) -> None:
+    with whole_file(file) as part:
+        figure.savefig(part, dpi=150, format=file.suffix[1:])

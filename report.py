@@ -13,6 +13,8 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
+from images import whole_file
+
 
 def merge_repeats(results: list[dict]) -> list[dict]:
     """Return a row per setting, with the rates of each target.
@@ -170,7 +172,8 @@ FORMATS = {".txt": text, ".csv": csv_text, ".md": markdown, ".json": json_text}
 
 def write(rows: list[dict], file: Path) -> None:
     """Write the rows in the format that the file's suffix names."""
-    file.write_text(FORMATS[file.suffix](rows), encoding="utf-8")
+    with whole_file(file) as part:
+        part.write_text(FORMATS[file.suffix](rows), encoding="utf-8")
 
 
 def connections_text(arch: str, found: list) -> str:

@@ -34,6 +34,7 @@ TYPES = {
     "gamma": int | float | list,
     "epsilon": int | float,
     "targeted": bool,
+    "size": list,
 }
 # Options on which the images do not depend.
 NEUTRAL = (
@@ -103,7 +104,11 @@ def output_folder(folder: Path, run: dict, overwrite: bool) -> Iterator[None]:
         for part in folder.glob(".*.part"):  # of a run that was killed
             part.unlink()
         write(folder, {"status": "running"} | run)
-        yield
+        try:
+            yield
+        except BaseException:
+            logger.warning("%s is unfinished: the same command does the rest", folder)
+            raise
 
 
 @contextlib.contextmanager

@@ -292,10 +292,22 @@ def test_evaluation_on_the_source_and_jpegs_are_warned_of(run, natural, tmp_path
     attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
     assert run(attack, i=natural, o=tmp_path)[0] == 0
     for file in tmp_path.glob("*.png"):
-        PIL.Image.open(file).save(file.with_suffix(".jpg"))
-        file.unlink()
-    labels = (tmp_path / "labels.csv").read_text().replace(".png", ".jpg")
-    (tmp_path / "labels.csv").write_text(labels)
+        PIL.Image.open(file).resize((200, 190)).save(file, "JPEG")
     _, _, err = run("evaluate --input-dir {o} --arch efficientnet_lite0", o=tmp_path)
     assert "was crafted on efficientnet_lite0: white-box, no transfer" in err
-    assert "JPEG washes perturbations out" in err
+    assert "is a JPEG: it washes perturbations out" in err
+    assert "has the size (200, 190), but was written as [224, 224]" in err
+
+
+def test_folder_removed_meanwhile_is_one_line(run, natural, tmp_path, monkeypatch):
+    write_png = images.write_png
+
+    def remove_first(pixels, file):
+        shutil.rmtree(file.parent)
+        write_png(pixels, file)
+
+    monkeypatch.setattr(images, "write_png", remove_first)
+    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
+    status, _, err = run(attack, i=natural, o=tmp_path / "gone")
+    assert status == 1
+    assert f"can't write {tmp_path / 'gone'}/imagenet_00_243.png: No such file" in err

@@ -65,7 +65,10 @@ def test_killed_run_is_finished_by_the_same_command(natural, tmp_path, undisturb
         interrupted += 1
         if number != signal.SIGKILL:
             assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
-            assert b"stopped; the same command goes on from here" in err.splitlines()[-1]
+            assert err.splitlines()[-2:] == [
+                f"{folder} is unfinished: the same command does the rest".encode(),
+                b"attack_iter.py: stopped",
+            ]
     print(f"{interrupted} of {KILLS} runs were interrupted")
     assert interrupted
     for folder in tmp_path.iterdir():

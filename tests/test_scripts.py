@@ -1,10 +1,12 @@
 import csv
+import hashlib
 import json
 import os
 import shlex
 import statistics
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,9 @@ def test_commands_of_the_original_readme_run_unchanged(tmp_path, natural, arch, 
     run = json.loads((tmp_path / "adv_images" / "run.json").read_text())
     assert run["source"] == arch
     assert run["hooks"] == ["relu"]
+    digest = hashlib.sha256((checkpoints / file).read_bytes()).hexdigest()
+    assert run["weights"] == {file: digest}
+    assert run["versions"]["torch"] == version("torch")
     difference = pixels_of(tmp_path / "adv_images")[name] - pixels_of(tmp_path / "nat_images")[name]
     assert abs(difference).max() == run["largest_perturbation"] == 16
 
@@ -94,7 +99,8 @@ def test_same_command_gives_the_same_bytes(run, natural, tmp_path):
     command = "attack_iter --input-dir {nat} --output-dir {adv} --gamma 0.5 --num-steps 2"
     contents = []
     for _ in range(2):
-        assert run(command, nat=natural, adv=tmp_path / "adv")[0] == 0
+        options = "--rand-init --di-prob 0.5 --targeted --seed 3 --overwrite"
+        assert run(f"{command} {options}", nat=natural, adv=tmp_path / "adv")[0] == 0
         contents.append({file.name: file.read_bytes() for file in (tmp_path / "adv").iterdir()})
     assert contents[0] == contents[1]
 
@@ -174,6 +180,28 @@ def test_targeted_attack_aims_at_the_label_files_classes_and_hits_are_counted(
     assert row["targets"]["efficientnet_lite0"]["success"]["rate"] == pytest.approx(hits)
 
 
+def test_ensemble_gives_each_network_its_gamma_and_hooks(run, natural, tmp_path, monkeypatch):
+    """Averaged logits take branch hooks everywhere: a ResNet's relu hooks rescale its gradient."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    checkpoints = tmp_path / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    network = calibrated(torchvision.models.resnet18())
+    torch.save(network.state_dict(), checkpoints / "resnet18-5c106cde.pth")
+    attack = (
+        "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1 --gamma 0.5 0.2 "
+        "--arch efficientnet_lite1 resnet18"
+    )
+    for mode, hooks, number in (("logits", "branch", 5), ("gradients", "relu", 13)):
+        folder = tmp_path / mode
+        status, _, err = run(f"{attack} --ensemble {mode}", nat=natural, adv=folder)
+        assert status == 0
+        assert "efficientnet_lite1: gamma 0.5, 14 hooks" in err
+        assert f"resnet18: gamma 0.2, {number} hooks" in err
+        made = json.loads((folder / "run.json").read_text())
+        assert made["hooks"] == ["branch", hooks]
+        assert made["gamma"] == [0.5, 0.2]
+
+
 def test_folders_that_differ_in_the_seed_alone_become_one_row(run, natural, tmp_path):
     attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 2 --rand-init"
     for folder, options in [("a", "--seed 1"), ("b", "--seed 2"), ("c", "--seed 1 --momentum 1")]:
@@ -204,7 +232,7 @@ def test_folders_that_differ_in_the_seed_alone_become_one_row(run, natural, tmp_
         ),
         (
             "paper_tables.sh",
-            {"DEMO": "1", "NUM_STEPS": "1", "TARGETS": "efficientnet_lite1"},
+            {"DEMO": "1", "NUM_IMAGES": "2", "NUM_STEPS": "1", "TARGETS": "efficientnet_lite1"},
             ["efficientnet_lite0.json", "efficientnet_lite0.png"],
         ),
     ],
@@ -324,6 +352,11 @@ def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, tmp_path):
             "attack_iter --input-dir {x}/good --output-dir {x}/o --epsilon -1",
             2,
             "-1 is not a number",
+        ),
+        (
+            "attack_iter --input-dir {x}/good --output-dir {x}/o --hooks relu --arch vgg11 vgg13",
+            2,
+            "take --hooks branch, or --ensemble gradients",
         ),
         ("attack_iter --input-dir {x}/good", 2, "--input-dir and --output-dir are needed"),
         (
