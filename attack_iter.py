@@ -177,6 +177,7 @@ def main(args) -> None:
                     start = attacks.random_start(natural, args.epsilon, generators)
                 aim = torch.tensor(aims, device=device)
                 adversarial = attacks.perturb(attack, natural, aim, args.epsilon, start)
+                checks.refuse_not_finite(adversarial, [image.name for image in batch])
                 adversarial = images.to_uint8(adversarial, pixels, args.epsilon).cpu()
                 for image, result in zip(batch, adversarial, strict=True):
                     images.write_png(result, args.output_dir / image.name)

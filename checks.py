@@ -52,6 +52,14 @@ def warn_of_other_files(file: Path, size: list[int] | None) -> None:
             logger.warning("%s has the size %s, but was written as %s", file, image.size, size)
 
 
+def refuse_not_finite(pixels: Tensor, names: list[str]) -> None:
+    """Raise a ValueError that names the images, N x 3 x H x W, with pixels that are not finite."""
+    broken = (~pixels.isfinite()).flatten(1).any(1).tolist()
+    if any(broken):
+        named = ", ".join(name for name, b in zip(names, broken, strict=True) if b)
+        raise ValueError(f"the gradient is not finite at {sum(broken)} images: {named}")
+
+
 def warn_of_unchanged(names: list[str]) -> None:
     """Warn of images that an attack did not change."""
     if names:

@@ -91,11 +91,11 @@ def main(args) -> None:
                 raise ValueError(f"{args.nat_dir} has no {image.name}, but {folder} has")
     targets = {arch: models.load_model(arch).to(device) for arch in args.arch}
 
-    natural_answers = classify(list(naturals.values()), targets, args.batch_size, device)
+    natural_answers, _ = classify(list(naturals.values()), targets, args.batch_size, device)
     results = []
     for folder, listed in folders.items():
         run = made[folder]
-        answers = classify(listed, targets, args.batch_size, device)
+        answers, largest = classify(listed, targets, args.batch_size, device, naturals)
         result = {
             "folder": str(folder),
             "repeat": json.dumps(runs.settings(run) | {"seed": None}) if run else str(folder),
@@ -107,8 +107,7 @@ def main(args) -> None:
             },
         }
         if naturals:
-            pairs = ((image, naturals[image.name]) for image in listed)
-            result["largest_perturbation"] = max(images.perturbation(*pair) for pair in pairs)
+            result["largest_perturbation"] = largest
         results.append(result)
     rows = report.merge_repeats(results)
 
@@ -128,18 +127,23 @@ def main(args) -> None:
             )
 
 
-def classify(listed, targets, batch_size, device) -> dict[str, dict[str, int]]:
-    """Return each target's answers, image name to class; each image is read once."""
+def classify(listed, targets, batch_size, device, naturals=None):
+    """Return each target's answers, image name to class, and the largest perturbation, in 1/255.
+
+    Each image is read once. Without `naturals`, by name, the perturbation is 0.
+    """
     import images
     import models
 
-    answers = {arch: {} for arch in targets}
+    answers, largest = {arch: {} for arch in targets}, 0
     for batch, pixels in cli.progress(images.read_batches(listed, batch_size), len(listed)):
-        pixels = images.to_float(pixels.to(device))
+        floats = images.to_float(pixels.to(device))
         for arch, model in targets.items():
-            classes = models.predict(model, pixels).tolist()
+            classes = models.predict(model, floats).tolist()
             answers[arch].update(zip((image.name for image in batch), classes, strict=True))
-    return answers
+        for image, own in zip(batch, pixels, strict=True) if naturals else ():
+            largest = max(largest, images.perturbation(own, naturals[image.name]))
+    return answers, largest
 
 
 def count(listed, answers: dict[str, int], natural: dict[str, int], targeted: bool) -> dict:

@@ -255,14 +255,12 @@ def read_batches(
             yield batch, torch.stack(pixels)
 
 
-def perturbation(adversarial: LabelledImage, natural: LabelledImage) -> int:
-    """Return the largest difference between two images' pixels, in 1/255."""
-    one, other = (
-        np.asarray(read_image(image.path)).astype(int) for image in (adversarial, natural)
-    )
-    if one.shape != other.shape:
-        raise ValueError(f"{adversarial.path} and {natural.path} differ in size")
-    return int(abs(one - other).max())
+def perturbation(pixels: Tensor, natural: LabelledImage) -> int:
+    """Return the largest difference between pixels, uint8 3 x H x W, and a natural image's."""
+    other = to_pixels(read_image(natural.path))
+    if pixels.shape != other.shape:
+        raise ValueError(f"{natural.path} has another size than the image made from it")
+    return (pixels.int() - other.int()).abs().max().item()
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -282,7 +280,7 @@ def to_uint8(adversarial: Tensor, natural: Tensor, epsilon: float) -> Tensor:
         ValueError: a pixel is not finite.
     """
     if not adversarial.isfinite().all():
-        raise ValueError("the attack gave pixels that are not finite numbers")
+        raise ValueError("the pixels are not finite numbers")
     levels = (adversarial * 255).round()
     natural = natural.to(levels)
     within = levels.clamp(natural - math.floor(epsilon), natural + math.floor(epsilon))

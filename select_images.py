@@ -112,6 +112,8 @@ def main(args) -> None:
                 correct[arch],
                 read,
             )
+    if skipped:
+        logger.warning("%d images were not readable: %s", len(skipped), ", ".join(skipped))
     if len(rows) < (args.num_images or 1):
         raise ValueError(
             f"only {len(rows)} of {args.num_images or len(candidates)} images are classified "

@@ -271,6 +271,24 @@ def test_probabilities_are_warned_of(caplog):
     assert "net seems to return probabilities" in caplog.text
 
 
+def test_gradients_that_are_not_finite_are_refused_by_name(run, natural, tmp_path, monkeypatch):
+    import attacks
+
+    perturb = attacks.perturb
+
+    def broken(*args):
+        pixels = perturb(*args)
+        pixels[1, 0, 3, 3] = torch.nan
+        return pixels
+
+    monkeypatch.setattr(attacks, "perturb", broken)
+    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
+    status, _, err = run(attack, i=natural, o=tmp_path)
+    second = sorted(file.name for file in natural.glob("*.png"))[1]
+    assert (status, f"the gradient is not finite at 1 images: {second}" in err) == (1, True)
+    assert not list(tmp_path.glob("*.png"))
+
+
 def test_zero_gradients_are_warned_of_by_name(run, natural, tmp_path, monkeypatch):
     import models
 

@@ -88,6 +88,13 @@ GAMMA = 0.3
             "stages.1.1.conv3_1x1.bn",
             "stages.4.1.conv_proj.bn.act",
         ),
+        # Twelve blocks with an identity skip; in each, six of seven layers follow another one.
+        (
+            "timm/res2net50_14w_8s",
+            12 * (6 + 1),
+            "layer1.1.bns.1",
+            "layer4.2.bn3",
+        ),
         ("timm/inception_resnet_v2", 10 + 20 + 9 + 1, "repeat.0.conv2d", "block8.conv2d"),
     ],
 )
@@ -329,9 +336,23 @@ class Dense(nn.Module):
         return self.transition(torch.cat(features, 1))
 
 
-def test_dense_connections_are_scaled_once():
+class Res2Net(nn.Module):
+    """Part of the channels feeds the next part's layer, and both are concatenated."""
+
+    def __init__(self, branch):
+        super().__init__()
+        self.branch, self.f, self.g = branch, conv(2), conv(2)
+
+    def forward(self, z):
+        first, second = z.chunk(2, 1)
+        first = self.f(first)
+        return torch.cat([first, self.branch(self.g(first + second))], 1)
+
+
+@pytest.mark.parametrize(("network", "modules"), [(Dense, 3), (Res2Net, 1)])
+def test_dense_connections_are_scaled_once(network, modules):
     assert_scaled_as_by_autograd(
-        classifier(Dense(lambda f: f)), classifier(Dense(scaled)), modules=3
+        classifier(network(lambda f: f)), classifier(network(scaled)), modules
     )
 
 
