@@ -9,16 +9,11 @@ interruption the same command does the rest.
 
 import json
 import logging
-import time
 from pathlib import Path
 
 import cli
 
 logger = logging.getLogger(__name__)
-
-# Of each image: its label, the class that success is measured by, what the source answers to the
-# natural and to the adversarial pixels, and the largest change of a pixel.
-RECORD = ("image", "label", "target", "answer", "fooled", "change")
 
 
 def get_parser() -> cli.Parser:
@@ -121,6 +116,7 @@ def main(args) -> None:
 
     import attacks
     import checks
+    import crafting
     import images
     import models
     import runs
@@ -128,12 +124,7 @@ def main(args) -> None:
     step_size = args.step_size if args.step_size >= 0 else args.epsilon / args.num_steps
     device = models.choose_device(args.no_cuda)
     todo = images.list_images(args.input_dir)
-    networks = load_sources(args)
-    run = {
-        "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
-        "weights": {model.weights.name: model.sha256 for model in networks},
-    }
-
+    networks = crafting.load_sources(args)
     source = attacks.LogitEnsemble(networks).to(device)
     ensemble = attacks.GradientEnsemble(networks) if args.ensemble == "gradients" else source
     diversity = attacks.InputDiversity(args.di_prob, args.di_resize)
@@ -144,69 +135,32 @@ def main(args) -> None:
         attacked, args.epsilon, step_size, args.num_steps, args.momentum, args.targeted
     )
 
-    records, skipped, crafted, seconds = [], [], 0, 0.0
+    run = {
+        "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
+        "weights": {model.weights.name: model.sha256 for model in networks},
+        "hooks": [crafting.hooks_of(args, arch) for arch in args.arch],
+    }
+    skipped = []
     with runs.output_folder(args.output_dir, run, args.overwrite):
         batches = images.read_batches(
             todo, args.batch_size, skipped=skipped if args.on_error == "skip" else None
         )
+        records, speed = [], crafting.Speed()
         for batch, pixels in cli.progress(batches, len(todo), args.print_freq):
-            clock = time.perf_counter()
-            pixels = pixels.to(device)
-            natural = images.to_float(pixels)
-            with torch.no_grad():
-                logits = source(natural)
-            if not records:
-                checks.warn_of_probabilities(" + ".join(args.arch), logits)
-            answers = logits.argmax(1).tolist()
-            labels = [
-                a if i.label is None else i.label for i, a in zip(batch, answers, strict=True)
-            ]
-            generators = attacks.image_generators(args.seed, [image.name for image in batch])
-            aims = labels
-            if args.targeted:
-                draws = attacks.random_targets(labels, generators)
-                aims = [
-                    d if i.target is None else i.target for i, d in zip(batch, draws, strict=True)
-                ]
-
-            adversarial = runs.finished_batch(args.output_dir, batch, pixels)
-            if adversarial is None:
-                diversity.generators = generators
-                start = None
-                if args.rand_init:
-                    start = attacks.random_start(natural, args.epsilon, generators)
-                aim = torch.tensor(aims, device=device)
-                adversarial = attacks.perturb(attack, natural, aim, args.epsilon, start)
-                checks.refuse_not_finite(adversarial, [image.name for image in batch])
-                adversarial = images.to_uint8(adversarial, pixels, args.epsilon).cpu()
-                for image, result in zip(batch, adversarial, strict=True):
-                    images.write_png(result, args.output_dir / image.name)
-                seconds += time.perf_counter() - clock
-                crafted += len(batch)
-
-            fooled = models.predict(source, images.to_float(adversarial.to(device))).tolist()
-            changes = (adversarial.int() - pixels.cpu().int()).abs().flatten(1).amax(1).tolist()
-            columns = (batch, labels, aims, answers, fooled, changes)
-            records += [
-                dict(zip(RECORD, values, strict=True)) for values in zip(*columns, strict=True)
-            ]
+            records += crafting.craft(
+                args, batch, pixels.to(device), source, attack, diversity, speed
+            )
         if not records:
             raise ValueError(f"no readable image in {args.input_dir}")
-
-        columns = ("label", "target") if args.targeted else ("label",)
         images.write_labels(
-            args.output_dir,
-            [{"filename": r["image"].name} | {c: r[c] for c in columns} for r in records],
+            args.output_dir, [crafting.label_row(args, record) for record in records]
         )
-        run |= {"hooks": [hooks_of(args, arch) for arch in args.arch], "skipped": skipped}
-        run["size"] = [pixels.shape[3], pixels.shape[2]]
         run |= runs.summary(args, step_size, records)
+        run |= {"size": [pixels.shape[3], pixels.shape[2]], "skipped": skipped}
         runs.write(args.output_dir, run)
 
-    labelled = [r for r in records if r["image"].label is not None]
-    checks.warn_of_accuracy(
-        run["source"], [r["answer"] for r in labelled], [r["label"] for r in labelled]
-    )
+    labelled = [record for record in records if record["image"].label is not None]
+    checks.warn_of_accuracy(run["source"], labelled)
     checks.warn_of_unchanged(run["unchanged"])
     if run["labels_predicted"]:
         logger.warning(
@@ -216,26 +170,29 @@ def main(args) -> None:
         logger.warning(
             "%d images have no target class: drew one with seed %d", run["targets_drawn"], args.seed
         )
-
-    speed = crafted / seconds if crafted else None
-    if args.json:
-        keys = ("images", "white_box_success", "largest_perturbation")
-        print(json.dumps({key: run[key] for key in keys} | {"images_per_second": speed}))
-    else:
-        print(
-            f"{run['attack']} on {run['source']}, gamma {' '.join(f'{g:g}' for g in args.gamma)}, "
-            f"epsilon {args.epsilon:g}/255, {args.num_steps} steps of {step_size:g}/255\n"
-            f"images                {run['images']}\n"
-            f"white-box success     {run['white_box_success']:.1f} %\n"
-            f"largest perturbation  {run['largest_perturbation']}/255\n"
-            + (
-                f"speed                 {speed:.1f} images/s"
-                if crafted
-                else "nothing was left to do"
-            )
-        )
+    print_result(args, run, speed)
     if skipped:
         raise ValueError(f"{len(skipped)} images were not readable: {', '.join(skipped)}")
+
+
+def print_result(args, run: dict, speed) -> None:
+    per_second = speed.images / speed.seconds if speed.images else None
+    if args.json:
+        keys = ("images", "white_box_success", "largest_perturbation")
+        print(json.dumps({key: run[key] for key in keys} | {"images_per_second": per_second}))
+        return
+    print(
+        f"{run['attack']} on {run['source']}, gamma {' '.join(f'{g:g}' for g in args.gamma)}, "
+        f"epsilon {args.epsilon:g}/255, {args.num_steps} steps of {run['step_size']:g}/255\n"
+        f"images                {run['images']}\n"
+        f"white-box success     {run['white_box_success']:.1f} %\n"
+        f"largest perturbation  {run['largest_perturbation']}/255"
+    )
+    print(
+        f"speed                 {per_second:.1f} images/s"
+        if per_second
+        else "nothing was left to do"
+    )
 
 
 def check(args) -> None:
@@ -251,30 +208,6 @@ def check(args) -> None:
             "relu hooks rescale each network's gradient by itself, so that averaged logits would "
             "not count equally: take --hooks branch, or --ensemble gradients"
         )
-
-
-def hooks_of(args, arch: str) -> str:
-    """Return which hooks SGM takes on a network; see `check` for averaged logits."""
-    import utils_sgm
-
-    averaged = len(args.arch) > 1 and args.ensemble == "logits"
-    hooks = "branch" if averaged and args.hooks == "auto" else args.hooks
-    return utils_sgm.choose_hooks(arch, hooks, args.branches)
-
-
-def load_sources(args) -> list:
-    """Return the source networks, each with its SGM hooks."""
-    import models
-    import utils_sgm
-
-    networks = [models.load_model(arch) for arch in args.arch]
-    gammas = args.gamma * (len(args.arch) // len(args.gamma))
-    for arch, model, gamma in zip(args.arch, networks, gammas, strict=True):
-        handles = utils_sgm.register_sgm(
-            model.network, arch, gamma, hooks_of(args, arch), model.input_size, args.branches
-        )
-        logger.info("%s: gamma %g, %d hooks", arch, gamma, len(handles))
-    return networks
 
 
 def list_branches(args) -> None:

@@ -22,25 +22,15 @@ def warn_of_probabilities(arch: str, logits: Tensor) -> None:
         )
 
 
-def warn_of_accuracy(arch: str, answers: list[int], labels: list[int]) -> None:
-    """Warn if a network is hardly ever right on natural images."""
-    accuracy = _share(answers, labels)
-    if accuracy >= 0.4:
+def warn_of_accuracy(arch: str, records: list[dict]) -> None:
+    """Warn if a network's `answer` is hardly ever the `label` of natural images."""
+    right = sum(record["answer"] == record["label"] for record in records)
+    if right >= 0.4 * len(records):
         return
     hint = "wrong labels, or preprocessing that is not the network's?"
-    if _share(answers, [label - 1 for label in labels]) > max(0.4, accuracy):
+    if sum(record["answer"] == record["label"] - 1 for record in records) >= 0.4 * len(records):
         hint = "do the labels count from 1? They must count from 0"
-    logger.warning(
-        "%s is right on %.1f %% of %d natural images only: %s",
-        arch,
-        100 * accuracy,
-        len(labels),
-        hint,
-    )
-
-
-def _share(answers: list[int], labels: list[int]) -> float:
-    return sum(a == b for a, b in zip(answers, labels, strict=True)) / max(1, len(labels))
+    logger.warning("%s is right on %d of %d natural images: %s", arch, right, len(records), hint)
 
 
 def warn_of_other_files(file: Path, size: list[int] | None) -> None:

@@ -56,6 +56,7 @@ def main(args) -> None:
 
     from torchvision.transforms.v2 import functional as transforms
 
+    import checks
     import images
     import models
 
@@ -64,7 +65,7 @@ def main(args) -> None:
     candidates = images.list_images(args.input_dir) if args.input_dir else images.embedded_images()
     if any(image.label is None for image in candidates):
         raise ValueError(f"{args.input_dir} has no labels: it needs a labels.csv or class names")
-    if args.overwrite:
+    if args.overwrite and (args.output_dir / images.LABELS).is_file():
         for file in [*args.output_dir.glob("*.png"), args.output_dir / images.LABELS]:
             file.unlink(missing_ok=True)
     if any(args.output_dir.glob("*.png")):
@@ -77,16 +78,15 @@ def main(args) -> None:
     def prepare(picture):
         return transforms.center_crop(transforms.resize(picture, [resize]), [args.size])
 
-    read, correct, rows, skipped = 0, dict.fromkeys(networks, 0), [], []
+    answered, rows, skipped = {arch: [] for arch in networks}, [], []
     batches = images.read_batches(candidates, args.batch_size, prepare, skipped)
     for batch, pixels in cli.progress(batches, len(candidates)):
         natural = images.to_float(pixels.to(device))
         answers = {arch: models.predict(net, natural).tolist() for arch, net in networks.items()}
         for index, image in enumerate(batch):
-            read += 1
+            for arch in networks:
+                answered[arch].append({"answer": answers[arch][index], "label": image.label})
             right = [arch for arch in networks if answers[arch][index] == image.label]
-            for arch in right:
-                correct[arch] += 1
             if len(right) == len(networks):
                 images.write_png(pixels[index], args.output_dir / image.name)
                 source = image.path.relative_to(args.input_dir or image.path.parent)
@@ -99,19 +99,15 @@ def main(args) -> None:
     if rows:
         images.write_labels(args.output_dir, rows)
 
+    read = len(answered[args.arch[0]])
+    correct = {a: sum(r["answer"] == r["label"] for r in rs) for a, rs in answered.items()}
     if args.json:
         print(json.dumps({"read": read, "correct": correct, "kept": len(rows)}))
     else:
         for what, number in [("read", read), *correct.items(), ("kept", len(rows))]:
             print(f"{what:<24}{number:>8}")
     for arch in networks:
-        if correct[arch] < 0.4 * read:
-            logger.warning(
-                "%s is right on %d of %d images only: wrong labels, or labels that count from 1?",
-                arch,
-                correct[arch],
-                read,
-            )
+        checks.warn_of_accuracy(arch, answered[arch])
     if skipped:
         logger.warning("%d images were not readable: %s", len(skipped), ", ".join(skipped))
     if len(rows) < (args.num_images or 1):

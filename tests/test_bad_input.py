@@ -258,7 +258,8 @@ def test_random_image_file_is_read_or_refused(tmp_path, content, kind):
     ],
 )
 def test_implausible_accuracy_is_warned_of(caplog, labels, warning):
-    checks.warn_of_accuracy("net", [1, 2, 3, 4], labels)
+    records = [{"answer": n, "label": label} for n, label in enumerate(labels, 1)]
+    checks.warn_of_accuracy("net", records)
     assert (warning or "") in caplog.text
     assert bool(caplog.text) == bool(warning)
 
