@@ -63,7 +63,8 @@ def read_variables(file: Path) -> dict:
                 return dict(arrays)
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{file}: not readable as arrays ({error})") from error
-    if not file.parent.is_dir() or not list(file.parent.glob(f"{file.name}*")):
+    folder = file.parent
+    if not folder.is_dir() or not any(f.name.startswith(file.name) for f in folder.iterdir()):
         raise OSError(f"there is no checkpoint {file}")
     try:
         import tensorflow as tf
@@ -76,7 +77,7 @@ def read_variables(file: Path) -> dict:
         # A checkpoint of several files is named by what they have in common.
         reader = tf.train.load_checkpoint(str(file).removesuffix(".index"))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
         raise ValueError(f"{file}: not readable as a TensorFlow checkpoint ({error})") from error
 
 

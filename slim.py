@@ -76,6 +76,7 @@ _ENDS = {
     "inception_resnet_v2": ["Conv2d_7b_1x1", "Logits/Logits"],
 }
 
+# The auxiliary classifier's variables, the optimizer's, and averages of the others.
 _TRAINING_ONLY = re.compile(
     r"(^|/)(AuxLogits/.*|global_step|beta[12]_power)$"
     r"|/(Momentum|RMSProp|Adam|ExponentialMovingAverage)(_\d+)?$"
@@ -111,8 +112,7 @@ def _leave_padding_out(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor
 
 def variable_names(architecture: str) -> dict[str, str]:
     """Return the key in timm's state dict of each of slim's variables, named without the scope."""
-    with torch.device("meta"):
-        model = timm.create_model(architecture, num_classes=CLASSES - 1)
+    model = _empty_network(architecture)
     # timm defines its layers in the order of slim's graph.
     modules = [
         name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
@@ -144,9 +144,10 @@ def _layers(architecture: str) -> Iterator[str]:
     yield from _ENDS[architecture]
 
 
-def is_training_only(variable: str) -> bool:
-    """Tell whether a variable is of the auxiliary classifier or of the optimizer."""
-    return bool(_TRAINING_ONLY.search(variable))
+def _empty_network(architecture: str) -> nn.Module:
+    """Return the network with shapes but no values, which is faster."""
+    with torch.device("meta"):
+        return network(architecture)
 
 
 def guess_architecture(variables: Collection[str]) -> str:
@@ -173,11 +174,12 @@ def convert(variables: Mapping[str, np.ndarray], architecture: str) -> dict[str,
     Raises:
         ValueError: variables are missing, unexpected or of the wrong shape; it names them.
     """
-    variables = {name: array for name, array in variables.items() if not is_training_only(name)}
+    variables = {
+        name: array for name, array in variables.items() if not _TRAINING_ONLY.search(name)
+    }
     scope = _scope(variables)
     names = variable_names(architecture)
-    with torch.device("meta"):
-        empty = timm.create_model(architecture, num_classes=CLASSES - 1).state_dict()
+    empty = _empty_network(architecture).state_dict()
     shapes = {scope + name: _slim_shape(name, empty[key].shape) for name, key in names.items()}
     problems = {
         "missing": [name for name in shapes if name not in variables],
