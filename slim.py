@@ -23,7 +23,7 @@ CLASSES = 1001  # of which the first one is the background
 
 # A block's branches, separated by |, each with its convolutions from the input on; _layers writes
 # the names out. Branches that only pool are empty, and left out at the end.
-_POOLED = "0a_1x1 | 0a_1x1 0b_5x5 | 0a_1x1 0b_3x3 0c_3x3 | 0b_1x1"
+_V3_A = "0a_1x1 | 0a_1x1 0b_5x5 | 0a_1x1 0b_3x3 0c_3x3 | 0b_1x1"
 _SEVEN = "0a_1x1 | 0a_1x1 0b_1x7 0c_7x1 | 0a_1x1 0b_7x1 0c_1x7 0d_7x1 0e_1x7 | 0b_1x1"
 _SEVEN_DOWN = "0a_1x1 1a_3x3 | 0a_1x1 0b_1x7 0c_7x1 1a_3x3"
 _THREE_DOWN = "1a_3x3 | 0a_1x1 0b_3x3 1a_3x3"
@@ -41,9 +41,9 @@ _STEMS = {
 _BLOCKS = {
     # The odd names are slim's: 5c's second branch, 6a's 3x3 convolutions called 1x1, 7b's two 0b.
     "inception_v3": {
-        "Mixed_5b": _POOLED,
+        "Mixed_5b": _V3_A,
         "Mixed_5c": "0a_1x1 | 0b_1x1 Conv_1_0c_5x5 | 0a_1x1 0b_3x3 0c_3x3 | 0b_1x1",
-        "Mixed_5d": _POOLED,
+        "Mixed_5d": _V3_A,
         "Mixed_6a": "1a_1x1 | 0a_1x1 0b_3x3 1a_1x1",
         **dict.fromkeys([f"Mixed_6{letter}" for letter in "bcde"], _SEVEN),
         "Mixed_7a": _SEVEN_DOWN,
@@ -61,7 +61,7 @@ _BLOCKS = {
         **dict.fromkeys([f"Mixed_7{letter}" for letter in "bcd"], _V4_C),
     },
     "inception_resnet_v2": {
-        "Mixed_5b": _POOLED.replace("0a_1x1", "1x1", 1),
+        "Mixed_5b": "1x1 | 0a_1x1 0b_5x5 | 0a_1x1 0b_3x3 0c_3x3 | 0b_1x1",
         **dict.fromkeys([f"Repeat/block35_{number}" for number in range(1, 11)], _BLOCK35),
         "Mixed_6a": _THREE_DOWN,
         **dict.fromkeys([f"Repeat_1/block17_{number}" for number in range(1, 21)], _BLOCK17),

@@ -5,6 +5,7 @@ In an environment of its own (Python 3.11; newer TensorFlow does not run tf-slim
     python3.11 -m venv tfenv
     tfenv/bin/pip install tensorflow-cpu==2.12.1 tf-slim==1.1.0 "numpy<2"
     tfenv/bin/python benchmarks/compare_slim.py make compared
+    tfenv/bin/python benchmarks/compare_slim.py keras compared
 
 then in the suite's:
 
@@ -13,7 +14,8 @@ then in the suite's:
 The first command saves, per architecture, a checkpoint with random variables and batch-norm
 statistics, the same variables as .npz, images and logits. Inception-v3's graph is tf-slim's own.
 Of the other two tf-slim has none: they are built here with its layers, from the names, channels,
-kernels and paddings that tensorflow/models defines in research/slim/nets.
+kernels and paddings that tensorflow/models defines in research/slim/nets. The second command
+compares Inception-ResNet-v2 as built here with Keras's, whose weights are slim's.
 """
 
 import re
@@ -145,7 +147,7 @@ def make(folder: Path) -> None:
     squares = random.uniform(-1, 1, (IMAGES, 13, 13, 3)).astype(np.float32)
     pixels = squares.repeat(23, 1).repeat(23, 2)
     for build in (inception_v3, inception_v4, inception_resnet_v2):
-        name = build.__name__
+        architecture = build.__name__
         with tf.Graph().as_default(), tf.Session() as session:
             with (
                 tf_slim.arg_scope(inception.inception_v3_arg_scope()),
@@ -155,12 +157,17 @@ def make(folder: Path) -> None:
             tf.train.get_or_create_global_step()
             for variable in tf.global_variables():
                 variable.load(random_value(random, variable.op.name, variable.shape), session)
-            tf.train.Saver().save(session, str(folder / f"{name}.ckpt"), write_meta_graph=False)
-            reader = tf.train.load_checkpoint(str(folder / f"{name}.ckpt"))
-            arrays = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
-            np.savez(folder / f"{name}.npz", **arrays)
-            np.savez(folder / f"{name}_logits.npz", pixels=pixels, logits=session.run(output))
-        print(f"{name}: {len(arrays)} variables", flush=True)
+            tf.train.Saver().save(
+                session, str(folder / f"{architecture}.ckpt"), write_meta_graph=False
+            )
+            reader = tf.train.load_checkpoint(str(folder / f"{architecture}.ckpt"))
+            names = [variable.op.name for variable in tf.global_variables()]
+            arrays = {name: reader.get_tensor(name) for name in names}
+            np.savez(folder / f"{architecture}.npz", **arrays)
+            np.savez(
+                folder / f"{architecture}_logits.npz", pixels=pixels, logits=session.run(output)
+            )
+        print(f"{architecture}: {len(arrays)} variables", flush=True)
 
 
 def random_value(random: np.random.Generator, name: str, shape) -> np.ndarray:
@@ -173,6 +180,45 @@ def random_value(random: np.random.Generator, name: str, shape) -> np.ndarray:
     if name.endswith("weights"):
         return random.normal(0, (2 / np.prod(shape[:-1])) ** 0.5, shape)
     return random.normal(0, 0.1, shape)  # beta, moving_mean, biases
+
+
+def keras(folder: Path) -> None:
+    import tensorflow as tf
+
+    scope = "InceptionResnetV2/"
+    with np.load(folder / "inception_resnet_v2.npz") as arrays:
+        variables = {name.removeprefix(scope): array for name, array in arrays.items()}
+    layers = [name.removesuffix("/weights") for name in variables if name.endswith("/weights")]
+    normed = [layer for layer in layers if f"{layer}/BatchNorm/beta" in variables]
+    biased = [layer for layer in layers if layer not in normed]
+
+    model = tf.keras.applications.InceptionResNetV2(
+        weights=None, classes=1001, classifier_activation=None
+    )
+    # Keras numbers its layers in the order of slim's graph, and gives a few names of their own.
+    convolutions, norms = (
+        [kind, *(f"{kind}_{number}" for number in range(1, len(normed) - 1)), last]
+        for kind, last in [("conv2d", "conv_7b"), ("batch_normalization", "conv_7b_bn")]
+    )
+    counts = {"block35": 10, "block17": 20, "block8": 10}
+    branches = [
+        f"{block}_{number}_conv"
+        for block, count in counts.items()
+        for number in range(1, count + 1)
+    ]
+    for layer, convolution, norm in zip(normed, convolutions, norms, strict=True):
+        model.get_layer(convolution).set_weights([variables[f"{layer}/weights"]])
+        statistics = ("beta", "moving_mean", "moving_variance")
+        model.get_layer(norm).set_weights([variables[f"{layer}/BatchNorm/{s}"] for s in statistics])
+    for layer, name in zip(biased, [*branches, "predictions"], strict=True):
+        model.get_layer(name).set_weights(
+            [variables[f"{layer}/{s}"] for s in ("weights", "biases")]
+        )
+
+    with np.load(folder / "inception_resnet_v2_logits.npz") as expected:
+        theirs = model(expected["pixels"], training=False).numpy()
+        difference = abs(theirs - expected["logits"]).max() / np.ptp(theirs)
+    print(f"inception_resnet_v2 as built here and by Keras: {difference:.1e} of the range")
 
 
 def compare(folder: Path) -> None:
@@ -194,7 +240,7 @@ def compare(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    commands = {"make": make, "compare": compare}
+    commands = {"make": make, "keras": keras, "compare": compare}
     if len(sys.argv) != 3 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]](Path(sys.argv[2]))
