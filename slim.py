@@ -1,0 +1,236 @@
+"""TF-Slim's Inception-v3, Inception-v4 and Inception-ResNet-v2 on timm's modules.
+
+The released checkpoints, also the adversarially trained ones, come from the graphs that
+tensorflow/models keeps under research/slim/nets. `network` gives the same functions in torch, and
+`convert` their weights from a checkpoint's variables.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+ARCHITECTURES = ("inception_v3", "inception_v4", "inception_resnet_v2")
+INPUT_SIZE = (3, 299, 299)
+MEAN = STD = (0.5, 0.5, 0.5)  # slim takes pixels in [-1, 1]
+
+BATCH_NORM_EPS = 1e-3
+CLASSES = 1001  # of which the first one is the background
+
+# A block's branches, separated by |, each with its convolutions from the input on; _layers writes
+# the names out. Branches that only pool are empty, and left out at the end.
+_V3_A = "0a_1x1 | 0a_1x1 0b_5x5 | 0a_1x1 0b_3x3 0c_3x3 | 0b_1x1"
+_SEVEN = "0a_1x1 | 0a_1x1 0b_1x7 0c_7x1 | 0a_1x1 0b_7x1 0c_1x7 0d_7x1 0e_1x7 | 0b_1x1"
+_SEVEN_DOWN = "0a_1x1 1a_3x3 | 0a_1x1 0b_1x7 0c_7x1 1a_3x3"
+_THREE_DOWN = "1a_3x3 | 0a_1x1 0b_3x3 1a_3x3"
+_V4_A = "0a_1x1 | 0a_1x1 0b_3x3 | 0a_1x1 0b_3x3 0c_3x3 | 0b_1x1"
+_V4_C = "0a_1x1 | 0a_1x1 0b_1x3 0c_3x1 | 0a_1x1 0b_3x1 0c_1x3 0d_1x3 0e_3x1 | 0b_1x1"
+_BLOCK35 = "1x1 | 0a_1x1 0b_3x3 | 0a_1x1 0b_3x3 0c_3x3"
+_BLOCK17 = "1x1 | 0a_1x1 0b_1x7 0c_7x1"
+_BLOCK8 = "1x1 | 0a_1x1 0b_1x3 0c_3x1"
+
+_STEMS = {
+    "inception_v3": "1a_3x3 2a_3x3 2b_3x3 3b_1x1 4a_3x3",
+    "inception_v4": "1a_3x3 2a_3x3 2b_3x3",
+    "inception_resnet_v2": "1a_3x3 2a_3x3 2b_3x3 3b_1x1 4a_3x3",
+}
+_BLOCKS = {
+    # The odd names are slim's: 5c's second branch, 6a's 3x3 convolutions called 1x1, 7b's two 0b.
+    "inception_v3": {
+        "Mixed_5b": _V3_A,
+        "Mixed_5c": "0a_1x1 | 0b_1x1 Conv_1_0c_5x5 | 0a_1x1 0b_3x3 0c_3x3 | 0b_1x1",
+        "Mixed_5d": _V3_A,
+        "Mixed_6a": "1a_1x1 | 0a_1x1 0b_3x3 1a_1x1",
+        **dict.fromkeys([f"Mixed_6{letter}" for letter in "bcde"], _SEVEN),
+        "Mixed_7a": _SEVEN_DOWN,
+        "Mixed_7b": "0a_1x1 | 0a_1x1 0b_1x3 0b_3x1 | 0a_1x1 0b_3x3 0c_1x3 0d_3x1 | 0b_1x1",
+        "Mixed_7c": "0a_1x1 | 0a_1x1 0b_1x3 0c_3x1 | 0a_1x1 0b_3x3 0c_1x3 0d_3x1 | 0b_1x1",
+    },
+    "inception_v4": {
+        "Mixed_3a": " | 0a_3x3",
+        "Mixed_4a": _SEVEN_DOWN,
+        "Mixed_5a": "1a_3x3",
+        **dict.fromkeys([f"Mixed_5{letter}" for letter in "bcde"], _V4_A),
+        "Mixed_6a": _THREE_DOWN,
+        **dict.fromkeys([f"Mixed_6{letter}" for letter in "bcdefgh"], _SEVEN),
+        "Mixed_7a": _SEVEN_DOWN,
+        **dict.fromkeys([f"Mixed_7{letter}" for letter in "bcd"], _V4_C),
+    },
+    "inception_resnet_v2": {
+        "Mixed_5b": "1x1 | 0a_1x1 0b_5x5 | 0a_1x1 0b_3x3 0c_3x3 | 0b_1x1",
+        **dict.fromkeys([f"Repeat/block35_{number}" for number in range(1, 11)], _BLOCK35),
+        "Mixed_6a": _THREE_DOWN,
+        **dict.fromkeys([f"Repeat_1/block17_{number}" for number in range(1, 21)], _BLOCK17),
+        "Mixed_7a": "0a_1x1 1a_3x3 | 0a_1x1 1a_3x3 | 0a_1x1 0b_3x3 1a_3x3",
+        **dict.fromkeys([f"Repeat_2/block8_{number}" for number in range(1, 10)], _BLOCK8),
+        "Block8": _BLOCK8,
+    },
+}
+_ENDS = {
+    "inception_v3": ["Logits/Conv2d_1c_1x1"],
+    "inception_v4": ["Logits/Logits"],
+    "inception_resnet_v2": ["Conv2d_7b_1x1", "Logits/Logits"],
+}
+
+# The auxiliary classifier's variables, the optimizer's, and averages of the others.
+_TRAINING_ONLY = re.compile(
+    r"(^|/)(AuxLogits/.*|global_step|beta[12]_power)$"
+    r"|/(Momentum|RMSProp|Adam|ExponentialMovingAverage)(_\d+)?$"
+)
+
+
+def network(architecture: str) -> nn.Module:
+    """Return slim's network with random weights, on the CPU and in evaluation mode.
+
+    It takes RGB pixels in [-1, 1], N x 3 x 299 x 299, and returns N x 1000 logits: slim's without
+    the background class. The keys of its state dict are timm's.
+    """
+    model = timm.create_model(architecture, num_classes=CLASSES - 1)
+    for module in model.modules():
+        if isinstance(module, nn.AvgPool2d):
+            module.count_include_pad = False
+        elif isinstance(module, nn.BatchNorm2d):
+            module.eps = BATCH_NORM_EPS
+    if architecture == "inception_v3":
+        # Here timm pools by a function that counts the padding, just before this convolution.
+        for name, module in model.named_modules():
+            if name.endswith(".branch_pool"):
+                module.register_forward_pre_hook(_leave_padding_out)
+    return model.eval()
+
+
+def _leave_padding_out(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Turn 3x3 averages that count zero padding into averages of what is there."""
+    (pooled,) = inputs
+    share = avg_pool2d(pooled.new_ones(1, 1, *pooled.shape[-2:]), 3, stride=1, padding=1)
+    return (pooled / share,)
+
+
+def variable_names(architecture: str) -> dict[str, str]:
+    """Return the key in timm's state dict of each of slim's variables, named without the scope."""
+    model = _empty_network(architecture)
+    # timm defines its layers in the order of slim's graph.
+    modules = [
+        name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
+    ]
+    names = {}
+    for layer, module in zip(_layers(architecture), modules, strict=True):
+        names[f"{layer}/weights"] = f"{module}.weight"
+        if module.endswith(".conv"):
+            norm = module.removesuffix("conv") + "bn"
+            names[f"{layer}/BatchNorm/beta"] = f"{norm}.bias"
+            names[f"{layer}/BatchNorm/moving_mean"] = f"{norm}.running_mean"
+            names[f"{layer}/BatchNorm/moving_variance"] = f"{norm}.running_var"
+        else:
+            names[f"{layer}/biases"] = f"{module}.bias"
+    return names
+
+
+def _layers(architecture: str) -> Iterator[str]:
+    """Yield slim's names of the layers with weights, in the order of its graph."""
+    for layer in _STEMS[architecture].split():
+        yield f"Conv2d_{layer}"
+    for block, branches in _BLOCKS[architecture].items():
+        for number, branch in enumerate(branches.split("|")):
+            for layer in branch.split():
+                prefix = "" if layer.startswith("Conv") else "Conv2d_"
+                yield f"{block}/Branch_{number}/{prefix}{layer}"
+        if "lock" in block:
+            yield f"{block}/Conv2d_1x1"  # the end of a residual branch: biases, no batch norm
+    yield from _ENDS[architecture]
+
+
+def _empty_network(architecture: str) -> nn.Module:
+    """Return the network with shapes but no values, which is faster."""
+    with torch.device("meta"):
+        return network(architecture)
+
+
+def guess_architecture(variables: Collection[str]) -> str:
+    """Return the architecture that shares most names with a checkpoint's variables.
+
+    Raises:
+        ValueError: no scope holds one of the three networks.
+    """
+    scope = _scope(variables)
+    inside = {name.removeprefix(scope) for name in variables if name.startswith(scope)}
+    return max(ARCHITECTURES, key=lambda name: len(inside & variable_names(name).keys()))
+
+
+def convert(variables: Mapping[str, np.ndarray], architecture: str) -> dict[str, Tensor]:
+    """Return the state dict for `network(architecture)` from a checkpoint's variables.
+
+    Convolutions' weights turn from height x width x in x out to out x in x height x width, the
+    background class goes, and slim's batch norms, which have no gamma, get the weight 1.
+
+    Args:
+        variables: arrays by name, all in one scope of any name. Those of the auxiliary classifier
+            and of the optimizer are left out.
+
+    Raises:
+        ValueError: variables are missing, unexpected or of the wrong shape; it names them.
+    """
+    variables = {
+        name: array for name, array in variables.items() if not _TRAINING_ONLY.search(name)
+    }
+    scope = _scope(variables)
+    names = variable_names(architecture)
+    empty = _empty_network(architecture).state_dict()
+    shapes = {scope + name: _slim_shape(name, empty[key].shape) for name, key in names.items()}
+    problems = {
+        "missing": [name for name in shapes if name not in variables],
+        "unexpected": [name for name in variables if name not in shapes],
+        "wrong shape": [
+            f"{name} {variables[name].shape} instead of {shape}"
+            for name, shape in shapes.items()
+            if name in variables and variables[name].shape != shape
+        ],
+    }
+    if any(problems.values()):
+        listed = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
+        raise ValueError(f"the variables are not those of {architecture}; {'; '.join(listed)}")
+
+    state = {}
+    for key, tensor in empty.items():
+        if key.endswith(".bn.weight"):
+            state[key] = torch.ones(tensor.shape)
+        elif key.endswith(".num_batches_tracked"):
+            state[key] = torch.tensor(0)
+    for name, key in names.items():
+        tensor = torch.from_numpy(np.array(variables[scope + name], dtype=np.float32))
+        tensor = tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor.t()
+        if name.startswith("Logits/"):
+            tensor = tensor[1:]
+        state[key] = tensor.reshape(empty[key].shape).contiguous()
+    return state
+
+
+def _scope(variables: Collection[str]) -> str:
+    """Return what stands before the names of the first layer's variables."""
+    first = "Conv2d_1a_3x3/weights"
+    scopes = [name.removesuffix(first) for name in variables if name.endswith(first)]
+    scopes = [scope for scope in scopes if not scope or scope.endswith("/")]
+    scopes = [scope for scope in scopes if "Branch_" not in scope]
+    if not scopes:
+        raise ValueError(f"no variable is called {first}: not an Inception of TF-Slim")
+    if len(scopes) > 1:
+        raise ValueError(f"more than one network, in the scopes {' and '.join(sorted(scopes))}")
+    return scopes[0]
+
+
+def _slim_shape(variable: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape that a variable has in slim, of a tensor's in timm."""
+    if variable.startswith("Logits/"):
+        shape = (CLASSES, *shape[1:])
+        if variable == "Logits/Conv2d_1c_1x1/weights":  # where timm has a linear layer
+            shape = (*shape, 1, 1)
+    return (*shape[2:], *shape[1::-1])
+
+
+def _some(names: Sequence[str], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
