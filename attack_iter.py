@@ -27,6 +27,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument("--output-dir", type=Path, help="folder to write")
     add = parser.add_argument_group("source").add_argument
     add("--arch", nargs="+", default=["efficientnet_lite0"], help="source network, or an ensemble")
+    cli.add_checkpoint(add)
     add(
         "--ensemble",
         choices=("logits", "gradients"),
@@ -131,7 +132,7 @@ def main(args) -> None:
     networks = load_sources(args)
     run = {
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
-        "weights": {model.weights.name: model.sha256 for model in networks},
+        "weights": {file: v for model in networks for file, v in model.digests.items()},
     }
 
     source = attacks.LogitEnsemble(networks).to(device)
@@ -161,10 +162,13 @@ def main(args) -> None:
             labels = [
                 a if i.label is None else i.label for i, a in zip(batch, answers, strict=True)
             ]
+            classes = logits.shape[1]
+            if max(labels) >= classes:
+                raise ValueError(f"label {max(labels)}: the source has {classes} classes only")
             generators = attacks.image_generators(args.seed, [image.name for image in batch])
             aims = labels
             if args.targeted:
-                draws = attacks.random_targets(labels, generators)
+                draws = attacks.random_targets(labels, generators, classes)
                 aims = [
                     d if i.target is None else i.target for i, d in zip(batch, draws, strict=True)
                 ]
@@ -243,6 +247,7 @@ def check(args) -> None:
         raise cli.UsageError("--input-dir and --output-dir are needed")
     if args.output_dir.resolve() == args.input_dir.resolve():
         raise cli.UsageError("the output folder is the input folder")
+    cli.checkpoints(args.arch, args.checkpoint)
     if len(args.gamma) not in (1, len(args.arch)):
         raise cli.UsageError(f"{len(args.gamma)} gammas do not go with {len(args.arch)} networks")
     if len(args.arch) > 1 and args.ensemble == "logits" and args.hooks == "relu":
@@ -266,7 +271,8 @@ def load_sources(args) -> list:
     import models
     import utils_sgm
 
-    networks = [models.load_model(arch) for arch in args.arch]
+    files = cli.checkpoints(args.arch, args.checkpoint)
+    networks = [models.load_model(arch, checkpoint=files.get(arch)) for arch in args.arch]
     gammas = args.gamma * (len(args.arch) // len(args.gamma))
     for arch, model, gamma in zip(args.arch, networks, gammas, strict=True):
         handles = utils_sgm.register_sgm(
