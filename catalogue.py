@@ -141,7 +141,10 @@ def _pretrainedmodels(name: str) -> Source:
     make = getattr(pretrainedmodels, name)
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
-        return make(num_classes=classes, pretrained=version if file else None)
+        network = make(num_classes=1000, pretrained=version if file else None)
+        if classes != 1000:
+            _replace_classifiers(network, classes)  # many ignore num_classes
+        return network
 
     source = Source(
         build,
@@ -154,6 +157,18 @@ def _pretrainedmodels(name: str) -> Source:
         scale=max(settings["input_range"]),
     )
     return dataclasses.replace(source, alternative=_elsewhere(name, source))
+
+
+def _replace_classifiers(network: nn.Module, classes: int) -> None:
+    """Give a network with 1000 classes new last layers, also of its auxiliary classifiers."""
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            bias = getattr(layer, "bias", None) is not None
+            if isinstance(layer, nn.Linear) and layer.out_features == 1000:
+                setattr(parent, name, nn.Linear(layer.in_features, classes, bias))
+            elif isinstance(layer, nn.Conv2d) and layer.out_channels == 1000:
+                kernel = layer.kernel_size
+                setattr(parent, name, nn.Conv2d(layer.in_channels, classes, kernel, bias=bias))
 
 
 def _elsewhere(name: str, source: Source) -> Source | None:

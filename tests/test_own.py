@@ -176,7 +176,7 @@ def test_other_copy_is_taken_where_the_server_does_not_answer(
     network = build().eval()
     offer(monkeypatch, {file: network})
     model = models.load_model(name)
-    pixels = torch.rand(1, 3, 64, 64)
+    pixels = torch.rand(1, 3, 224, 224)
     torch.testing.assert_close(model.network(pixels), network(pixels))
     assert "no answer" in caplog.text
     assert f"taking {catalogue.ELSEWHERE[name]}'s copy" in caplog.text
