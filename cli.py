@@ -85,7 +85,7 @@ def checkpoints(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, 
         arch = max(named, key=len) if named else archs[0]
         if arch in files or archs.count(arch) > 1:
             raise UsageError(f"--checkpoint {text}: which {arch}? A network has one file")
-        files[arch] = Path(text.removeprefix(f"{arch}=") if named else text)
+        files[arch] = Path(text.removeprefix(f"{arch}=") if named else text).expanduser()
     return files
 
 

@@ -81,9 +81,6 @@ def main(args) -> None:
     for folder, run in made.items():
         if run.get("status") == "running":
             raise ValueError(f"the run in {folder} is not finished: give its command again")
-        same = set(archs) & set(str(run.get("source")).split(" + "))
-        if same:
-            logger.warning("%s was crafted on %s: white-box, no transfer", folder, ", ".join(same))
         if run:
             checks.warn_of_other_files(folders[folder][0].path, run.get("size"))
     naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
@@ -96,6 +93,14 @@ def main(args) -> None:
     targets = {
         arch: models.load_model(arch, checkpoint=checkpoints.get(arch)).to(device) for arch in archs
     }
+
+    for folder, run in made.items():
+        known = set(run.get("weights", {}).values())
+        crafted_on = str(run.get("source")).split(" + ")
+        # The same architecture with other weights is a target like others.
+        same = [a for a in targets if a in crafted_on and known >= set(targets[a].digests.values())]
+        if same:
+            logger.warning("%s was crafted on %s: white-box, no transfer", folder, ", ".join(same))
 
     natural_answers = classify(list(naturals.values()), targets, args.batch_size, device)
     results = []

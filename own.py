@@ -38,7 +38,8 @@ def load_checkpoint(build: Callable[[int], nn.Module], file: Path) -> nn.Module:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise ValueError(
             f"{file} does not fit this network: {'; '.join(wrong[:SHOWN])}{more}. Is --arch the "
-            "network that it was trained as?"
+            "network that it was trained as? Libraries name layers differently: resnet50 is that "
+            "of pretrainedmodels, torchvision/resnet50 and timm/resnet50 are the others'."
         )
     network.load_state_dict(tensors, strict=False)
     return network

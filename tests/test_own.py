@@ -401,6 +401,44 @@ def test_ensemble_takes_each_checkpoint_by_its_name(run, natural, tmp_path):
     assert len(digests) == 2
 
 
+def test_target_with_other_weights_than_the_source_is_no_white_box(run, natural, tmp_path, caplog):
+    network = models.load_model("efficientnet_lite0").network
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
+    assert run(attack, i=natural, o=tmp_path / "out")[0] == 0
+    command = "evaluate --input-dir {o} --arch efficientnet_lite0"
+    assert "white-box" in run(command, o=tmp_path / "out")[2]
+    caplog.clear()
+    command += " --checkpoint {t}/own.pth"
+    status, _, err = run(command, o=tmp_path / "out", t=tmp_path)
+    assert status == 0
+    assert "white-box" not in err
+
+
+def test_paper_names_the_ten_targets(run, natural, monkeypatch):
+    loaded = []
+    load_model = models.load_model
+
+    def record(name, **options):
+        loaded.append(name)
+        return load_model("efficientnet_lite1")
+
+    monkeypatch.setattr(models, "load_model", record)
+    status, out, _ = run("evaluate --input-dir {i} --arch paper resnet152", i=natural)
+    assert status == 0
+    assert loaded == list(models.PAPER_TARGETS)
+    assert all(name in out for name in models.PAPER_TARGETS)
+
+
+def test_digest_of_a_module_s_file_stands_in_run_json(run, natural, code, tmp_path):
+    code.write_text(NETWORK.replace("Linear(3, 5)", "Linear(3, 1000)"))
+    command = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1 --arch {c}:tiny"
+    status, _, err = run(command + " --json --branches 2", i=natural, o=tmp_path / "out", c=code)
+    assert status == 0, err
+    digests = json.loads((tmp_path / "out" / "run.json").read_text())["weights"]
+    assert digests == {str(code): hashlib.sha256(code.read_bytes()).hexdigest()}
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
