@@ -101,13 +101,15 @@ def _slim(name: str) -> Source:
     file = weights.folder() / f"{name}.safetensors"
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
+        from safetensors.torch import load_file
+
         import slim
 
         network = slim.network(architecture)
         if classes != 1000:
             network.reset_classifier(classes)
         if file:
-            network.load_state_dict(weights.read_state_dict(file))
+            network.load_state_dict(load_file(file))
         return network
 
     absent = (

@@ -230,6 +230,16 @@ def test_short_name_falls_back_to_timm_and_says_how_it_differs(checkpoints, monk
     assert "average pools count the padding" in caplog.text
 
 
+@pytest.mark.parametrize("content", ["truncated", "shapes"])
+def test_unusable_converted_file_is_named(checkpoints, slim, content):
+    file = checkpoints / "inc_v4.safetensors"
+    safetensors.torch.save_file(nn.Linear(3, 10).state_dict(), file)
+    if content == "truncated":
+        file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match="inc_v4.safetensors: not usable as weights"):
+        models.load_model("inc_v4")
+
+
 def test_short_names_without_files_name_both_ways(checkpoints, monkeypatch):
     offer(monkeypatch, {})
     with pytest.raises(OSError, match="convert_slim.py") as error:
@@ -490,7 +500,12 @@ def test_list_without_a_match_is_an_error(run):
     assert "no network's name matches resnet9999" in err
 
 
-def test_list_has_every_name_of_every_library():
+def test_list_has_every_name_of_every_library_and_builds_none(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a network was built")
+
+    catalogue.find("resnet18")  # imports the libraries
+    monkeypatch.setattr(nn.Conv2d, "__init__", refuse)
     names = list(catalogue.names())
     assert len(names) == len(set(names))
     assert "torchvision/resnet50@IMAGENET1K_V2" in names
