@@ -22,6 +22,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument("--output-dir", type=Path, help="folder to write")
     add = parser.add_argument_group("source").add_argument
     add("--arch", nargs="+", default=["efficientnet_lite0"], help="source network, or an ensemble")
+    cli.add_checkpoint(add)
     add(
         "--ensemble",
         choices=("logits", "gradients"),
@@ -137,7 +138,7 @@ def main(args) -> None:
 
     run = {
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
-        "weights": {model.weights.name: model.sha256 for model in networks},
+        "weights": {file: v for model in networks for file, v in model.digests.items()},
         "hooks": [crafting.hooks_of(args, arch) for arch in args.arch],
     }
     skipped = []
@@ -201,6 +202,7 @@ def check(args) -> None:
         raise cli.UsageError("--input-dir and --output-dir are needed")
     if args.output_dir.resolve() == args.input_dir.resolve():
         raise cli.UsageError("the output folder is the input folder")
+    cli.checkpoints(args.arch, args.checkpoint)
     if len(args.gamma) not in (1, len(args.arch)):
         raise cli.UsageError(f"{len(args.gamma)} gammas do not go with {len(args.arch)} networks")
     if len(args.arch) > 1 and args.ensemble == "logits" and args.hooks == "relu":

@@ -104,10 +104,12 @@ def random_start(natural: Tensor, epsilon: float, generators: Sequence[torch.Gen
     return (natural + (2 * uniform.to(natural) - 1) * epsilon / 255).clamp(0, 1)
 
 
-def random_targets(labels: Sequence[int], generators: Sequence[torch.Generator]) -> list[int]:
-    """Return for each image a class drawn uniformly from the 999 that are not its label."""
-    draws = [torch.randint(1, 1000, (), generator=generator).item() for generator in generators]
-    return [(label + draw) % 1000 for label, draw in zip(labels, draws, strict=True)]
+def random_targets(
+    labels: Sequence[int], generators: Sequence[torch.Generator], classes: int = 1000
+) -> list[int]:
+    """Return for each image a class drawn uniformly from those that are not its label."""
+    draws = [torch.randint(1, classes, (), generator=generator).item() for generator in generators]
+    return [(label + draw) % classes for label, draw in zip(labels, draws, strict=True)]
 
 
 class InputDiversity(nn.Module):
@@ -181,7 +183,11 @@ class LogitEnsemble(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return torch.stack([network(pixels) for network in self.networks]).mean(0)
+        logits = [network(pixels) for network in self.networks]
+        numbers = {each.shape[1] for each in logits}
+        if len(numbers) > 1:
+            raise ValueError(f"an ensemble of networks with {numbers} classes: they must agree")
+        return torch.stack(logits).mean(0)
 
 
 class GradientEnsemble(LogitEnsemble):

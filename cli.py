@@ -6,6 +6,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -53,6 +54,39 @@ positive = _number(float, "a number above 0", lambda n: 0 < n < math.inf)
 at_least_1 = _number(float, "a number of 1 or more", lambda n: 1 <= n < math.inf)
 probability = _number(float, "between 0 and 1", lambda n: 0 <= n <= 1)
 gamma = _number(float, "above 0 and at most 1", lambda n: 0 < n <= 1)
+
+
+def add_checkpoint(add: Callable) -> None:
+    """Add --checkpoint to a parser or a group, whose `add_argument` this gets."""
+    add(
+        "--checkpoint",
+        nargs="+",
+        metavar="[NAME=]FILE",
+        help="weights for a network of --arch, .pth or .safetensors, instead of its own; with "
+        "several networks each file needs its network's name: resnet50=mine.pth",
+    )
+
+
+def checkpoints(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, Path]:
+    """Return which network of --arch has which file of --checkpoint.
+
+    Raises:
+        UsageError: a file has no network, a network two files, or stands twice in --arch.
+    """
+    files = {}
+    for text in given or []:
+        # A path may have an equals sign, too: only names of networks are taken off.
+        named = [arch for arch in archs if text.startswith(f"{arch}=")]
+        if not named and len(archs) > 1:
+            raise UsageError(
+                f"--checkpoint {text} does not begin with one of {', '.join(archs)} and an equals "
+                "sign: with several networks each file needs its network's name"
+            )
+        arch = max(named, key=len) if named else archs[0]
+        if arch in files or archs.count(arch) > 1:
+            raise UsageError(f"--checkpoint {text}: which {arch}? A network has one file")
+        files[arch] = Path(text.removeprefix(f"{arch}=") if named else text).expanduser()
+    return files
 
 
 class UsageError(Exception):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import attacks
 import checks
+import cli
 import images
 import models
 import runs
@@ -29,7 +30,8 @@ def hooks_of(args, arch: str) -> str:
 
 def load_sources(args) -> list[models.Classifier]:
     """Return the source networks, each with its SGM hooks."""
-    networks = [models.load_model(arch) for arch in args.arch]
+    files = cli.checkpoints(args.arch, args.checkpoint)
+    networks = [models.load_model(arch, checkpoint=files.get(arch)) for arch in args.arch]
     gammas = args.gamma * (len(args.arch) // len(args.gamma))
     for arch, model, gamma in zip(args.arch, networks, gammas, strict=True):
         handles = utils_sgm.register_sgm(
@@ -77,11 +79,14 @@ def craft(
         checks.warn_of_probabilities(" + ".join(args.arch), logits)
     answers = logits.argmax(1).tolist()
     labels = [a if i.label is None else i.label for i, a in zip(batch, answers, strict=True)]
+    classes = logits.shape[1]
+    if max(labels) >= classes:
+        raise ValueError(f"label {max(labels)}: the source has {classes} classes only")
     names = [image.name for image in batch]
     generators = attacks.image_generators(args.seed, names)
     targets = labels
     if args.targeted:
-        draws = attacks.random_targets(labels, generators)
+        draws = attacks.random_targets(labels, generators, classes)
         targets = [d if i.target is None else i.target for i, d in zip(batch, draws, strict=True)]
 
     adversarial = runs.finished_batch(args.output_dir, batch, pixels)

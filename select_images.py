@@ -28,6 +28,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument(
         "--arch", nargs="+", default=["efficientnet_lite0"], help="networks that must be right"
     )
+    cli.add_checkpoint(parser.add_argument)
     parser.add_argument(
         "--num-images", type=cli.positive_int, help="how many to keep; all if absent"
     )
@@ -53,6 +54,7 @@ def main(args) -> None:
         raise cli.UsageError(f"--resize {resize} is less than --size {args.size}")
     if args.input_dir and args.output_dir.resolve() == args.input_dir.resolve():
         raise cli.UsageError("the output folder is the input folder")
+    checkpoints = cli.checkpoints(args.arch, args.checkpoint)
 
     from torchvision.transforms.v2 import functional as transforms
 
@@ -73,7 +75,10 @@ def main(args) -> None:
     random.Random(args.seed).shuffle(candidates)
     wanted = args.num_images or len(candidates)
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    networks = {arch: models.load_model(arch).to(device) for arch in args.arch}
+    networks = {
+        arch: models.load_model(arch, checkpoint=checkpoints.get(arch)).to(device)
+        for arch in args.arch
+    }
 
     def prepare(picture):
         return transforms.center_crop(transforms.resize(picture, [resize]), [args.size])

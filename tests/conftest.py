@@ -8,9 +8,15 @@ from torch import nn
 import attack_iter
 import cli
 import evaluate
+import models
 import select_images
 
-SCRIPTS = {"attack_iter": attack_iter, "evaluate": evaluate, "select_images": select_images}
+SCRIPTS = {
+    "attack_iter": attack_iter,
+    "evaluate": evaluate,
+    "models": models,
+    "select_images": select_images,
+}
 
 
 @pytest.fixture

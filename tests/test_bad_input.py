@@ -295,8 +295,8 @@ def test_zero_gradients_are_warned_of_by_name(run, natural, tmp_path, monkeypatc
 
     load_model = models.load_model
 
-    def constant(name):
-        model = load_model(name)
+    def constant(name, **options):
+        model = load_model(name, **options)
         model.network.classifier.weight.zero_()
         return model
 

@@ -1,16 +1,19 @@
-"""Every option of the three scripts reaches code: two values of it give two outcomes."""
+"""Every option of the scripts reaches code: two values of it give two outcomes."""
 
 import shutil
 
 import pytest
+import torch
 from conftest import SCRIPTS
 
 import images
+import models
 
 # Of each option, arguments with and without it, or with two values. The outputs must differ.
 ATTACK = {
     "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
     "--arch": ("", "--arch efficientnet_lite1"),
+    "--checkpoint": ("", "--checkpoint {own}"),
     "--ensemble": (
         "--arch efficientnet_lite0 efficientnet_lite1",
         "--arch efficientnet_lite0 efficientnet_lite1 --ensemble gradients",
@@ -42,6 +45,7 @@ SELECT = {
     "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
     "--data": ("--input-dir {few}", "--data embedded --num-images 2"),
     "--arch": ("--data embedded", "--data embedded --arch efficientnet_lite1"),
+    "--checkpoint": ("--data embedded", "--data embedded --checkpoint {own}"),
     "--num-images": ("--input-dir {few}", "--input-dir {few} --num-images 1"),
     "--seed": (
         "--data embedded --num-images 2 --seed 1",
@@ -55,19 +59,29 @@ SELECT = {
 EVALUATE = {
     "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
     "--arch": ("", "--arch efficientnet_lite0"),
+    "--checkpoint": (
+        "--arch efficientnet_lite0",
+        "--arch efficientnet_lite0 --checkpoint efficientnet_lite0={own}",
+    ),
     "--nat-dir": ("", "--nat-dir {few}"),
     "--output": ("", "--output {out}/r.csv"),
     "--plot": ("", "--plot {out}/p.png"),
     "--gallery": ("--nat-dir {few}", "--nat-dir {few} --gallery {out}/g.png"),
     "--json": ("", "--json"),
 }
+MODELS = {"--list": ("--list inc_v3", "--list inc_v4")}
 # --output-dir shows in every test; these two change nothing but the place and the memory.
 ELSEWHERE = {"--output-dir", "--batch-size", "--no-cuda", "--help"}
 
 
 @pytest.mark.parametrize(
     ("script", "table"),
-    [("attack_iter", ATTACK), ("select_images", SELECT), ("evaluate", EVALUATE)],
+    [
+        ("attack_iter", ATTACK),
+        ("select_images", SELECT),
+        ("evaluate", EVALUATE),
+        ("models", MODELS),
+    ],
 )
 def test_every_option_has_a_test_of_its_effect(script, table):
     actions = SCRIPTS[script].get_parser()._actions
@@ -76,7 +90,7 @@ def test_every_option_has_a_test_of_its_effect(script, table):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, natural):
-    """Folders of two images and of one."""
+    """Folders of two images and of one; lite0 with a bias against the first one's label."""
     root = tmp_path_factory.mktemp("options")
     listed = images.list_images(natural)
     for name, number in (("few", 2), ("fewer", 1)):
@@ -85,7 +99,10 @@ def folders(tmp_path_factory, natural):
             shutil.copy(image.path, root / name)
         rows = [{"filename": i.name, "label": i.label} for i in listed[:number]]
         images.write_labels(root / name, rows)
-    return {"few": root / "few", "fewer": root / "fewer"}
+    network = models.load_model("efficientnet_lite0").network
+    network.classifier.bias[listed[0].label] -= 100
+    torch.save(network.state_dict(), root / "own.pth")
+    return {"few": root / "few", "fewer": root / "fewer", "own": root / "own.pth"}
 
 
 def outcome(run, command, folders, out):
@@ -106,7 +123,6 @@ IN_OTHER_TESTS = {"--overwrite", "--on-error"}
 @pytest.mark.parametrize("option", [o for o in ATTACK if o not in IN_OTHER_TESTS])
 def test_option_of_attack_iter(run, folders, tmp_path, monkeypatch, option):
     if option == "--hooks":  # the released hooks need a ResNet, and its weights a file
-        import torch
         import torchvision
         from conftest import calibrated
 
@@ -162,8 +178,6 @@ def test_batch_size_is_the_largest_number_of_images_at_a_time(run, folders, tmp_
 
 
 def test_no_cuda_stays_on_the_cpu(run, folders, tmp_path, monkeypatch):
-    import torch
-
     class MovedError(Exception):
         pass
 

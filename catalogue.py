@@ -1,0 +1,194 @@
+"""The networks that have a name: what each takes, and where its weights come from."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+import libraries
+import own
+import weights
+from libraries import EMBEDDED, Source
+
+# The names of TF-Slim's released networks in the papers: the architecture, and timm's copy.
+SLIM = {
+    "inc_v3": ("inception_v3", "inception_v3.tf_in1k"),
+    "inc_v4": ("inception_v4", "inception_v4.tf_in1k"),
+    "incres_v2": ("inception_resnet_v2", "inception_resnet_v2.tf_in1k"),
+    "inc_v3_adv": ("inception_v3", "inception_v3.tf_adv_in1k"),
+    "inc_v3_ens3": ("inception_v3", None),
+    "inc_v3_ens4": ("inception_v3", None),
+    "incres_v2_ens": ("inception_resnet_v2", "inception_resnet_v2.tf_ens_adv_in1k"),
+}
+PAPER_TARGETS = (
+    "vgg19_bn",
+    "resnet152",
+    "densenet201",
+    "senet154",
+    "inc_v3",
+    "inc_v4",
+    "incres_v2",
+    "inc_v3_ens3",
+    "inc_v3_ens4",
+    "incres_v2_ens",
+)
+# Who else carries weights of pretrainedmodels whose server is often down. Of the three SE-ResNets
+# and Xception it is the same file; the others were saved again under the same or other names.
+ELSEWHERE = {
+    "densenet121": "torchvision/densenet121@IMAGENET1K_V1",
+    "densenet161": "torchvision/densenet161@IMAGENET1K_V1",
+    "densenet169": "torchvision/densenet169@IMAGENET1K_V1",
+    "densenet201": "torchvision/densenet201@IMAGENET1K_V1",
+    "inceptionresnetv2": "timm/inception_resnet_v2.tf_in1k",
+    "inceptionv4": "timm/inception_v4.tf_in1k",
+    "se_resnet50": "timm/legacy_seresnet50.in1k",
+    "se_resnet101": "timm/legacy_seresnet101.in1k",
+    "se_resnet152": "timm/legacy_seresnet152.in1k",
+    "se_resnext50_32x4d": "timm/legacy_seresnext50_32x4d.in1k",
+    "se_resnext101_32x4d": "timm/legacy_seresnext101_32x4d.in1k",
+    "senet154": "timm/legacy_senet154.in1k",
+    "xception": "timm/legacy_xception.tf_in1k",
+}
+
+
+def find(name: str) -> Source:
+    """Return where the network of that name comes from; no network is built, nothing downloaded.
+
+    Raises:
+        ValueError: no network has that name; the message has near ones.
+        OSError: the user's own Python file does not exist.
+    """
+    if own.is_own(name):
+        return _own(name)
+    if name in EMBEDDED:
+        return libraries.embedded(name)
+    if name in SLIM:
+        return _slim(name)
+    library, _, rest = name.rpartition("/")
+    if library == "torchvision":
+        return libraries.torchvision_network(rest)
+    if library == "timm":
+        return libraries.timm_network(rest)
+    return _pretrainedmodels(name)
+
+
+def names() -> Iterator[str]:
+    """Yield every name that `find` takes for a network with weights for ImageNet's 1000 classes."""
+    import pretrainedmodels
+    import timm
+    from torchvision import models as torchvision
+
+    yield from (*EMBEDDED, *SLIM, *sorted(pretrainedmodels.model_names))
+    for arch in torchvision.list_models(module=torchvision):
+        yield f"torchvision/{arch}"
+        for version in torchvision.get_model_weights(arch).__members__:
+            yield f"torchvision/{arch}@{version}"
+    for arch in timm.list_pretrained():
+        if timm.get_pretrained_cfg(arch).num_classes == 1000:
+            yield f"timm/{arch}"
+
+
+def _own(name: str) -> Source:
+    network = own.call(name)
+    size = own.input_size(network)
+    zeros, ones = (0.0,) * 3, (1.0,) * 3
+    return Source(lambda *_: network, size, zeros, ones, None, code=own.file_of(name))
+
+
+def _slim(name: str) -> Source:
+    architecture, other = SLIM[name]
+    file = weights.folder() / f"{name}.safetensors"
+
+    def build(file: Path | None, classes: int = 1000) -> nn.Module:
+        from safetensors.torch import load_file
+
+        import slim
+
+        network = slim.network(architecture)
+        if classes != 1000:
+            network.reset_classifier(classes)
+        if file:
+            network.load_state_dict(load_file(file))
+        return network
+
+    absent = (
+        f"{name} needs weights converted from TF-Slim's: python convert_slim.py CHECKPOINT {file}"
+    )
+    if not other:
+        alternative = None
+    else:
+        differs = (
+            "its average pools count the padding, slim's do not, which moves the logits by some "
+            "percent of their range"
+            if architecture == "inception_v3"
+            else "a port of the same weights, which was not compared with slim's outputs"
+        )
+        alternative = dataclasses.replace(
+            libraries.timm_network(other),
+            note=f"no {file}: taking timm/{other} instead ({differs})",
+        )
+    half = (0.5, 0.5, 0.5)
+    return Source(build, (3, 299, 299), half, half, file, absent=absent, alternative=alternative)
+
+
+def _pretrainedmodels(name: str) -> Source:
+    import pretrainedmodels
+
+    if name not in pretrainedmodels.model_names:
+        raise libraries.unknown(name, [*EMBEDDED, *SLIM, *pretrainedmodels.model_names])
+    known = pretrainedmodels.pretrained_settings[name]
+    version = "imagenet" if "imagenet" in known else next(iter(known))  # DPNs have imagenet+5k
+    settings = known[version]
+    make = getattr(pretrainedmodels, name)
+
+    def build(file: Path | None, classes: int = 1000) -> nn.Module:
+        network = make(num_classes=1000, pretrained=version if file else None)
+        if classes != 1000:
+            _replace_classifiers(network, classes)  # many ignore num_classes
+        return network
+
+    source = Source(
+        build,
+        settings["input_size"],
+        settings["mean"],
+        settings["std"],
+        weights.folder() / settings["url"].rpartition("/")[2],
+        settings["url"],
+        bgr=settings["input_space"] == "BGR",
+        scale=max(settings["input_range"]),
+    )
+    return dataclasses.replace(source, alternative=_elsewhere(name, source))
+
+
+def _replace_classifiers(network: nn.Module, classes: int) -> None:
+    """Give a network with 1000 classes new last layers, also of its auxiliary classifiers."""
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            bias = getattr(layer, "bias", None) is not None
+            if isinstance(layer, nn.Linear) and layer.out_features == 1000:
+                setattr(parent, name, nn.Linear(layer.in_features, classes, bias))
+            elif isinstance(layer, nn.Conv2d) and layer.out_channels == 1000:
+                kernel = layer.kernel_size
+                setattr(parent, name, nn.Conv2d(layer.in_channels, classes, kernel, bias=bias))
+
+
+def _elsewhere(name: str, source: Source) -> Source | None:
+    """Return the same network of pretrainedmodels, but with another library's copy of its weights.
+
+    Modules, preprocessing and names stay; the tensors are the other network's, in its order.
+    """
+    if name not in ELSEWHERE:
+        return None
+    other = find(ELSEWHERE[name])
+    note = f"taking {ELSEWHERE[name]}'s copy of the weights of {name}"
+    if other.file == source.file:
+        return dataclasses.replace(source, url=other.url, note=note)
+
+    def build(file: Path | None, classes: int = 1000) -> nn.Module:
+        network = source.build(None, classes)
+        if file:
+            libraries.copy_in_order(other.build(file).state_dict(), network)
+        return network
+
+    return dataclasses.replace(source, build=build, file=other.file, url=other.url, note=note)

