@@ -117,12 +117,11 @@ def _obtain(name: str, source: Source) -> Source:
         except OSError as error:
             if other is None:
                 raise
-            if source.url:
-                logger.warning("%s", error)
             try:
                 weights.download(name, other.url, other.file)
             except OSError as second:
-                raise OSError(f"{error if source.url else source.absent}; {second}") from second
+                raise OSError(f"{error}\nOtherwise: {second}") from second
+            logger.warning("%s", error)
     logger.warning("%s", other.note)
     return other
 
