@@ -15,11 +15,7 @@ if [ "${DEMO:-}" ]; then
 fi
 DATA=${DATA:?set it to a folder of ImageNet images}
 SOURCES=${SOURCES:-resnet152 densenet201}
-# The paper's targets but for Inc-v3ens3 and Inc-v3ens4, which exist as TensorFlow checkpoints only:
-# with their files converted, TARGETS=paper takes all ten.
-TARGETS=${TARGETS:-vgg19_bn resnet152 densenet201 senet154 \
-    timm/inception_v3.tf_in1k timm/inception_v4.tf_in1k timm/inception_resnet_v2.tf_in1k \
-    timm/inception_resnet_v2.tf_ens_adv_in1k}
+TARGETS=${TARGETS:-paper}                         # all ten of the paper's
 NUM_IMAGES=${NUM_IMAGES-5000}                     # all, if empty
 NUM_STEPS=${NUM_STEPS:-10}
 SEEDS=${SEEDS:-0}                                 # several give mean and standard deviation
