@@ -8,6 +8,7 @@ import torch
 
 import cli
 import convert_slim
+import models
 import slim
 
 SCOPES = {
@@ -231,6 +232,21 @@ def test_script_writes_weights_that_load(tmp_path, v3, convert):
     expected = slim.convert(v3, "inception_v3")
     assert all(torch.equal(state[key], expected[key]) for key in expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == [file.name, output.name]
+
+
+def test_converted_file_is_what_the_papers_short_name_loads(tmp_path, v3, convert, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    checkpoints = tmp_path / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    np.savez(tmp_path / "ens3_adv.npz", **v3)
+    assert convert(tmp_path / "ens3_adv.npz", checkpoints / "inc_v3_ens3.safetensors")[0] == 0
+    network = slim.network("inception_v3")
+    network.load_state_dict(slim.convert(v3, "inception_v3"))
+    pixels = torch.rand(1, 3, 299, 299)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            models.load_model("inc_v3_ens3")(pixels), network.eval()(2 * pixels - 1)
+        )
 
 
 def test_script_says_what_is_wrong(tmp_path, convert, monkeypatch):
