@@ -105,11 +105,6 @@ def timm_network(name: str) -> Source:
     if settings is None:
         known = [*timm.list_models(), *timm.list_pretrained()]
         raise unknown(f"timm/{name}", [f"timm/{other}" for other in known])
-    if settings.num_classes != 1000:
-        raise ValueError(
-            f"timm/{name} has {settings.num_classes} classes, not ImageNet-1k's 1000: take one "
-            "whose tag ends in in1k"
-        )
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
         if not file:
@@ -118,7 +113,9 @@ def timm_network(name: str) -> Source:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=here)
 
     file, url = None, settings.url
-    if settings.hf_hub_id:
+    if settings.num_classes != 1000:
+        url = None  # its weights are for other classes, or for features
+    elif settings.hf_hub_id:
         url = hf_hub_url(settings.hf_hub_id, settings.hf_hub_filename or "model.safetensors")
         tagged = ".".join(filter(None, (settings.architecture, settings.tag)))
         file = weights.folder() / f"{tagged}{Path(url).suffix}"

@@ -104,7 +104,7 @@ def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = Non
 def _obtain(name: str, source: Source) -> Source:
     """Return where the weights come from, or their alternative: the file is on this machine."""
     if source.file is None:
-        raise ValueError(f"{name} has no ImageNet weights")
+        raise ValueError(f"{name} has no weights for ImageNet-1k's 1000 classes")
     if source.file.is_file():
         return source
     other = source.alternative

@@ -160,3 +160,11 @@ def test_unknown_name_is_refused_with_near_matches(name, near):
     with pytest.raises(ValueError, match="unknown network") as error:
         models.load_model(name)
     assert near in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny.fb_in22k", "vit_small_patch14_dinov2.lvd142m"])
+def test_weights_for_other_classes_are_refused_but_the_network_is_known(name):
+    with pytest.raises(ValueError, match="no weights for ImageNet-1k's 1000 classes"):
+        models.load_model(f"timm/{name}")
+    model = models.load_model(f"timm/{name}", pretrained=False)
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 1000)
