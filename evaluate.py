@@ -96,7 +96,7 @@ def main(args) -> None:
 
     for folder, run in made.items():
         known = set(run.get("weights", {}).values())
-        crafted_on = str(run.get("source")).split(" + ")
+        crafted_on = run.get("options", {}).get("arch") or []
         # The same architecture with other weights is a target like others.
         same = [a for a in targets if a in crafted_on and known >= set(targets[a].digests.values())]
         if same:
@@ -131,10 +131,11 @@ def main(args) -> None:
         plots.write_gallery(examples(shown, naturals, targets, device), args.gallery)
     print(report.json_text(rows) if args.json else report.text(rows))
     for result in results:
-        if naturals and result["largest_perturbation"] > (result["epsilon"] or 255):
+        budget = result["epsilon"]
+        if naturals and budget is not None and result["largest_perturbation"] > budget:
             raise ValueError(
                 f"{result['folder']}: a pixel is {result['largest_perturbation']}/255 from the "
-                f"natural one, and run.json says epsilon {result['epsilon']:g}/255"
+                f"natural one, and run.json says epsilon {budget:g}/255"
             )
 
 

@@ -168,7 +168,7 @@ def summary(args, step_size: float, records: list[dict]) -> dict:
     Args:
         args: the options of attack_iter.py.
         step_size: in 1/255.
-        records: of each image, as attack_iter.craft returns them.
+        records: of each image, as crafting.craft returns them.
     """
     hits = sum((r["fooled"] == r["target"]) == args.targeted for r in records)
     mode = " (gradients)" if args.ensemble == "gradients" and len(args.arch) > 1 else ""

@@ -318,6 +318,16 @@ def test_evaluation_on_the_source_and_jpegs_are_warned_of(run, natural, tmp_path
     assert "has the size (200, 190), but was written as [224, 224]" in err
 
 
+def test_evaluation_on_any_source_of_an_ensemble_is_warned_of(run, natural, tmp_path):
+    attack = (
+        "attack_iter --input-dir {i} --output-dir {o} --num-steps 1 --ensemble gradients "
+        "--arch efficientnet_lite0 efficientnet_lite1"
+    )
+    assert run(attack, i=natural, o=tmp_path)[0] == 0
+    _, _, err = run("evaluate --input-dir {o} --arch efficientnet_lite1", o=tmp_path)
+    assert "was crafted on efficientnet_lite1: white-box, no transfer" in err
+
+
 def test_folder_removed_meanwhile_is_one_line(run, natural, tmp_path, monkeypatch):
     write_png = images.write_png
 

@@ -267,15 +267,16 @@ def test_paper_numbers_stand_beside_ours(tmp_path):
     assert "| resnet152 | PGD | 0.2 | 80.00 (paper: 79.90 ± 0.69) |" in done.stdout
 
 
-def test_perturbation_over_epsilon_fails(run, natural, tmp_path):
+@pytest.mark.parametrize("budget", [3, 0])
+def test_perturbation_over_epsilon_fails(run, natural, tmp_path, budget):
     attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1 --step-size 4"
     assert run(f"{attack} --epsilon 4", nat=natural, adv=tmp_path)[0] == 0
     record = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps(record | {"epsilon": 3}))
+    (tmp_path / "run.json").write_text(json.dumps(record | {"epsilon": budget}))
     command = "evaluate --input-dir {adv} --nat-dir {nat} --arch efficientnet_lite0"
     status, out, err = run(command, nat=natural, adv=tmp_path)
     assert status == 1
-    assert "a pixel is 4/255 from the natural one, and run.json says epsilon 3/255" in err
+    assert f"a pixel is 4/255 from the natural one, and run.json says epsilon {budget}/255" in err
     assert "4/255" in out
 
 
