@@ -2,6 +2,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,7 +44,11 @@ def start(natural, folder):
     """Start a run, and wait until it writes to its folder."""
     before = written(folder)
     process = subprocess.Popen(
-        command(natural, folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(natural, folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell's background jobs, of which the tests may be one, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while written(folder) == before and process.poll() is None:
         time.sleep(0.01)
@@ -63,6 +68,7 @@ def test_killed_run_is_finished_by_the_same_command(natural, tmp_path, undisturb
         _, err = process.communicate()
         made = json.loads((folder / "run.json").read_text())
         if made["status"] == "done":  # it was faster
+            shutil.rmtree(folder)
             continue
         interrupted += 1
         if number != signal.SIGKILL:
