@@ -95,8 +95,7 @@ def get_parser() -> cli.Parser:
         default="stop",
         help="at an unreadable image; the exit status is 1 either way",
     )
-    add("--batch-size", type=cli.positive_int, default=16)
-    add("--no-cuda", action="store_true", help="run on the CPU")
+    cli.add_running(add)
     add(
         "--print-freq",
         type=cli.positive_int,
@@ -113,55 +112,49 @@ def main(args) -> None:
         return
     check(args)
 
-    import torch
-
-    import attacks
     import checks
     import crafting
+    import devices
     import images
-    import models
+    import pictures
+    import ranks
     import runs
 
-    step_size = args.step_size if args.step_size >= 0 else args.epsilon / args.num_steps
-    device = models.choose_device(args.no_cuda)
+    ranks.join()
+    device = devices.choose_device(args.no_cuda, args.precision)
+    workers = devices.decoders() if args.workers is None else args.workers
     todo = images.list_images(args.input_dir)
-    networks = crafting.load_sources(args)
-    source = attacks.LogitEnsemble(networks).to(device)
-    ensemble = attacks.GradientEnsemble(networks) if args.ensemble == "gradients" else source
-    diversity = attacks.InputDiversity(args.di_prob, args.di_resize)
-    smoothing = attacks.TranslationInvariance(args.ti_kernel, args.ti_sigma)
-    in_front = [smoothing] * (args.ti_kernel > 1) + [diversity] * (args.di_prob > 0)
-    attacked = torch.nn.Sequential(*in_front, ensemble).to(device)
-    attack = attacks.make_attack(
-        attacked, args.epsilon, step_size, args.num_steps, args.momentum, args.targeted
-    )
-
+    crafter = crafting.Crafter(args, device)
     run = {
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
-        "weights": {file: v for model in networks for file, v in model.digests.items()},
+        "weights": {file: v for model in crafter.networks for file, v in model.digests.items()},
         "hooks": [crafting.hooks_of(args, arch) for arch in args.arch],
+        "batch_size": args.batch_size or ranks.first(lambda: crafter.find_batch_size()),
     }
-    skipped = []
+    share = crafter.share
     with runs.output_folder(args.output_dir, run, args.overwrite):
-        batches = images.read_batches(
-            todo, args.batch_size, skipped=skipped if args.on_error == "skip" else None
-        )
-        records, speed = [], crafting.Speed()
-        for batch, pixels in cli.progress(batches, len(todo), args.print_freq):
-            records += crafting.craft(
-                args, batch, pixels.to(device), source, attack, diversity, speed
+        with pictures.Writer(workers) as writer:
+            batches = pictures.read_batches(
+                ranks.share(images.batches(todo, run["batch_size"])),
+                workers,
+                skipped=share.skipped if args.on_error == "skip" else None,
             )
-        if not records:
+            for batch, natural in cli.progress(batches, len(todo), args.print_freq):
+                if batch:
+                    crafter.craft(batch, natural, writer)
+        whole = crafting.merged(ranks.gather(share))
+        if ranks.rank():
+            return
+        if not whole.records:
             raise ValueError(f"no readable image in {args.input_dir}")
         images.write_labels(
-            args.output_dir, [crafting.label_row(args, record) for record in records]
+            args.output_dir, [crafting.label_row(args, record) for record in whole.records]
         )
-        run |= runs.summary(args, step_size, records)
-        run |= {"size": [pixels.shape[3], pixels.shape[2]], "skipped": skipped}
+        run |= runs.summary(args, crafter.step_size, whole.records)
+        run |= {"size": list(whole.first[1]), "skipped": whole.skipped}
         runs.write(args.output_dir, run)
 
-    labelled = [record for record in records if record["image"].label is not None]
-    checks.warn_of_accuracy(run["source"], labelled)
+    checks.warn_of_accuracy(run["source"], [r for r in whole.records if r["answer"] is not None])
     checks.warn_of_unchanged(run["unchanged"])
     if run["labels_predicted"]:
         logger.warning(
@@ -171,13 +164,14 @@ def main(args) -> None:
         logger.warning(
             "%d images have no target class: drew one with seed %d", run["targets_drawn"], args.seed
         )
-    print_result(args, run, speed)
-    if skipped:
-        raise ValueError(f"{len(skipped)} images were not readable: {', '.join(skipped)}")
+    print_result(args, run, whole.crafted / whole.seconds if whole.crafted else None)
+    if whole.skipped:
+        raise ValueError(
+            f"{len(whole.skipped)} images were not readable: {', '.join(whole.skipped)}"
+        )
 
 
-def print_result(args, run: dict, speed) -> None:
-    per_second = speed.images / speed.seconds if speed.images else None
+def print_result(args, run: dict, per_second: float | None) -> None:
     if args.json:
         keys = ("images", "white_box_success", "largest_perturbation")
         print(json.dumps({key: run[key] for key in keys} | {"images_per_second": per_second}))

@@ -52,7 +52,7 @@ def make_attack(
         targeted: whether to approach the labels instead of leaving them.
     """
     arguments = {
-        "loss_fn": _summed_cross_entropy,
+        "loss_fn": _SummedCrossEntropy(),
         # Twice epsilon, which is out of the way: `perturb` bounds each pixel by itself.
         "eps": 2 * epsilon / 255,
         "eps_iter": step_size / 255,
@@ -64,10 +64,19 @@ def make_attack(
     return advertorch.LinfPGDAttack(model, rand_init=False, **arguments)
 
 
-def _summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    if logits.dim() == 3:  # each network of an ensemble has a loss of its own
-        labels = labels[:, None].expand(logits.shape[:2]).flatten()
-    return cross_entropy(logits.flatten(0, -2), labels, reduction="sum")
+class _SummedCrossEntropy:
+    """Keeps the logits of the attack's first step, N x classes; a label of -1 is what they say."""
+
+    def __init__(self):
+        self.first: Tensor | None = None
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.first is None:
+            self.first = logits.detach().mean(1) if logits.dim() == 3 else logits.detach()
+        labels = torch.where(labels < 0, self.first.argmax(1), labels)
+        if logits.dim() == 3:  # each network of an ensemble has a loss of its own
+            labels = labels[:, None].expand(logits.shape[:2]).flatten()
+        return cross_entropy(logits.flatten(0, -2), labels, reduction="sum")
 
 
 def perturb(
@@ -79,15 +88,19 @@ def perturb(
 ) -> Tensor:
     """Return adversarial pixels, float in [0, 1], within epsilon / 255 of the natural ones.
 
+    `attack.loss_fn.first` then has the logits at the start, N x classes.
+
     Args:
         attack: of `make_attack`.
         natural: float in [0, 1], N x 3 x H x W; unchanged.
-        labels: N class indices; the target classes if the attack is targeted.
+        labels: N class indices; the target classes if the attack is targeted; where -1, the class
+            that the network predicts at the start.
         epsilon: largest perturbation, in 1/255.
         start: where the attack starts, as from `random_start`; at the natural pixels if None.
     """
     attack.clip_min = (natural - epsilon / 255).clamp(min=0)
     attack.clip_max = (natural + epsilon / 255).clamp(max=1)
+    attack.loss_fn.first = None
     return attack.perturb(natural if start is None else start, labels)
 
 

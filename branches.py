@@ -69,22 +69,7 @@ def trace_connections(
     An addition whose operands both pass through layers, as in a block that downsamples, has no
     skip connection. See `residual_branches`.
     """
-    parameters = list(model.parameters())
-    pixels = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0))
-    pixels = pixels.to(parameters[0]) if parameters else pixels
-    training = [(module, module.training) for module in model.modules()]
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    watch = _Watch(model)
-    try:
-        model.eval().requires_grad_(False)  # what then requires a gradient stems from the input
-        with torch.enable_grad(), watch:
-            model(watch.start(pixels))
-    finally:
-        watch.remove()
-        for module, mode in training:
-            module.training = mode
-        for parameter in trained:
-            parameter.requires_grad_(True)
+    watch = Watch(model, input_size)
     connections = [
         Connection(kind, place, residual=branch is not None, candidates=candidates)
         for kind, place, branch, skip in watch.noted
@@ -164,39 +149,54 @@ class _Value:
         return False
 
 
-class _Watch(TorchFunctionMode):
-    """Sees each tensor operation and each module call of a forward pass.
+class Watch(TorchFunctionMode):
+    """Sees each tensor operation and each module call of one forward pass of a random image.
+
+    The network's parameters and modes are left as they are.
 
     Attributes:
+        pixels, output: the image, 1 x C x H x W, and what the network makes of it.
         noted: of each connection its kind, the module in whose forward it happens, the branch and
             the skip connection; None for both if there is none.
+        runs: of each call of a module its name and its input and output values.
         calls: how many times each module ran.
     """
 
     ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
     CONCATENATIONS = ("cat", "concat", "concatenate")
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, input_size: tuple[int, int, int]):
         super().__init__()
         self.noted: list[tuple[str, str, _Value | None, _Value | None]] = []
-        self.calls = Counter()
+        self.runs: list[tuple[str, list[_Value], _Value | None]] = []
         self._values: dict[int, tuple[Tensor, _Value]] = {}  # the tensor is kept, so its id is too
         self._count = 0
         self._running: list[tuple[str, list[_Value]]] = []
-        self._handles = []
+        parameters = list(model.parameters())
+        pixels = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0))
+        self.pixels = pixels.to(parameters[0]) if parameters else pixels
+        training = [(module, module.training) for module in model.modules()]
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        handles = []
         for name, module in model.named_modules():
             enter, leave = self._module_hooks(name)
-            self._handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(leave))
-
-    def start(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.requires_grad_().clone()  # a leaf could not be changed in place
-        self._new_value(pixels, [])
-        return pixels
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(leave))
+        try:
+            model.eval().requires_grad_(False)  # what then requires a gradient stems from the input
+            with torch.enable_grad(), self:
+                # A leaf could not be changed in place.
+                image = self.pixels.clone().requires_grad_().clone()
+                self._new_value(image, [])
+                self.output = main_output(model(image)).detach()
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module, mode in training:
+                module.training = mode
+            for parameter in trained:
+                parameter.requires_grad_(True)
+        self.calls = Counter(name for name, _, _ in self.runs)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -234,16 +234,15 @@ class _Watch(TorchFunctionMode):
 
         def leave(module, args, output):
             _, inputs = self._running.pop()
-            self.calls[name] += 1
             output = main_output(output)
-            if not isinstance(output, Tensor):
-                return
-            if (
-                id(output) not in self._values and inputs
-            ):  # computed where torch functions aren't seen
-                self._new_value(output, inputs)
-            for value in self._values_of([output]):
+            values = []
+            if isinstance(output, Tensor):
+                if id(output) not in self._values and inputs:  # torch functions weren't seen
+                    self._new_value(output, inputs)
+                values = self._values_of([output])
+            for value in values:
                 value.returned_by.append((value in inputs, name))
+            self.runs.append((name, inputs, values[0] if values else None))
 
         return enter, leave
 

@@ -3,14 +3,18 @@
 import argparse
 import logging
 import math
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
+
+RANK = int(os.environ.get("RANK", 0))  # of the processes that torchrun starts
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,6 +28,13 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
         args = sys.argv[1:] if args is None else args
         return super().parse_known_args([_hyphenated(argument) for argument in args], namespace)
+
+    def error(self, message: str):
+        """Say what is wrong with the options, once if torchrun started several processes."""
+        if RANK:
+            time.sleep(2)  # torchrun ends the others when the first one ends
+            sys.exit(2)
+        super().error(message)
 
 
 def _hyphenated(argument: str) -> str:
@@ -47,6 +58,7 @@ def _number(kind: type, description: str, accepted: Callable[[float], bool]) -> 
 
 
 positive_int = _number(int, "a whole number above 0", lambda n: n > 0)
+whole = _number(int, "a whole number of 0 or more", lambda n: n >= 0)
 odd = _number(int, "an odd whole number above 0", lambda n: n > 0 and n % 2 == 1)
 finite = _number(float, "a number", math.isfinite)
 not_negative = _number(float, "a number of 0 or more", lambda n: 0 <= n < math.inf)
@@ -65,6 +77,29 @@ def add_checkpoint(add: Callable) -> None:
         help="weights for a network of --arch, .pth or .safetensors, instead of its own; with "
         "several networks each file needs its network's name: resnet50=mine.pth",
     )
+
+
+def add_running(add: Callable) -> None:
+    """Add what the scripts have in common about the machine, to a parser or a group."""
+    add(
+        "--batch-size",
+        type=positive_int,
+        help="images at a time, fewer where memory runs out; what fits if absent",
+    )
+    add(
+        "--workers",
+        type=whole,
+        help="processes that decode images ahead, and threads that write them; 0 decodes in the "
+        "main process; a process for each core, at most 8, if absent",
+    )
+    add(
+        "--precision",
+        choices=("fp32", "tf32", "bf16"),
+        default="tf32",
+        help="of the networks' arithmetic: tf32 is fp32 where there is no GPU; with bf16 the "
+        "perturbation stays float32",
+    )
+    add("--no-cuda", action="store_true", help="run on the CPU")
 
 
 def checkpoints(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, Path]:
@@ -96,14 +131,17 @@ class UsageError(Exception):
 def progress(batches: Iterable[tuple], total: int, every: int = 10) -> Iterator[tuple]:
     """Pass batches on, with a bar on a terminal, else with a line of the log each `every` batches.
 
-    A batch is a tuple that begins with a list of images; `total` is the number of all images.
+    A batch is a tuple that begins with a list of images; `total` is the number of all images, those
+    of other ranks included.
     """
-    with tqdm(total=total, unit="image", disable=None) as bar:
-        done = 0
+    import ranks
+
+    count = ranks.counter()
+    with tqdm(total=total, unit="image", disable=True if RANK else None) as bar:
         for number, batch in enumerate(batches, 1):
             yield batch
-            done += len(batch[0])
-            bar.update(len(batch[0]))
+            done = count(len(batch[0]))
+            bar.update(done - bar.n)
             if bar.disable and number % every == 0:
                 logger.info("%d of %d images", done, total)
 
@@ -115,7 +153,7 @@ class Terminated(BaseException):
 def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     """Run a script: its log goes to standard error, a user's mistake is one line and status 1."""
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.ERROR if RANK else logging.INFO, format="%(message)s")
     logging.getLogger("timm").setLevel(logging.WARNING)
 
     def terminate(number, frame):
@@ -127,12 +165,18 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     except UsageError as error:
         parser.error(str(error))
     except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: error: {error}")
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
+        sys.exit(f"{parser.prog}{_of_rank()}: error: {error}")
+    except (RuntimeError, MemoryError) as error:
+        import devices
+
+        if not devices.out_of_memory(error):
             raise
-        sys.exit(f"{parser.prog}: error: out of memory; take a smaller --batch-size ({error})")
+        sys.exit(f"{parser.prog}{_of_rank()}: error: out of memory, with one image ({error})")
     except (KeyboardInterrupt, Terminated) as stop:
         status = 143 if isinstance(stop, Terminated) else 130
         print(f"{parser.prog}: stopped", file=sys.stderr)
         sys.exit(status)
+
+
+def _of_rank() -> str:
+    return f" (rank {RANK})" if RANK else ""

@@ -46,8 +46,7 @@ def get_parser() -> cli.Parser:
         help="PNG or PDF to draw: a few images of the last folder, with the targets' answers; "
         "needs --nat-dir",
     )
-    parser.add_argument("--batch-size", type=cli.positive_int, default=16)
-    parser.add_argument("--no-cuda", action="store_true", help="run on the CPU")
+    cli.add_running(parser.add_argument)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     return parser
 
@@ -66,16 +65,19 @@ def main(args) -> None:
             raise cli.UsageError(f"no such folder: {file.parent}")
 
     import checks
+    import committee
+    import devices
     import images
     import models
-    import plots
+    import ranks
     import report
     import runs
 
+    ranks.join()
     archs = [n for a in args.arch for n in (models.PAPER_TARGETS if a == "paper" else [a])]
     archs = list(dict.fromkeys(archs))
     checkpoints = cli.checkpoints(archs, args.checkpoint)
-    device = models.choose_device(args.no_cuda)
+    device = devices.choose_device(args.no_cuda, args.precision)
     folders = {folder: images.list_images(folder) for folder in args.input_dir}
     made = {folder: runs.read(folder) for folder in folders}
     for folder, run in made.items():
@@ -90,45 +92,45 @@ def main(args) -> None:
                 raise ValueError(f"{folder} has no labels: it needs a {images.LABELS}")
             if naturals and image.name not in naturals:
                 raise ValueError(f"{args.nat_dir} has no {image.name}, but {folder} has")
-    targets = {
-        arch: models.load_model(arch, checkpoint=checkpoints.get(arch)).to(device) for arch in archs
-    }
+    targets = committee.Committee(archs, checkpoints, device, args.precision)
 
     for folder, run in made.items():
         known = set(run.get("weights", {}).values())
         crafted_on = run.get("options", {}).get("arch") or []
         # The same architecture with other weights is a target like others.
-        same = [a for a in targets if a in crafted_on and known >= set(targets[a].digests.values())]
+        same = [
+            arch
+            for arch, model in targets.networks.items()
+            if arch in crafted_on and known >= set(model.digests.values())
+        ]
         if same:
             logger.warning("%s was crafted on %s: white-box, no transfer", folder, ", ".join(same))
 
-    natural_answers, _ = classify(list(naturals.values()), targets, args.batch_size, device)
+    answers, largest = classify(folders, naturals, targets, device, args)
+    if ranks.rank():
+        return
     results = []
     for folder, listed in folders.items():
         run = made[folder]
-        answers, largest = classify(listed, targets, args.batch_size, device, naturals)
         result = {
             "folder": str(folder),
             "repeat": json.dumps(runs.settings(run) | {"seed": None}) if run else str(folder),
             **{key: run.get(key) for key in ("source", "attack", "gamma", "epsilon")},
             "images": len(listed),
             "targets": {
-                arch: count(listed, answers[arch], natural_answers[arch], run.get("targeted"))
-                for arch in targets
+                arch: count(listed, answers[folder][arch], answers[None][arch], run.get("targeted"))
+                for arch in archs
             },
         }
         if naturals:
-            result["largest_perturbation"] = largest
+            result["largest_perturbation"] = largest[folder]
         results.append(result)
     rows = report.merge_repeats(results)
 
     if args.output:
         report.write(rows, args.output)
-    if args.plot:
-        plots.write_plot(rows, args.plot)
-    if args.gallery:
-        shown = folders[args.input_dir[-1]][: plots.GALLERY_ROWS]
-        plots.write_gallery(examples(shown, naturals, targets, device), args.gallery)
+    if args.plot or args.gallery:
+        draw(args, rows, folders, naturals, targets, device)
     print(report.json_text(rows) if args.json else report.text(rows))
     for result in results:
         budget = result["epsilon"]
@@ -139,22 +141,56 @@ def main(args) -> None:
             )
 
 
-def classify(listed, targets, batch_size, device, naturals=None):
-    """Return each target's answers, image name to class, and the largest perturbation, in 1/255.
+def classify(folders, naturals, targets, device, args):
+    """Return by folder the targets' answers, and the largest perturbations, in 1/255.
 
-    Each image is read once. Without `naturals`, by name, the perturbation is 0.
+    Answers are a dict by target of dicts by image name; those to the natural images have the folder
+    None. Each image is read once, with those of its name in other folders.
     """
+    import devices
     import images
-    import models
+    import pictures
+    import ranks
 
-    answers, largest = {arch: {} for arch in targets}, 0
-    for batch, pixels in cli.progress(images.read_batches(listed, batch_size), len(listed)):
-        floats = images.to_float(pixels.to(device))
-        for arch, model in targets.items():
-            classes = models.predict(model, floats).tolist()
-            answers[arch].update(zip((image.name for image in batch), classes, strict=True))
-        for image, own in zip(batch, pixels, strict=True) if naturals else ():
-            largest = max(largest, images.perturbation(own, naturals[image.name]))
+    by_name = {
+        folder: {image.name: image for image in listed} for folder, listed in folders.items()
+    }
+    names = sorted({name for shelf in by_name.values() for name in shelf})
+    shelves = {None: naturals} | by_name
+    batches = [
+        (folder, batch)
+        for part in ranks.share(
+            images.batches(names, args.batch_size or devices.batch_size(device))
+        )
+        for folder, shelf in shelves.items()
+        if (batch := [shelf[name] for name in part if name in shelf])
+    ]
+    total = sum(name in shelf for name in names for shelf in shelves.values())
+    workers = devices.decoders() if args.workers is None else args.workers
+    read = pictures.read_batches([batch for _, batch in batches], workers)
+
+    answers = {folder: {arch: {} for arch in targets.networks} for folder in shelves}
+    largest, natural = dict.fromkeys(folders, 0), {}
+    answered = targets.answers(cli.progress(read, total))
+    for (folder, _), (batch, own, classes) in zip(batches, answered, strict=True):
+        for arch, mine in classes.items():
+            answers[folder][arch] |= zip((image.name for image in batch), mine, strict=True)
+        if folder is None:
+            natural = dict(zip((image.name for image in batch), own, strict=True))
+        for image, mine in zip(batch, own, strict=True) if natural and folder else ():
+            change = pictures.perturbation(mine, natural[image.name], naturals[image.name].path)
+            largest[folder] = max(largest[folder], change)
+    return merge(ranks.gather((answers, largest)))
+
+
+def merge(shares):
+    """Return what `classify` found on all ranks as one."""
+    answers, largest = shares[0]
+    for more, larger in shares[1:]:
+        for folder, by_arch in more.items():
+            for arch, classes in by_arch.items():
+                answers[folder][arch] |= classes
+        largest = {folder: max(largest[folder], larger[folder]) for folder in largest}
     return answers, largest
 
 
@@ -173,31 +209,43 @@ def count(listed, answers: dict[str, int], natural: dict[str, int], targeted: bo
     return counts
 
 
+def draw(args, rows, folders, naturals, targets, device) -> None:
+    """Write the plot and the gallery that were asked for."""
+    import plots
+
+    if args.plot:
+        plots.write_plot(rows, args.plot)
+    if args.gallery:
+        shown = folders[args.input_dir[-1]][: plots.GALLERY_ROWS]
+        plots.write_gallery(examples(shown, naturals, targets, device), args.gallery)
+
+
 def examples(listed, naturals, targets, device) -> list[dict]:
     """Return what the gallery shows of a few images: their pixels and each target's answers."""
     import torch
 
-    import images
     import models
+    import pictures
 
     names = models.class_names()
     shown = []
     for image in listed:
-        pixels = [
-            images.to_pixels(images.read_image(i.path)) for i in (naturals[image.name], image)
+        pair = [
+            pictures.to_pixels(pictures.read_image(i.path)) for i in (naturals[image.name], image)
         ]
-        both = images.to_float(torch.stack(pixels).to(device))
+        both = pictures.to_float(torch.stack(pair).to(device))
         answers = {}
-        for arch, model in targets.items():
-            with torch.no_grad():
-                shares = model(both).softmax(1)
+        for arch, logits in targets.each(
+            lambda model, both=both: models.logits(model, both)
+        ).items():
+            shares = logits.softmax(1)
             confidences, classes = shares.max(1)
             known = shares.shape[1] == len(names)  # a network of one's own may have others
             answers[arch] = [
                 f"{names[c] if known else f'class {c}'} {100 * p:.0f} %"
                 for c, p in zip(classes.tolist(), confidences.tolist(), strict=True)
             ]
-        shown.append({"label": names[image.label], "pixels": pixels, "answers": answers})
+        shown.append({"label": names[image.label], "pixels": pair, "answers": answers})
     return shown
 
 

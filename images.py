@@ -1,4 +1,4 @@
-"""Folders of labelled images, and 8-bit pixels in and out.
+"""Folders of labelled images.
 
 Labels are 0-based ImageNet-1k class indices. Layouts that `list_images` reads:
 
@@ -12,21 +12,11 @@ Labels are 0-based ImageNet-1k class indices. Layouts that `list_images` reads:
 import contextlib
 import csv
 import importlib.util
-import logging
-import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import PIL.Image
-import PIL.ImageOps
-import torch
-from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 LABELS = "labels.csv"
@@ -80,6 +70,11 @@ def list_images(folder: Path) -> list[LabelledImage]:
             )
         by_name[image.name] = image.path
     return images
+
+
+def batches(images: list[LabelledImage], size: int) -> list[list[LabelledImage]]:
+    """Return the images in batches of up to `size`."""
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def embedded_images() -> list[LabelledImage]:
@@ -189,108 +184,6 @@ def write_labels(folder: Path, rows: Iterable[dict]) -> None:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)
-
-
-def read_image(path: Path) -> PIL.Image.Image:
-    """Return an image file as 8-bit RGB, upright.
-
-    Greyscale, palette and CMYK images are converted, 16-bit ones scaled to 8 bits, transparency is
-    dropped, and of an animation the first frame is taken.
-
-    Raises:
-        ValueError: the file is not a readable image.
-    """
-    try:
-        with PIL.Image.open(path) as image:
-            upright = PIL.ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # PIL would clip 16-bit greys instead of scaling them
-                levels = np.asarray(upright).astype(float) / 257
-                upright = PIL.Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
-            return upright.convert("RGB")
-    except Exception as error:  # PIL's decoders raise whatever comes up in a broken file
-        raise ValueError(f"{path} is not a readable image ({error})") from error
-
-
-def to_pixels(image: PIL.Image.Image) -> Tensor:
-    """Return an RGB image as uint8, 3 x H x W."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def read_batches(
-    images: list[LabelledImage],
-    batch_size: int,
-    prepare: Callable[[PIL.Image.Image], PIL.Image.Image] = lambda picture: picture,
-    skipped: list[str] | None = None,
-) -> Iterator[tuple[list[LabelledImage], Tensor]]:
-    """Yield up to `batch_size` images at a time, with their pixels as uint8, N x 3 x H x W.
-
-    Args:
-        prepare: applied to each picture, for example a resize.
-        skipped: where to note the names of unreadable images; None to stop at the first one.
-
-    Raises:
-        ValueError: an image is not readable, or has another size than the first one.
-    """
-    first, size = None, None
-    for start in range(0, len(images), batch_size):
-        batch, pixels = [], []
-        for image in images[start : start + batch_size]:
-            try:
-                picture = prepare(read_image(image.path))
-            except ValueError as error:
-                if skipped is None:
-                    raise
-                skipped.append(image.path.name)
-                logger.warning("skipped: %s", error)
-                continue
-            first, size = first or image, size or picture.size
-            if picture.size != size:
-                raise ValueError(
-                    "{} is {} x {} pixels, but {} is {} x {}; select_images.py makes images of one "
-                    "size".format(image.path, *picture.size, first.path, *size)
-                )
-            batch.append(image)
-            pixels.append(to_pixels(picture))
-        if batch:
-            yield batch, torch.stack(pixels)
-
-
-def perturbation(pixels: Tensor, natural: LabelledImage) -> int:
-    """Return the largest difference between pixels, uint8 3 x H x W, and a natural image's."""
-    other = to_pixels(read_image(natural.path))
-    if pixels.shape != other.shape:
-        raise ValueError(f"{natural.path} has another size than the image made from it")
-    return (pixels.int() - other.int()).abs().max().item()
-
-
-def to_float(pixels: Tensor) -> Tensor:
-    """Return uint8 pixels as float in [0, 1]."""
-    return pixels.float() / 255
-
-
-def to_uint8(adversarial: Tensor, natural: Tensor, epsilon: float) -> Tensor:
-    """Round adversarial pixels to 8 bits, within epsilon of the natural ones in whole levels.
-
-    Args:
-        adversarial: float in [0, 1], N x 3 x H x W.
-        natural: uint8, the same shape.
-        epsilon: largest perturbation, in 1/255; of a fraction, the whole part counts.
-
-    Raises:
-        ValueError: a pixel is not finite.
-    """
-    if not adversarial.isfinite().all():
-        raise ValueError("the pixels are not finite numbers")
-    levels = (adversarial * 255).round()
-    natural = natural.to(levels)
-    within = levels.clamp(natural - math.floor(epsilon), natural + math.floor(epsilon))
-    return within.clamp(0, 255).to(torch.uint8)
-
-
-def write_png(pixels: Tensor, file: Path) -> None:
-    """Write uint8 pixels, 3 x H x W, to a PNG file."""
-    with whole_file(file) as part:
-        PIL.Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(part, "PNG")
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ import cli
 import own
 import weights
 from catalogue import PAPER_TARGETS
+from folding import fold_batch_norms
 from libraries import EMBEDDED, Source
 
 __all__ = ["EMBEDDED", "PAPER_TARGETS", "Classifier", "Source", "load_model", "predict"]
@@ -38,6 +39,7 @@ class Classifier(nn.Module):
     Attributes:
         network: the bare network.
         input_size: channels, height and width that the bare network takes.
+        classes: how many there are; None before `accelerate`.
         weights: the file that the weights came from; None if they are random or the user's code
             sets them.
         digests: SHA-256 of each file that the network was made from, as hexadecimal digits; by the
@@ -54,6 +56,8 @@ class Classifier(nn.Module):
             for made_of in (source.code, file)
             if made_of
         }
+        self.classes: int | None = None
+        self.bfloat16 = False
         self.bgr = source.bgr
         self.scale = source.scale
         self.register_buffer("mean", torch.tensor(source.mean).view(1, 3, 1, 1))
@@ -65,7 +69,24 @@ class Classifier(nn.Module):
             pixels = interpolate(pixels, self.input_size[1:], mode="bilinear", antialias=True)
         if self.bgr:
             pixels = pixels.flip(1)
-        return self.network((pixels * self.scale - self.mean) / self.std).flatten(1)
+        pixels = (pixels * self.scale - self.mean) / self.std
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bfloat16):
+            logits = self.network(pixels)
+        return logits.flatten(1).float()
+
+    def accelerate(self, device: str, precision: str = "fp32") -> "Classifier":
+        """Move to a device and make passes fast, the logits being equal up to rounding.
+
+        Batch norms are folded into convolutions, and weights laid out as channels_last.
+
+        Args:
+            precision: "bf16" runs the network under autocast; pixels, their gradient and the logits
+                stay float32. "tf32" and "fp32" are settings of the device.
+        """
+        self.to(device)
+        self.classes = fold_batch_norms(self.network, self.input_size)
+        self.bfloat16 = precision == "bf16"
+        return self.to(memory_format=torch.channels_last)
 
 
 def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = None) -> Classifier:
@@ -132,15 +153,15 @@ def _build(source: Source, file: Path | None) -> nn.Module:
         return source.build(file)
 
 
-def choose_device(no_cuda: bool) -> str:
-    """Return "cuda" where there is a GPU, unless it is not wanted, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() and not no_cuda else "cpu"
-
-
 @torch.no_grad()
+def logits(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Return a network's logits, N x classes, without a graph behind them."""
+    return model(pixels)
+
+
 def predict(model: nn.Module, pixels: Tensor) -> Tensor:
     """Return the classes that a network predicts, N, of float pixels in [0, 1], N x 3 x H x W."""
-    return model(pixels).argmax(1)
+    return logits(model, pixels).argmax(1)
 
 
 def class_names() -> list[str]:

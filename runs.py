@@ -7,13 +7,15 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import images
+import pictures
+import ranks
 
 try:
     import fcntl
@@ -35,11 +37,13 @@ TYPES = {
     "epsilon": int | float,
     "targeted": bool,
     "size": list,
+    "batch_size": int,
 }
 # Options on which the images do not depend.
 NEUTRAL = (
     "output_dir",
     "batch_size",
+    "workers",
     "no_cuda",
     "print_freq",
     "json",
@@ -84,7 +88,7 @@ def settings(run: dict) -> dict:
 
 @contextlib.contextmanager
 def output_folder(folder: Path, run: dict, overwrite: bool) -> Iterator[None]:
-    """Make a folder ready for a run and keep other runs off it.
+    """Make a folder ready for a run and keep other runs off it; rank 0 does, and others wait.
 
     What an interrupted run with the same settings left is kept, so that it can be resumed.
 
@@ -96,6 +100,10 @@ def output_folder(folder: Path, run: dict, overwrite: bool) -> Iterator[None]:
         ValueError: another run is writing there, or one with other settings has.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if ranks.rank():
+        ranks.gather(None)
+        yield
+        return
     with _lock(folder):
         if overwrite and (folder / FILE).is_file():
             for file in [*folder.glob("*.png"), folder / images.LABELS, folder / FILE]:
@@ -104,6 +112,7 @@ def output_folder(folder: Path, run: dict, overwrite: bool) -> Iterator[None]:
         for part in folder.glob(".*.part"):  # of a run that was killed
             part.unlink()
         write(folder, {"status": "running"} | run)
+        ranks.gather(None)
         try:
             yield
         except BaseException:
@@ -154,7 +163,7 @@ def finished_batch(
     done = []
     for image in batch:
         try:
-            done.append(images.to_pixels(images.read_image(folder / image.name)))
+            done.append(pictures.to_pixels(pictures.read_image(folder / image.name)))
         except ValueError:
             return None
         if done[-1].shape != natural.shape[1:]:
@@ -182,7 +191,7 @@ def summary(args, step_size: float, records: list[dict]) -> dict:
         "num_steps": args.num_steps,
         "seed": args.seed,
         "targeted": args.targeted,
-        "versions": {name: version(name) for name in VERSIONS},
+        "versions": {name: version(name) for name in VERSIONS if _installed(name)},
         "images": len(records),
         "labels_predicted": sum(r["image"].label is None for r in records),
         "targets_drawn": args.targeted * sum(r["image"].target is None for r in records),
@@ -190,6 +199,13 @@ def summary(args, step_size: float, records: list[dict]) -> dict:
         "white_box_success": 100 * hits / len(records),
         "largest_perturbation": max(r["change"] for r in records),
     }
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def _attack_name(args, step_size: float) -> str:

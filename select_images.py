@@ -7,6 +7,7 @@ Writes them resized and cropped as 8-bit PNGs, with labels.csv. It is the saved 
 classified.
 """
 
+import functools
 import json
 import logging
 import random
@@ -42,8 +43,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument(
         "--overwrite", action="store_true", help="delete the images that the output folder has"
     )
-    parser.add_argument("--batch-size", type=cli.positive_int, default=16)
-    parser.add_argument("--no-cuda", action="store_true", help="run on the CPU")
+    cli.add_running(parser.add_argument)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -56,51 +56,50 @@ def main(args) -> None:
         raise cli.UsageError("the output folder is the input folder")
     checkpoints = cli.checkpoints(args.arch, args.checkpoint)
 
-    from torchvision.transforms.v2 import functional as transforms
-
     import checks
+    import committee
+    import devices
     import images
-    import models
+    import pictures
+    import ranks
 
-    device = models.choose_device(args.no_cuda)
+    ranks.join()
+    device = devices.choose_device(args.no_cuda, args.precision)
+    workers = devices.decoders() if args.workers is None else args.workers
 
     candidates = images.list_images(args.input_dir) if args.input_dir else images.embedded_images()
     if any(image.label is None for image in candidates):
         raise ValueError(f"{args.input_dir} has no labels: it needs a labels.csv or class names")
-    if args.overwrite and (args.output_dir / images.LABELS).is_file():
-        for file in [*args.output_dir.glob("*.png"), args.output_dir / images.LABELS]:
-            file.unlink(missing_ok=True)
-    if any(args.output_dir.glob("*.png")):
-        raise ValueError(f"{args.output_dir} has images: take another folder, or --overwrite them")
+    ranks.first(lambda: prepare_folder(args))
     random.Random(args.seed).shuffle(candidates)
     wanted = args.num_images or len(candidates)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    networks = {
-        arch: models.load_model(arch, checkpoint=checkpoints.get(arch)).to(device)
-        for arch in args.arch
-    }
+    archs = list(dict.fromkeys(args.arch))
+    networks = committee.Committee(archs, checkpoints, device, args.precision)
 
-    def prepare(picture):
-        return transforms.center_crop(transforms.resize(picture, [resize]), [args.size])
-
-    answered, rows, skipped = {arch: [] for arch in networks}, [], []
-    batches = images.read_batches(candidates, args.batch_size, prepare, skipped)
-    for batch, pixels in cli.progress(batches, len(candidates)):
-        natural = images.to_float(pixels.to(device))
-        answers = {arch: models.predict(net, natural).tolist() for arch, net in networks.items()}
-        for index, image in enumerate(batch):
-            for arch in networks:
-                answered[arch].append({"answer": answers[arch][index], "label": image.label})
-            right = [arch for arch in networks if answers[arch][index] == image.label]
-            if len(right) == len(networks):
-                images.write_png(pixels[index], args.output_dir / image.name)
-                source = image.path.relative_to(args.input_dir or image.path.parent)
-                row = {"filename": image.name, "label": image.label, "source": source}
-                rows.append(row if image.target is None else row | {"target": image.target})
+    batches = images.batches(candidates, args.batch_size or devices.batch_size(device))
+    prepare = functools.partial(centre_crop, resize=resize, size=args.size)
+    skipped, answered, rows = [], {arch: [] for arch in archs}, []
+    read = pictures.read_batches(ranks.share(batches), workers, prepare, skipped)
+    judged = networks.answers(cli.progress(read, len(candidates)))
+    with pictures.Writer(workers) as writer:
+        for _ in batches[:: ranks.size()]:
+            batch, own, answers = next(judged, ([], None, {}))
+            for rank, (theirs, said) in enumerate(ranks.gather((batch, answers))):
+                for index, image in enumerate(theirs if len(rows) < wanted else ()):
+                    for arch in archs:
+                        answered[arch].append({"answer": said[arch][index], "label": image.label})
+                    if any(said[arch][index] != image.label for arch in archs):
+                        continue
+                    rows.append(label_row(image, args.input_dir))
+                    if rank == ranks.rank():
+                        writer.write(own[index], args.output_dir / image.name)
+                    if len(rows) == wanted:
+                        break
             if len(rows) == wanted:
                 break
-        if len(rows) == wanted:
-            break
+    skipped = sorted(name for names in ranks.gather(skipped) for name in names)
+    if ranks.rank():
+        return
     if rows:
         images.write_labels(args.output_dir, rows)
 
@@ -111,7 +110,7 @@ def main(args) -> None:
     else:
         for what, number in [("read", read), *correct.items(), ("kept", len(rows))]:
             print(f"{what:<24}{number:>8}")
-    for arch in networks:
+    for arch in archs:
         checks.warn_of_accuracy(arch, answered[arch])
     if skipped:
         logger.warning("%d images were not readable: %s", len(skipped), ", ".join(skipped))
@@ -120,6 +119,32 @@ def main(args) -> None:
             f"only {len(rows)} of {args.num_images or len(candidates)} images are classified "
             f"correctly by every network; those are kept in {args.output_dir}"
         )
+
+
+def prepare_folder(args) -> None:
+    """Make the output folder, or empty it if that is wanted."""
+    import images
+
+    if args.overwrite and (args.output_dir / images.LABELS).is_file():
+        for file in [*args.output_dir.glob("*.png"), args.output_dir / images.LABELS]:
+            file.unlink(missing_ok=True)
+    if any(args.output_dir.glob("*.png")):
+        raise ValueError(f"{args.output_dir} has images: take another folder, or --overwrite them")
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+
+
+def centre_crop(picture, resize: int, size: int):
+    """Return a picture's centre, `size` pixels square, its short side being `resize`."""
+    from torchvision.transforms.v2 import functional as transforms
+
+    return transforms.center_crop(transforms.resize(picture, [resize]), [size])
+
+
+def label_row(image, folder: Path | None) -> dict:
+    """Return a row of labels.csv; its `source` is the file that the image came from."""
+    source = image.path.relative_to(folder or image.path.parent)
+    row = {"filename": image.name, "label": image.label, "source": source}
+    return row if image.target is None else row | {"target": image.target}
 
 
 if __name__ == "__main__":

@@ -97,7 +97,9 @@ def register_hook_for_resnet(model: nn.Module, arch: str, gamma: float) -> list[
     for name, module in model.named_modules():
         parent = name.rpartition(".")[0].rpartition(".")[2]
         if "relu" in name and "0.relu" not in name:
-            handles.append(module.register_forward_hook(_on_backward(lambda grad: factor * grad)))
+            handles.append(
+                module.register_forward_hook(_on_backward(lambda grad: grad.mul_(factor)))
+            )
         if "layer" in parent:
             handles.append(module.register_forward_hook(_on_backward(_divide_by_std)))
     return _not_empty(handles, f"no ReLU of a torchvision ResNet in this {arch}")
@@ -118,7 +120,7 @@ def register_hook_for_densenet(model: nn.Module, arch: str, gamma: float) -> lis
         return []
     factor = gamma**0.5
     handles = [
-        module.register_forward_hook(_on_backward(lambda grad: factor * grad))
+        module.register_forward_hook(_on_backward(lambda grad: grad.mul_(factor)))
         for name, module in model.named_modules()
         if "relu" in name and "transition" not in name
     ]
@@ -185,7 +187,8 @@ def _not_empty(handles: list[RemovableHandle], message: str) -> list[RemovableHa
 def _on_backward(function: Callable[[Tensor], Tensor]) -> Callable:
     """Return a forward hook that applies `function` to the gradient behind a module's last step.
 
-    This is what torch's deprecated `register_backward_hook` did, which the released hooks use.
+    This is what torch's deprecated `register_backward_hook` did, which the released hooks use. The
+    last step is a ReLU, whose backward makes a new tensor: `function` may change it in place.
     """
 
     def forward_hook(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -199,7 +202,9 @@ def _on_backward(function: Callable[[Tensor], Tensor]) -> Callable:
 
 def _divide_by_std(grad: Tensor) -> Tensor:
     std = grad.std()
-    return grad / torch.where(std > 0, std, 1)  # where every gradient is zero, 0 / 0 would be NaN
+    return grad.div_(
+        torch.where(std > 0, std, 1)
+    )  # where every gradient is zero, 0 / 0 would be NaN
 
 
 def _scale_gradient(gamma: float) -> Callable:

@@ -20,6 +20,7 @@ from pretrainedmodels.utils import TransformImage
 
 import images
 import models
+import pictures
 
 LIMIT = 1e-5
 
@@ -31,11 +32,11 @@ def difference(name: str) -> float:
     model = models.load_model(name, pretrained=False)
     settings = next(iter(pretrainedmodels.pretrained_settings[name].values()))
     _, height, width = settings["input_size"]
-    picture = images.read_image(images.embedded_images()[0].path).resize((width, height))
+    picture = pictures.read_image(images.embedded_images()[0].path).resize((width, height))
     for key, value in settings.items():
         setattr(model.network, key, value)
     theirs = model.network(TransformImage(model.network, scale=1)(picture)[None]).flatten(1)
-    ours = model(images.to_float(images.to_pixels(picture))[None])
+    ours = model(pictures.to_float(pictures.to_pixels(picture))[None])
     if ours.shape != (1, 1000) or not ours.isfinite().all():
         return float("nan")
     return ((ours - theirs).abs().max() / (theirs.max() - theirs.min())).item()

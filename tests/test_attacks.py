@@ -7,6 +7,7 @@ from torch import nn
 import attacks
 import images
 import models
+import pictures
 from utils_sgm import register_sgm
 
 
@@ -20,8 +21,8 @@ def model():
 @pytest.fixture(scope="module")
 def batch(natural):
     listed = images.list_images(natural)[:3]
-    _, pixels = next(images.read_batches(listed, 3))
-    return images.to_float(pixels), torch.tensor([image.label for image in listed])
+    _, pixels = next(pictures.read_batches([listed[:3]]))
+    return pictures.to_float(pixels), torch.tensor([image.label for image in listed])
 
 
 def generators(seed=0, names="abc"):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import checks
 import images
+import pictures
 import runs
 
 GREY = np.linspace(0, 255, 64).reshape(8, 8).round()
@@ -83,11 +84,11 @@ def test_unusual_image_is_converted_as_people_expect(tmp_path, name, make, expec
     make(tmp_path / name)
     images.write_labels(tmp_path, [{"filename": name, "label": 3}])
     (listed,) = images.list_images(tmp_path)
-    picture = images.read_image(listed.path)
+    picture = pictures.read_image(listed.path)
     assert picture.mode == "RGB"
     if expected is not None:
         assert abs(np.asarray(picture).astype(float) - expected()).max() <= 1
-    images.write_png(images.to_pixels(picture), tmp_path / listed.name)
+    pictures.write_png(pictures.to_pixels(picture), tmp_path / listed.name)
     assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / listed.name)), np.asarray(picture))
 
 
@@ -193,10 +194,10 @@ def test_no_pixel_leaves_the_ball_or_the_range(epsilon, step, steps, seed):
         lambda x: x.flatten(1) @ weights, epsilon, step, steps, momentum=seed % 2
     )
     labels = torch.tensor([0, 1])
-    pixels = images.to_float(natural)
+    pixels = pictures.to_float(natural)
     start = attacks.random_start(pixels, epsilon, attacks.image_generators(seed, "ab"))
     result = attacks.perturb(attack, pixels, labels, epsilon, start if seed % 3 else None)
-    saved = images.to_uint8(result, natural, epsilon)
+    saved = pictures.to_uint8(result, natural, epsilon)
     assert saved.dtype == torch.uint8
     assert abs(saved.int() - natural.int()).max() <= epsilon
 
@@ -244,7 +245,7 @@ def test_random_image_file_is_read_or_refused(tmp_path, content, kind):
         content = bytes(whole)
     file.write_bytes(content)
     try:
-        assert images.read_image(file).mode == "RGB"
+        assert pictures.read_image(file).mode == "RGB"
     except ValueError as error:
         assert str(file) in str(error)
 
@@ -329,13 +330,13 @@ def test_evaluation_on_any_source_of_an_ensemble_is_warned_of(run, natural, tmp_
 
 
 def test_folder_removed_meanwhile_is_one_line(run, natural, tmp_path, monkeypatch):
-    write_png = images.write_png
+    write_png = pictures.write_png
 
     def remove_first(pixels, file):
         shutil.rmtree(file.parent)
         write_png(pixels, file)
 
-    monkeypatch.setattr(images, "write_png", remove_first)
+    monkeypatch.setattr(pictures, "write_png", remove_first)
     attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
     status, _, err = run(attack, i=natural, o=tmp_path / "gone")
     assert status == 1

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import images
+import pictures
 
 
 def write(file, color=(10, 20, 30)):
@@ -21,8 +22,8 @@ def listed(folder):
 def test_saved_pixels_stay_within_epsilon_in_whole_levels(tmp_path, epsilon):
     natural = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     adversarial = natural / 255 + (torch.rand(natural.shape) * 2 - 1) * (epsilon + 0.9) / 255
-    saved = images.to_uint8(adversarial, natural, epsilon)
-    images.write_png(saved[0], tmp_path / "a.png")
+    saved = pictures.to_uint8(adversarial, natural, epsilon)
+    pictures.write_png(saved[0], tmp_path / "a.png")
     read = np.asarray(PIL.Image.open(tmp_path / "a.png")).astype(int)
     difference = abs(read - natural[0].permute(1, 2, 0).numpy().astype(int))
     assert difference.max() == int(epsilon)
@@ -30,14 +31,14 @@ def test_saved_pixels_stay_within_epsilon_in_whole_levels(tmp_path, epsilon):
 
 def test_pixels_are_rounded_not_truncated():
     natural = torch.full((1, 3, 1, 1), 100, dtype=torch.uint8)
-    assert images.to_uint8(natural / 255 + 5.6 / 255, natural, 16).unique().tolist() == [106]
-    assert images.to_uint8(natural / 255 - 5.6 / 255, natural, 16).unique().tolist() == [94]
+    assert pictures.to_uint8(natural / 255 + 5.6 / 255, natural, 16).unique().tolist() == [106]
+    assert pictures.to_uint8(natural / 255 - 5.6 / 255, natural, 16).unique().tolist() == [94]
 
 
 def test_pixels_that_are_not_finite_are_refused():
     natural = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
     with pytest.raises(ValueError, match="not finite"):
-        images.to_uint8(torch.full((1, 3, 1, 1), torch.nan), natural, 16)
+        pictures.to_uint8(torch.full((1, 3, 1, 1), torch.nan), natural, 16)
 
 
 def test_labels_csv(tmp_path):
@@ -113,13 +114,13 @@ def test_images_of_two_sizes_are_refused_by_name(tmp_path):
     write(tmp_path / "a.png")
     PIL.Image.new("RGB", (9, 8)).save(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"b.png is 9 x 8 pixels, but .*a.png is 8 x 8"):
-        list(images.read_batches(images.list_images(tmp_path), 1))
+        list(pictures.read_batches([images.list_images(tmp_path)]))
 
 
 def test_file_appears_whole_or_not_at_all(tmp_path):
-    images.write_png(torch.zeros(3, 4, 4, dtype=torch.uint8), tmp_path / "a.png")
+    pictures.write_png(torch.zeros(3, 4, 4, dtype=torch.uint8), tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     with pytest.raises(TypeError):
-        images.write_png(torch.zeros(7, 4, 4, dtype=torch.uint8), tmp_path / "a.png")
+        pictures.write_png(torch.zeros(7, 4, 4, dtype=torch.uint8), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 import images
 import models
+import pictures
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def checkpoints(tmp_path, monkeypatch):
 
 def test_embedded_networks_recognise_the_embedded_images():
     listed = images.embedded_images()
-    pictures = [images.read_image(image.path).resize((260, 260)) for image in listed]
-    pixels = images.to_float(torch.stack([images.to_pixels(picture) for picture in pictures]))
+    pictures = [pictures.read_image(image.path).resize((260, 260)) for image in listed]
+    pixels = pictures.to_float(torch.stack([pictures.to_pixels(picture) for picture in pictures]))
     labels = torch.tensor([image.label for image in listed])
     for name in models.EMBEDDED:
         assert (models.predict(models.load_model(name), pixels) == labels).sum() >= 14
@@ -50,18 +51,18 @@ def test_preprocessing_is_that_of_pretrainedmodels(name):
     model = models.load_model(name, pretrained=False)
     settings = next(iter(pretrainedmodels.pretrained_settings[name].values()))
     _, height, width = settings["input_size"]
-    picture = images.read_image(images.embedded_images()[0].path).resize((width, height))
+    picture = pictures.read_image(images.embedded_images()[0].path).resize((width, height))
     for key, value in settings.items():
         setattr(model.network, key, value)
     theirs = TransformImage(model.network, scale=1)(picture)[None]
-    logits = model(images.to_float(images.to_pixels(picture))[None])
+    logits = model(pictures.to_float(pictures.to_pixels(picture))[None])
     assert logits.shape == (1, 1000)
     torch.testing.assert_close(logits, model.network(theirs).flatten(1))
 
 
 def test_resizing_is_bilinear_and_antialiased_as_in_pil():
-    picture = images.read_image(images.embedded_images()[0].path)
-    pixels = images.to_float(images.to_pixels(picture))[None]
+    picture = pictures.read_image(images.embedded_images()[0].path)
+    pixels = pictures.to_float(pictures.to_pixels(picture))[None]
     ours = functional.interpolate(pixels, (224, 224), mode="bilinear", antialias=True)
     pil = np.asarray(picture.resize((224, 224), PIL.Image.Resampling.BILINEAR))
     assert abs(ours[0].permute(1, 2, 0).numpy() * 255 - pil).max() < 1.01

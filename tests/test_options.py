@@ -161,20 +161,20 @@ def test_option_of_evaluate(run, folders, tmp_path, option):
 
 def test_batch_size_is_the_largest_number_of_images_at_a_time(run, folders, tmp_path, monkeypatch):
     sizes = []
-    read_batches = images.read_batches
+    batches = images.batches
 
-    def recorded(listed, batch_size, *args, **kwargs):
-        sizes.append(batch_size)
-        return read_batches(listed, batch_size, *args, **kwargs)
+    def recorded(listed, size):
+        sizes.append(size)
+        return batches(listed, size)
 
-    monkeypatch.setattr(images, "read_batches", recorded)
+    monkeypatch.setattr(images, "batches", recorded)
     for command in (
         "attack_iter --input-dir {few} --output-dir {out}/a --num-steps 1 --batch-size 1",
         "select_images --input-dir {few} --output-dir {out}/s --batch-size 3",
         "evaluate --input-dir {few} --batch-size 5",
     ):
         assert run(command, out=tmp_path, **folders)[0] == 0
-    assert sizes == [1, 3, 5, 5]  # evaluate.py asks for the natural images too, here none
+    assert sizes == [1, 3, 5]
 
 
 def test_no_cuda_stays_on_the_cpu(run, folders, tmp_path, monkeypatch):

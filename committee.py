@@ -1,0 +1,82 @@
+"""Several networks' answers to the same images, each of which is read once."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+import devices
+import images
+import models
+import pictures
+
+logger = logging.getLogger(__name__)
+Value = TypeVar("Value")
+
+CHUNK = 64  # batches that wait in memory while networks take turns
+
+
+class Committee:
+    """Networks on a device, which take turns there if its memory can't hold them together.
+
+    Args:
+        archs: names of networks, as of `models.load_model`.
+        checkpoints: files of weights by the names of networks.
+        device, precision: see `models.Classifier.accelerate`.
+
+    Attributes:
+        networks: by name.
+    """
+
+    def __init__(
+        self, archs: list[str], checkpoints: dict[str, Path], device: str, precision: str = "fp32"
+    ):
+        self.networks = {
+            arch: models.load_model(arch, checkpoint=checkpoints.get(arch)) for arch in archs
+        }
+        self._device = device
+        self._together = True
+        self._parts = devices.Parts()
+        self.each(lambda model: model.accelerate(device, precision))
+
+    def answers(
+        self, batches: Iterable[tuple[list[images.LabelledImage], Tensor]]
+    ) -> Iterator[tuple[list[images.LabelledImage], Tensor, dict[str, list[int]]]]:
+        """Yield batches and their pixels, uint8 N x 3 x H x W, with the classes of each network."""
+        batches = iter(batches)
+        while chunk := list(islice(batches, 1 if self._together else CHUNK)):
+            answers = self.each(
+                lambda model, chunk=chunk: [self._predicted(model, p) for _, p in chunk]
+            )
+            for number, (batch, natural) in enumerate(chunk):
+                yield batch, natural, {arch: answers[arch][number] for arch in answers}
+
+    def each(self, function: Callable[[models.Classifier], Value]) -> dict[str, Value]:
+        """Return by name what a function of a network on the device returns."""
+        try:
+            return {arch: self._on_device(arch, function) for arch in self.networks}
+        except (RuntimeError, MemoryError) as error:
+            if not self._together or len(self.networks) == 1 or not devices.out_of_memory(error):
+                raise
+        logger.warning("the networks don't fit into memory together: they take turns")
+        self._together = False
+        self._parts = devices.Parts()
+        for model in self.networks.values():
+            model.to("cpu")
+        return {arch: self._on_device(arch, function) for arch in self.networks}
+
+    def _on_device(self, arch: str, function: Callable[[models.Classifier], Value]) -> Value:
+        model = self.networks[arch].to(self._device)
+        value = function(model)
+        if not self._together:
+            model.to("cpu")
+        return value
+
+    def _predicted(self, model: models.Classifier, natural: Tensor) -> list[int]:
+        def predict(part: slice) -> list[int]:
+            return models.predict(model, pictures.to_float(natural[part].to(self._device))).tolist()
+
+        return [answer for part in self._parts(predict, len(natural)) for answer in part]

@@ -1,0 +1,96 @@
+"""Batch norms of a frozen network, folded into convolutions. Needs torch and branches.py.
+
+In evaluation mode a batch norm multiplies each channel by a number and adds another one. Where a
+convolution's output goes to it and nowhere else, both numbers fit into the convolution's weights.
+"""
+
+import logging
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from branches import Watch
+
+logger = logging.getLogger(__name__)
+
+
+class ChannelAffine(nn.Module):
+    """A batch norm in evaluation mode as one multiplication and addition.
+
+    Unlike torch's batch norm it does not keep its input for the backward pass.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d):
+        super().__init__()
+        weight = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight.detach()
+        bias = torch.zeros_like(weight) if norm.bias is None else norm.bias.detach()
+        scale = weight * (norm.running_var + norm.eps).rsqrt()
+        self.register_buffer("scale", scale[:, None, None])
+        self.register_buffer("shift", (bias - norm.running_mean * scale)[:, None, None])
+
+    def forward(self, features: Tensor) -> Tensor:
+        # Autocast would return float32 and leave everything that follows in it.
+        return torch.addcmul(self.shift, features, self.scale).to(features.dtype)
+
+
+@torch.no_grad()
+def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> int:
+    """Fold batch norms into the convolutions before them; return the number of classes.
+
+    Batch norms that follow no convolution become a multiplication and an addition. The network
+    stays equal up to rounding: where a pass before and one after differ by more, it is left as it
+    was. Modules keep their names, so that hooks find their places.
+
+    Args:
+        network: frozen, in evaluation mode; changed in place.
+        input_size: C, H and W of an input.
+    """
+    watch = Watch(network, input_size)
+    modules = dict(network.named_modules())
+    convolutions = {
+        output: name
+        for name, _, output in watch.runs
+        if type(modules[name]) is nn.Conv2d and _alone(modules[name]) and watch.calls[name] == 1
+    }
+    replaced = []
+
+    def replace(name: str, module: nn.Module) -> None:
+        replaced.append((name, modules[name]))
+        network.set_submodule(name, module)
+
+    for name, inputs, _ in watch.runs:
+        norm = modules[name]
+        if not _is_fixed(norm) or watch.calls[name] > 1 or not inputs:
+            continue
+        before = convolutions.get(inputs[0]) if inputs[0].users == 1 else None
+        if before:
+            replace(before, fuse_conv_bn_eval(modules[before], norm))
+        affine = nn.Identity() if before else ChannelAffine(norm)
+        # timm's batch norms have their activation inside
+        inside = dict(norm.named_children())
+        replace(name, nn.Sequential(OrderedDict(affine=affine, **inside)) if inside else affine)
+    if replaced and not _close(network(watch.pixels), watch.output):
+        for name, module in replaced:
+            network.set_submodule(name, module)
+        logger.info("batch norms could not be folded: they stay as they are")
+    return watch.output.flatten(1).shape[1]
+
+
+def _is_fixed(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.BatchNorm2d)
+        and not module.training
+        and module.running_mean is not None
+        and _alone(module)
+    )
+
+
+def _alone(module: nn.Module) -> bool:
+    """Say whether a module does what its class says: hooks can change its weights or output."""
+    return not module._forward_pre_hooks and not module._forward_hooks
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return (one - other).abs().max() <= 1e-3 * other.abs().max()

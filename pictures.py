@@ -1,0 +1,196 @@
+"""8-bit pixels in and out: images decoded ahead of the network, PNGs encoded behind it."""
+
+import contextlib
+import logging
+import math
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from images import LabelledImage, whole_file
+
+logger = logging.getLogger(__name__)
+
+
+def read_image(path: Path) -> PIL.Image.Image:
+    """Return an image file as 8-bit RGB, upright.
+
+    Greyscale, palette and CMYK images are converted, 16-bit ones scaled to 8 bits, transparency is
+    dropped, and of an animation the first frame is taken.
+
+    Raises:
+        ValueError: the file is not a readable image.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            upright = PIL.ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # PIL would clip 16-bit greys instead of scaling them
+                levels = np.asarray(upright).astype(float) / 257
+                upright = PIL.Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
+            return upright.convert("RGB")
+    except Exception as error:  # PIL's decoders raise whatever comes up in a broken file
+        raise ValueError(f"{path} is not a readable image ({error})") from error
+
+
+def to_pixels(image: PIL.Image.Image) -> Tensor:
+    """Return an RGB image as uint8, 3 x H x W."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def read_batches(
+    batches: list[list[LabelledImage]],
+    workers: int = 0,
+    prepare: Callable[[PIL.Image.Image], PIL.Image.Image] | None = None,
+    skipped: list[str] | None = None,
+) -> Iterator[tuple[list[LabelledImage], Tensor]]:
+    """Yield batches with their pixels as uint8, N x 3 x H x W.
+
+    Args:
+        workers: processes that decode ahead, two batches each; 0 to decode here.
+        prepare: applied to each picture, for example a resize; a function that pickle can take.
+        skipped: where to note the names of unreadable images, which their batches, as many as
+            given, then lack; None to stop at the first one.
+
+    Raises:
+        ValueError: an image is not readable, or has another size than others of its batch.
+    """
+    loader = DataLoader(
+        _Decoder(batches, prepare),
+        batch_size=None,
+        num_workers=min(workers, len(batches) - 1),  # nothing comes after the last one
+        worker_init_fn=_leave_signals,
+    )
+    decoded = iter(loader)
+    for batch in batches:
+        try:
+            pixels, broken, other_size = next(decoded)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise OSError(
+                f"a process that reads images died ({error}): take fewer --workers"
+            ) from error
+        for index, message in broken.items():
+            if skipped is None:
+                raise ValueError(message)
+            skipped.append(batch[index].path.name)
+            logger.warning("skipped: %s", message)
+        if other_size:
+            raise ValueError(other_size)
+        yield [image for n, image in enumerate(batch) if n not in broken], pixels
+
+
+class _Decoder(Dataset):
+    """Batches as their pixels, the errors of unreadable images, and an error about sizes.
+
+    Errors are returned, since a DataLoader adds the traceback of its worker to what is raised.
+    """
+
+    def __init__(self, batches: list[list[LabelledImage]], prepare: Callable | None):
+        self.batches = batches
+        self.prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, dict[int, str], str | None]:
+        pixels, broken, first = [], {}, None
+        for index, image in enumerate(self.batches[number]):
+            try:
+                picture = read_image(image.path)
+                picture = self.prepare(picture) if self.prepare else picture
+            except ValueError as error:
+                broken[index] = str(error)
+                continue
+            first = first or (image.path, picture.size)
+            if picture.size != first[1]:
+                return torch.empty(0), broken, size_error((image.path, picture.size), first)
+            pixels.append(to_pixels(picture))
+        return torch.stack(pixels) if pixels else torch.empty(0), broken, None
+
+
+def size_error(one: tuple[Path, tuple[int, int]], other: tuple[Path, tuple[int, int]]) -> str:
+    """Say that two images, each a path with its width and height, have not one size."""
+    (path, size), (first, first_size) = one, other
+    return (
+        f"{path} is {size[0]} x {size[1]} pixels, but {first} is {first_size[0]} x "
+        f"{first_size[1]}; select_images.py makes images of one size"
+    )
+
+
+def _leave_signals(worker: int) -> None:
+    """Leave Ctrl-C and a batch system's signal to the main process, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class Writer(contextlib.AbstractContextManager):
+    """Writes PNGs on threads behind the network; at most `waiting` of them are kept in memory.
+
+    Leaving it waits for all of them. What goes wrong in a thread is raised at a later call, or on
+    leaving.
+    """
+
+    def __init__(self, threads: int = 1, waiting: int = 64):
+        self._pool = ThreadPoolExecutor(max(1, threads))
+        self._jobs: deque[Future] = deque()
+        self._waiting = waiting
+
+    def write(self, pixels: Tensor, file: Path) -> None:
+        """Write uint8 pixels, 3 x H x W, to a PNG file, soon."""
+        while len(self._jobs) >= self._waiting:
+            self._jobs.popleft().result()
+        self._jobs.append(self._pool.submit(write_png, pixels, file))
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self._pool.shutdown(cancel_futures=error is not None)
+        for job in self._jobs if error is None else ():
+            job.result()
+
+
+def perturbation(adversarial: Tensor, natural: Tensor, path: Path) -> int:
+    """Return the largest difference between pixels, uint8 3 x H x W, of an image and of `path`."""
+    if adversarial.shape != natural.shape:
+        raise ValueError(f"{path} has another size than the image made from it")
+    return (adversarial.int() - natural.int()).abs().max().item()
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """Return uint8 pixels as float in [0, 1]."""
+    return pixels.float() / 255
+
+
+def to_uint8(adversarial: Tensor, natural: Tensor, epsilon: float) -> Tensor:
+    """Round adversarial pixels to 8 bits, within epsilon of the natural ones in whole levels.
+
+    Args:
+        adversarial: float in [0, 1], N x 3 x H x W.
+        natural: uint8, the same shape.
+        epsilon: largest perturbation, in 1/255; of a fraction, the whole part counts.
+
+    Raises:
+        ValueError: a pixel is not finite.
+    """
+    if not adversarial.isfinite().all():
+        raise ValueError("the pixels are not finite numbers")
+    levels = (adversarial * 255).round()
+    natural = natural.to(levels)
+    within = levels.clamp(natural - math.floor(epsilon), natural + math.floor(epsilon))
+    return within.clamp(0, 255).to(torch.uint8)
+
+
+def write_png(pixels: Tensor, file: Path) -> None:
+    """Write uint8 pixels, 3 x H x W, to a PNG file."""
+    picture = PIL.Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    with whole_file(file) as part:
+        # Noise hardly shrinks: PIL's default, 6, takes half as long again to save 3 % of the bytes.
+        picture.save(part, "PNG", compress_level=1)

@@ -1,0 +1,83 @@
+"""The processes that torchrun starts for one run, on one machine or several; else there is one.
+
+Images are divided among them. Rank 0 prepares and completes what all of them share.
+"""
+
+import datetime
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch.distributed as dist
+
+Value = TypeVar("Value")
+
+_store: "dist.Store | None" = None
+_numbers = itertools.count()
+
+
+def join() -> None:
+    """Become one of the processes that torchrun started, if it did."""
+    global _store
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        _store, number, total = next(dist.rendezvous("env://"))
+        # A rank that dies breaks its connections; slow ones may take as long as they need.
+        patience = datetime.timedelta(days=365)
+        store = dist.PrefixStore("group", _store)
+        dist.init_process_group(
+            "gloo", store=store, rank=number, world_size=total, timeout=patience
+        )
+
+
+def rank() -> int:
+    """Return the number of this process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """Return how many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def share(items: Sequence[Value]) -> Sequence[Value]:
+    """Return this process's items: every n-th one, n being the number of processes."""
+    return items[rank() :: size()]
+
+
+def gather(value: Value) -> list[Value]:
+    """Return the values of all ranks, when all of them have called this.
+
+    Raises:
+        OSError: a process has ended.
+    """
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * size()
+    try:
+        dist.all_gather_object(values, value)
+    except RuntimeError as error:
+        raise OSError(
+            f"another process of this run has ended, see its message ({error})"
+        ) from error
+    return values
+
+
+def first(function: Callable[[], Value]) -> Value:
+    """Return on every rank what a function returns on rank 0, where alone it is called."""
+    return gather(function() if rank() == 0 else None)[0]
+
+
+def counter() -> Callable[[int], int]:
+    """Return a function that adds a number to a sum over all ranks, and returns the sum."""
+    if _store:
+        key = f"counter {next(_numbers)}"
+        return lambda number: _store.add(key, number)
+    total = 0
+
+    def add(number: int) -> int:
+        nonlocal total
+        total += number
+        return total
+
+    return add
