@@ -174,8 +174,9 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
         sys.exit(f"{parser.prog}{_of_rank()}: error: out of memory, with one image ({error})")
     except (KeyboardInterrupt, Terminated) as stop:
         status = 143 if isinstance(stop, Terminated) else 130
-        print(f"{parser.prog}: stopped", file=sys.stderr)
-        sys.exit(status)
+        print(f"{parser.prog}: stopped", file=sys.stderr, flush=True)
+        # The signal may have come while a lock was held, for which threads now wait for ever.
+        os._exit(status)
 
 
 def _of_rank() -> str:

@@ -1,9 +1,11 @@
 """8-bit pixels in and out: images decoded ahead of the network, PNGs encoded behind it."""
 
 import contextlib
+import ctypes
 import logging
 import math
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,8 +68,9 @@ def read_batches(
     loader = DataLoader(
         _Decoder(batches, prepare),
         batch_size=None,
+        collate_fn=_as_it_is,
         num_workers=min(workers, len(batches) - 1),  # nothing comes after the last one
-        worker_init_fn=_leave_signals,
+        worker_init_fn=_leave_with_main_process,
     )
     decoded = iter(loader)
     for batch in batches:
@@ -86,13 +89,16 @@ def read_batches(
             logger.warning("skipped: %s", message)
         if other_size:
             raise ValueError(other_size)
-        yield [image for n, image in enumerate(batch) if n not in broken], pixels
+        kept = [image for n, image in enumerate(batch) if n not in broken]
+        yield kept, torch.from_numpy(pixels)
 
 
 class _Decoder(Dataset):
     """Batches as their pixels, the errors of unreadable images, and an error about sizes.
 
-    Errors are returned, since a DataLoader adds the traceback of its worker to what is raised.
+    Errors are returned, since a DataLoader adds its worker's traceback to what is raised. Pixels
+    are numpy's, which come through a pipe: tensors would take shared memory, of which containers
+    have little, and a DataLoader waits for ever for one that found none.
     """
 
     def __init__(self, batches: list[list[LabelledImage]], prepare: Callable | None):
@@ -102,7 +108,7 @@ class _Decoder(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, dict[int, str], str | None]:
+    def __getitem__(self, number: int) -> tuple[np.ndarray, dict[int, str], str | None]:
         pixels, broken, first = [], {}, None
         for index, image in enumerate(self.batches[number]):
             try:
@@ -113,9 +119,13 @@ class _Decoder(Dataset):
                 continue
             first = first or (image.path, picture.size)
             if picture.size != first[1]:
-                return torch.empty(0), broken, size_error((image.path, picture.size), first)
-            pixels.append(to_pixels(picture))
-        return torch.stack(pixels) if pixels else torch.empty(0), broken, None
+                return np.empty(0), broken, size_error((image.path, picture.size), first)
+            pixels.append(to_pixels(picture).numpy())
+        return np.stack(pixels) if pixels else np.empty(0), broken, None
+
+
+def _as_it_is(item: tuple) -> tuple:
+    return item
 
 
 def size_error(one: tuple[Path, tuple[int, int]], other: tuple[Path, tuple[int, int]]) -> str:
@@ -127,17 +137,21 @@ def size_error(one: tuple[Path, tuple[int, int]], other: tuple[Path, tuple[int, 
     )
 
 
-def _leave_signals(worker: int) -> None:
-    """Leave Ctrl-C and a batch system's signal to the main process, which ends its workers."""
+def _leave_with_main_process(worker: int) -> None:
+    """Leave signals to the main process, which ends its workers, and end when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # By itself it would wait for its pipe to empty, which nobody reads any more.
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 class Writer(contextlib.AbstractContextManager):
     """Writes PNGs on threads behind the network; at most `waiting` of them are kept in memory.
 
-    Leaving it waits for all of them. What goes wrong in a thread is raised at a later call, or on
-    leaving.
+    Leaving it waits for all of them, unless by Ctrl-C. What goes wrong in a thread is raised at a
+    later call, or on leaving.
     """
 
     def __init__(self, threads: int = 1, waiting: int = 64):
@@ -152,7 +166,8 @@ class Writer(contextlib.AbstractContextManager):
         self._jobs.append(self._pool.submit(write_png, pixels, file))
 
     def __exit__(self, kind, error, traceback) -> None:
-        self._pool.shutdown(cancel_futures=error is not None)
+        stopped = error is not None and not isinstance(error, Exception)
+        self._pool.shutdown(wait=not stopped, cancel_futures=error is not None)
         for job in self._jobs if error is None else ():
             job.result()
 

@@ -8,6 +8,7 @@ from conftest import SCRIPTS
 
 import images
 import models
+import pictures
 
 # Of each option, arguments with and without it, or with two values. The outputs must differ.
 ATTACK = {
@@ -71,7 +72,7 @@ EVALUATE = {
 }
 MODELS = {"--list": ("--list inc_v3", "--list inc_v4")}
 # --output-dir shows in every test; these two change nothing but the place and the memory.
-ELSEWHERE = {"--output-dir", "--batch-size", "--no-cuda", "--help"}
+ELSEWHERE = {"--output-dir", "--batch-size", "--workers", "--precision", "--no-cuda", "--help"}
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,41 @@ def test_batch_size_is_the_largest_number_of_images_at_a_time(run, folders, tmp_
     assert sizes == [1, 3, 5]
 
 
+RUNNING = (
+    "attack_iter --input-dir {few} --output-dir {out}/a --num-steps 1 --batch-size 1",
+    "select_images --input-dir {few} --output-dir {out}/s --batch-size 1",
+    "evaluate --input-dir {few} --arch efficientnet_lite1 --batch-size 1",
+)
+
+
+def test_precision_is_that_of_the_networks(run, folders, tmp_path, monkeypatch):
+    seen = []
+    accelerate = models.Classifier.accelerate
+
+    def recorded(model, device, precision):
+        seen.append(precision)
+        return accelerate(model, device, precision)
+
+    monkeypatch.setattr(models.Classifier, "accelerate", recorded)
+    for command, precision in zip(RUNNING, ("bf16", "fp32", "bf16"), strict=True):
+        assert run(f"{command} --precision {precision}", out=tmp_path, **folders)[0] == 0
+    assert seen == ["bf16", "fp32", "bf16"]
+
+
+def test_workers_decode_all_batches_but_one(run, folders, tmp_path, monkeypatch):
+    seen = []
+
+    class Recorded(pictures.DataLoader):
+        def __init__(self, *args, num_workers, **kwargs):
+            seen.append(num_workers)
+            super().__init__(*args, num_workers=num_workers, **kwargs)
+
+    monkeypatch.setattr(pictures, "DataLoader", Recorded)
+    for command, workers in zip(RUNNING, (0, 1, 5), strict=True):
+        assert run(f"{command} --workers {workers}", out=tmp_path, **folders)[0] == 0
+    assert seen == [0, 1, 1]  # of two batches the second is decoded ahead
+
+
 def test_no_cuda_stays_on_the_cpu(run, folders, tmp_path, monkeypatch):
     class MovedError(Exception):
         pass
@@ -185,6 +221,7 @@ def test_no_cuda_stays_on_the_cpu(run, folders, tmp_path, monkeypatch):
         raise MovedError(device)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.nn.Module, "to", record)
     for command in (
         "attack_iter --input-dir {few} --output-dir {out}/a",
