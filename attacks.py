@@ -101,7 +101,8 @@ def perturb(
     attack.clip_min = (natural - epsilon / 255).clamp(min=0)
     attack.clip_max = (natural + epsilon / 255).clamp(max=1)
     attack.loss_fn.first = None
-    return attack.perturb(natural if start is None else start, labels)
+    start = natural if start is None else start
+    return attack.perturb(start.contiguous(), labels)  # whose gradients advertorch flattens
 
 
 def image_generators(seed: int, names: Sequence[str]) -> list[torch.Generator]:

@@ -90,7 +90,7 @@ def read_batches(
         if other_size:
             raise ValueError(other_size)
         kept = [image for n, image in enumerate(batch) if n not in broken]
-        yield kept, torch.from_numpy(pixels)
+        yield kept, torch.from_numpy(pixels).contiguous()
 
 
 class _Decoder(Dataset):

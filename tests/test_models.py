@@ -33,8 +33,8 @@ def checkpoints(tmp_path, monkeypatch):
 
 def test_embedded_networks_recognise_the_embedded_images():
     listed = images.embedded_images()
-    pictures = [pictures.read_image(image.path).resize((260, 260)) for image in listed]
-    pixels = pictures.to_float(torch.stack([pictures.to_pixels(picture) for picture in pictures]))
+    resized = [pictures.read_image(image.path).resize((260, 260)) for image in listed]
+    pixels = pictures.to_float(torch.stack([pictures.to_pixels(picture) for picture in resized]))
     labels = torch.tensor([image.label for image in listed])
     for name in models.EMBEDDED:
         assert (models.predict(models.load_model(name), pixels) == labels).sum() >= 14

@@ -1,0 +1,189 @@
+"""Attack steps per second: this suite's way against the released code's, and against the bound.
+
+    python benchmarks/bench_attack.py                     # ResNet-50 and DenseNet-201, batch 8
+    python benchmarks/bench_attack.py --levers            # and what each lever gives
+    python benchmarks/bench_attack.py --arch resnet152 --batch-size 64 --precision bf16
+
+The released way: advertorch's loop, gradients of the parameters computed, torch's default layout,
+legacy backward hooks, float32. Both have the same random weights and images. Each
+way runs in a process of its own, which alternate; medians are printed. The bound is the speed of a
+large matrix product, measured in between, over the floating-point operations that torch counts in a
+step. Needs torch, torchvision, advertorch, safetensors, tqdm, numpy and Pillow.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+RELEASED = "released"
+# Each has what those before it have.
+LEVERS = (
+    RELEASED,
+    "parameters frozen, gradients scaled in place",
+    "freed memory kept",
+    "channels_last",
+    "batch norms folded",
+)
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    if args.child:
+        child(args)
+        return
+    print("| network | way | steps/s | ratio | share of the bound | peak memory |")
+    print("|---|---|---|---|---|---|")
+    for arch in args.arch:
+        measure(arch, args)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--arch", nargs="+", default=["resnet50", "densenet201"])
+    parser.add_argument("--gamma", type=float, default=0.5)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--num-steps", type=int, default=2, help="of an attack that is timed")
+    parser.add_argument("--rounds", type=int, default=9, help="attacks of each way")
+    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="tf32")
+    parser.add_argument("--levers", action="store_true", help="measure each lever")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser
+
+
+def measure(arch: str, args) -> None:
+    """Run the ways in turn and print a line for each."""
+    ways = LEVERS if args.levers else (RELEASED, LEVERS[-1])
+    children = {way: start(arch, way, args) for way in ("matrix product", *ways)}
+    rounds = [{way: ask(process) for way, process in children.items()} for _ in range(args.rounds)]
+    medians = {way: statistics.median(each[way] for each in rounds) for way in children}
+    ratios = {way: statistics.median(each[RELEASED] / each[way] for each in rounds) for way in ways}
+    ends = {way: json.loads(process.communicate("\n")[0]) for way, process in children.items()}
+    speed = ends["matrix product"]["operations"] / medians["matrix product"]
+    bound = speed / ends[RELEASED]["operations"]
+    for way in ways:
+        steps = args.num_steps / medians[way]
+        name = way if way == RELEASED or not args.levers else f"+ {way}"
+        print(
+            f"| {arch} | {name if args.levers or way == RELEASED else 'this suite'} | {steps:.2f} "
+            f"| {ratios[way]:.2f} | {100 * steps / bound:.0f} % | {ends[way]['memory']:.2f} GB |",
+            flush=True,
+        )
+
+
+def start(arch: str, way: str, args) -> subprocess.Popen:
+    command = [sys.executable, __file__, "--child", way, "--arch", arch]
+    for option in ("gamma", "batch_size", "num_steps", "precision"):
+        command += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()  # it is warm
+    return process
+
+
+def ask(process: subprocess.Popen) -> float:
+    """Have a way do its work once; return how many seconds it took."""
+    process.stdin.write("again\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def child(args) -> None:
+    """Do the work once for each line of input; at an empty one, say what it took, and end."""
+    warnings.simplefilter("ignore")
+    import torch
+
+    work, operations = matrix_product(args) if "matrix" in args.child else attack(args)
+    work(), work()
+    print("warm", flush=True)
+    while sys.stdin.readline().strip():
+        begin = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        print(time.perf_counter() - begin, flush=True)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if torch.cuda.is_available():
+        memory = torch.cuda.max_memory_allocated()
+    print(json.dumps({"operations": operations, "memory": memory / 1e9}))
+
+
+def matrix_product(args):
+    import torch
+
+    import devices
+
+    device = devices.choose_device(False, args.precision)
+    size = 2048 if device == "cpu" else 8192
+    kind = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    one, other = torch.rand(2, size, size, device=device, dtype=kind)
+    return lambda: one @ other, 2 * size**3
+
+
+def attack(args):
+    import torch
+    import torchvision
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import attacks
+    import devices
+    import models
+    import utils_sgm
+    from libraries import Source
+
+    levers = LEVERS[: LEVERS.index(args.child) + 1]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if "freed memory kept" in levers:
+        device = devices.choose_device(False, args.precision)
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(args.arch[0])
+    source = Source(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
+    model = models.Classifier(network, source, None).to(device)
+    if args.child == RELEASED:
+        model.requires_grad_(True)
+        legacy_hooks(network, args.arch[0], args.gamma)
+    if "channels_last" in levers:
+        model.to(memory_format=torch.channels_last)
+    if "batch norms folded" in levers:
+        model.accelerate(device, args.precision)
+    if args.child != RELEASED:
+        utils_sgm.register_sgm(network, args.arch[0], args.gamma)
+    pixels = torch.rand(args.batch_size, 3, 224, 224).to(device)
+    labels = torch.arange(args.batch_size, device=device)
+    way = attacks.make_attack(model, 16, 2, args.num_steps)
+
+    model.requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        leaf = pixels.clone().requires_grad_()
+        model(leaf).sum().backward()
+    model.requires_grad_(args.child == RELEASED)
+    return lambda: attacks.perturb(way, pixels, labels, 16), counter.get_total_flops()
+
+
+def legacy_hooks(network, arch: str, gamma: float) -> None:
+    """Register the hooks as they were released, with the API that torch has deprecated."""
+    resnet = arch.startswith("resnet")
+    factor = gamma if arch in ("resnet18", "resnet34") else gamma**0.5
+
+    def scale(module, grads_in, grads_out):
+        return (factor * grads_in[0],)
+
+    def normalise(module, grads_in, grads_out):
+        return grads_in[0] / grads_in[0].std(), *grads_in[1:]
+
+    for name, module in network.named_modules():
+        if "relu" in name and ("0.relu" not in name if resnet else "transition" not in name):
+            module.register_backward_hook(scale)
+        if resnet and len(parts := name.split(".")) > 1 and "layer" in parts[-2]:
+            module.register_backward_hook(normalise)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import committee
+import devices
+import images
+import models
+import pictures
+
+ROOT = Path(__file__).parent.parent
+
+
+def limited(most, calls):
+    """A function whose memory suffices for so many images."""
+
+    def function(part):
+        calls.append(part.stop - part.start)
+        if part.stop - part.start > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return list(range(part.start, part.stop))
+
+    return function
+
+
+def test_batch_is_halved_until_it_fits_and_no_image_is_lost(caplog):
+    parts, calls = devices.Parts(), []
+    results = parts(limited(5, calls), 16)
+    assert sum(results, []) == list(range(16))
+    assert calls == [16, 8, 4, 4, 4, 4]
+    assert "memory is short: 4 images at a time now (CUDA out of memory" in caplog.text
+    calls.clear()
+    assert sum(parts(limited(5, calls), 10), [])[-1] == 11  # what fitted once is kept to
+    assert calls == [4, 4, 4]
+
+
+def test_error_at_one_image_and_other_errors_are_raised():
+    with pytest.raises(torch.OutOfMemoryError):
+        devices.Parts()(limited(0, []), 4)
+
+    def broken(part):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        devices.Parts()(broken, 4)
+
+
+def test_batch_size_is_found_by_trying_on_a_gpu_alone():
+    assert devices.find_batch_size("cuda:0", devices.Parts(), limited(20, [])) == 16
+    assert devices.find_batch_size("cuda:0", devices.Parts(), limited(999, [])) == 64
+    assert devices.find_batch_size("cpu", devices.Parts(), limited(0, [])) == 16
+
+
+def test_run_out_of_memory_goes_on_with_smaller_batches(natural, tmp_path):
+    limit = (
+        "import resource, runpy, sys, crafting\n"
+        "craft = crafting.Crafter.craft\n"
+        "def limited(*args):\n"
+        "    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, -1))\n"
+        "    craft(*args)\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))\n"
+        "crafting.Crafter.craft = limited\n"
+        "runpy.run_path('attack_iter.py', run_name='__main__')\n"
+    )
+    options = f"--input-dir {natural} --output-dir {tmp_path} --num-steps 1 --no-cuda --json"
+    done = subprocess.run(
+        [sys.executable, "-c", limit, *options.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "memory is short: 3 images at a time now" in done.stderr
+    assert json.loads(done.stdout)["images"] == 6
+    assert len(list(tmp_path.glob("*.png"))) == 6
+
+
+def test_bfloat16_leaves_pixels_gradient_and_logits_float32():
+    model = models.load_model("efficientnet_lite0").accelerate("cpu", "bf16")
+    seen = []
+    model.network.conv_head.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
+    pixels = torch.rand(2, 3, 224, 224, requires_grad=True)
+    logits = model(pixels)
+    logits.sum().backward()
+    exact = models.load_model("efficientnet_lite0")(pixels)
+    assert (seen, logits.dtype, pixels.grad.dtype) == ([torch.bfloat16], *[torch.float32] * 2)
+    assert 0 < abs(logits - exact).max() < 0.1 * abs(exact).max()
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_success_at_lower_precision_is_within_the_interval_of_float32s(
+    run, tmp_path, natural, precision
+):
+    for name in ("fp32", precision):
+        attack = f"attack_iter --input-dir {{nat}} --output-dir {{out}}/{name} --gamma 0.5"
+        status, _, err = run(
+            f"{attack} --num-steps 4 --precision {name}", nat=natural, out=tmp_path
+        )
+        assert status == 0, err
+    evaluation = f"evaluate --input-dir {{out}}/fp32 {{out}}/{precision} --json"
+    exact, rounded = json.loads(run(evaluation, out=tmp_path)[1])
+    for target in ("efficientnet_lite1", "efficientnet_lite2"):
+        success = exact["targets"][target]["success"]
+        rate = rounded["targets"][target]["success"]["rate"]
+        assert success["low"] <= rate <= success["high"]
+
+
+@pytest.fixture
+def batches(natural):
+    return list(pictures.read_batches(images.batches(images.list_images(natural), 2)))
+
+
+def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
+    batches, monkeypatch, caplog
+):
+    archs = ["efficientnet_lite0", "efficientnet_lite1"]
+    together = committee.Committee(archs, {}, "cpu")
+    expected = [answers for _, _, answers in together.answers(batches)]
+    there, most = set(), 0
+    predict, to = models.predict, models.Classifier.to
+
+    def moved(model, device=None, **options):
+        if device:
+            (there.add if device == "cpu:0" else there.discard)(model)
+        return to(model, *([device] * bool(device)), **options)
+
+    def crowded(model, pixels):
+        nonlocal most
+        if len(there) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        most = max(most, len(there))
+        return predict(model, pixels)
+
+    monkeypatch.setattr(models, "predict", crowded)
+    monkeypatch.setattr(models.Classifier, "to", moved)
+    in_turn = committee.Committee(archs, {}, "cpu:0")
+    assert [answers for _, _, answers in in_turn.answers(batches)] == expected
+    assert "they take turns" in caplog.text
+    assert most == 1

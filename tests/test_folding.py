@@ -1,0 +1,125 @@
+import pytest
+import timm
+import torch
+import torchvision
+from conftest import calibrated, input_gradient
+from torch import nn
+
+from folding import ChannelAffine, fold_batch_norms
+from utils_sgm import register_sgm
+
+
+def norms(model):
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize(
+    ("library", "arch", "unfolded"),
+    [
+        (torchvision.models.get_model, "resnet18", 0),
+        (torchvision.models.get_model, "densenet121", 62),  # those that follow a concatenation
+        (timm.create_model, "tf_efficientnet_lite0", 5),  # those after convolutions padded as TF's
+        (timm.create_model, "legacy_seresnet18", 0),
+        (timm.create_model, "convnext_atto", 0),  # it has none
+    ],
+)
+def test_folded_network_is_equal_and_has_no_batch_norm(library, arch, unfolded):
+    model = calibrated(library(arch)).double()
+    pixels = torch.rand(2, 3, 64, 64).double()
+    logits, gradient = model(pixels), input_gradient(model, pixels)
+    assert fold_batch_norms(model, (3, 64, 64)) == 1000
+    torch.testing.assert_close(model(pixels), logits)
+    torch.testing.assert_close(input_gradient(model, pixels), gradient)
+    assert not norms(model)
+    assert sum(isinstance(module, ChannelAffine) for module in model.modules()) == unfolded
+
+
+@pytest.mark.parametrize("hooks", ["relu", "branch"])
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "densenet121"])
+def test_hooks_on_a_folded_network_give_the_same_gradient(arch, hooks):
+    model = calibrated(torchvision.models.get_model(arch)).double()
+    pixels = torch.rand(2, 3, 64, 64).double()
+    gradients = []
+    for folded in (False, True):
+        if folded:
+            fold_batch_norms(model, (3, 64, 64))
+        handles = register_sgm(model, arch, 0.5, hooks, (3, 64, 64))
+        gradients.append(input_gradient(model, pixels))
+        for handle in handles:
+            handle.remove()
+    assert not torch.equal(gradients[0], input_gradient(model, pixels))
+    torch.testing.assert_close(*gradients)
+
+
+def test_module_named_by_hand_is_hooked_in_a_folded_network():
+    model = calibrated(torchvision.models.get_model("resnet18")).double()
+    pixels = torch.rand(2, 3, 64, 64).double()
+    gradients = []
+    for folded in (False, True):
+        if folded:
+            fold_batch_norms(model, (3, 64, 64))
+        (handle,) = register_sgm(model, "resnet18", 0.5, branches=r"layer1\.1\.bn2")
+        gradients.append(input_gradient(model, pixels))
+        handle.remove()
+    torch.testing.assert_close(*gradients)
+
+
+class Small(nn.Module):
+    """A convolution and a batch norm with statistics, put together by `forward`."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.norm.running_mean.uniform_(-1, 1)
+        self.norm.running_var.uniform_(0.5, 2)
+        self.hidden = [self.norm]  # which torch does not see
+        self.body = forward
+        self.eval().requires_grad_(False)
+
+    def forward(self, pixels):
+        return self.body(self, pixels).mean((2, 3))
+
+
+def used_twice(model, pixels):
+    features = model.conv(pixels)
+    return model.norm(features) + features
+
+
+def called_twice(model, pixels):
+    return model.norm(model.conv(pixels)) + model.norm(model.conv(pixels + 1))
+
+
+def hidden(model, pixels):
+    model.norm(model.conv(pixels))
+    return model.hidden[0](model.conv(pixels)) + model.conv.weight.mean()
+
+
+def changed_in_place(model, pixels):
+    return model.norm(model.conv(pixels).mul_(2))
+
+
+@pytest.mark.parametrize("forward", [used_twice, called_twice, hidden, changed_in_place])
+def test_what_can_not_be_folded_stays_equal(forward):
+    model, pixels = Small(forward), torch.rand(2, 3, 9, 9)
+    logits = model(pixels)
+    fold_batch_norms(model, (3, 9, 9))
+    torch.testing.assert_close(model(pixels), logits)
+
+
+def test_network_that_folding_would_change_is_left_as_it_was():
+    def through_weights(model, pixels):  # of a convolution that was also called
+        return model.norm(model.conv(pixels)) + model.conv.weight.sum()
+
+    model, pixels = Small(through_weights), torch.rand(2, 3, 9, 9)
+    logits = model(pixels)
+    fold_batch_norms(model, (3, 9, 9))
+    assert torch.equal(model(pixels), logits)
+    assert norms(model)
+
+
+def test_training_and_unfrozen_parameters_survive_the_pass():
+    model = torchvision.models.get_model("resnet18").eval()
+    fold_batch_norms(model, (3, 64, 64))
+    assert model.fc.weight.requires_grad
+    assert not model.training

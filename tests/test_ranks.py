@@ -1,0 +1,113 @@
+"""Runs that torchrun divides among processes, on the CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+# torchrun gives each process one thread, and rounding depends on how many there are.
+ALONE = os.environ | {"OMP_NUM_THREADS": "1"}
+SELECT = "select_images --data embedded --num-images 5 --batch-size 2 --output-dir {out}/natural"
+ATTACK = (
+    "attack_iter --batch-size 2 --num-steps 2 --gamma 0.5 --di-prob 0.5 --input-dir {nat} "
+    "--output-dir {out}/adversarial"
+)
+EVALUATE = "evaluate --input-dir {nat} --nat-dir {nat} --batch-size 2 --json"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def torchrun(command, ranks=2, **paths):
+    script, *options = command.format(**paths).split()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.Popen(
+        [*launcher, f"--nproc-per-node={ranks}", str(ROOT / f"{script}.py"), *options],
+        env=ALONE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def contents(root):
+    files = {file.name: file for file in root.rglob("*") if file.is_file()}
+    return {
+        name: file.read_bytes().replace(str(root).encode(), b"") for name, file in files.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "command", [SELECT, ATTACK, EVALUATE], ids=["select", "attack", "evaluate"]
+)
+def test_two_ranks_give_the_bytes_and_the_table_of_one(run, natural, tmp_path, command):
+    status, alone, _ = run(command, nat=natural, out=tmp_path / "one")
+    assert status == 0
+    process = torchrun(command, nat=natural, out=tmp_path / "two")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    without_speed = [text.partition("speed")[0] for text in (out, alone)]
+    assert without_speed[0] == without_speed[1]
+    if command != EVALUATE:
+        assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_run_whose_rank_was_killed_fails_and_is_finished_by_one_rank(run, natural, tmp_path):
+    attack = ATTACK.replace("--num-steps 2", "--num-steps 10")
+    process = torchrun(attack, nat=natural, out=tmp_path / "two")
+    folder = tmp_path / "two" / "adversarial"
+    while not list(folder.glob("*.png")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    os.kill(process_of_rank(1, process.pid), signal.SIGKILL)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "is unfinished: the same command does the rest" in err
+    assert json.loads((folder / "run.json").read_text())["status"] == "running"
+    assert run(attack, nat=natural, out=tmp_path / "two")[0] == 0
+    assert run(attack, nat=natural, out=tmp_path / "one")[0] == 0
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def process_of_rank(rank, launcher):
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"\0RANK={rank}\0".encode() in b"\0" + file.read_bytes():
+                stat = (file.parent / "stat").read_text().rpartition(")")[2].split()
+                if int(stat[1]) == launcher:
+                    return int(file.parent.name)
+        except (FileNotFoundError, PermissionError, ProcessLookupError):
+            continue
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def test_error_of_one_rank_ends_the_run_with_its_message(natural, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in natural.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    names = sorted(file.name for file in broken.glob("*.png"))
+    (broken / names[2]).write_bytes(b"")  # in rank 1's batch
+    process = torchrun(ATTACK, nat=broken, out=tmp_path)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert f"attack_iter.py (rank 1): error: {broken / names[2]} is not a readable image" in err
+
+
+def test_wrong_option_is_said_once(tmp_path):
+    process = torchrun("attack_iter --gamma 3")
+    _, err = process.communicate()
+    assert process.returncode != 0
+    assert err.count("3 is not above 0 and at most 1") == 1
