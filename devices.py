@@ -39,6 +39,13 @@ def _keep_freed_memory() -> None:
         mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older ones' largest
 
 
+def _give_back_freed_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def batch_size(device: str) -> int:
     """Return a batch size with which a device is busy."""
     return 16 if device == "cpu" else 64
@@ -54,7 +61,9 @@ def out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that the device's memory was not enough."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "memory" in str(error)
+    # The second is oneDNN's word for it, on a CPU.
+    words = ("memory", "could not create a primitive")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 class Parts:
@@ -82,8 +91,7 @@ class Parts:
                 reason = str(error).partition("\n")[0]
             # Outside the handler, which keeps the failed part's tensors alive.
             self.most = part // 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            _give_back_freed_memory()
             logger.warning("memory is short: %d images at a time now (%s)", self.most, reason)
 
 

@@ -1,18 +1,14 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+import attacks
 import committee
 import devices
 import images
 import models
 import pictures
-
-ROOT = Path(__file__).parent.parent
 
 
 def limited(most, calls):
@@ -55,26 +51,22 @@ def test_batch_size_is_found_by_trying_on_a_gpu_alone():
     assert devices.find_batch_size("cpu", devices.Parts(), limited(0, [])) == 16
 
 
-def test_run_out_of_memory_goes_on_with_smaller_batches(natural, tmp_path):
-    limit = (
-        "import resource, runpy, sys, crafting\n"
-        "craft = crafting.Crafter.craft\n"
-        "def limited(*args):\n"
-        "    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "    resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, -1))\n"
-        "    craft(*args)\n"
-        "    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))\n"
-        "crafting.Crafter.craft = limited\n"
-        "runpy.run_path('attack_iter.py', run_name='__main__')\n"
-    )
-    options = f"--input-dir {natural} --output-dir {tmp_path} --num-steps 1 --no-cuda --json"
-    done = subprocess.run(
-        [sys.executable, "-c", limit, *options.split()], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "memory is short: 3 images at a time now" in done.stderr
-    assert json.loads(done.stdout)["images"] == 6
-    assert len(list(tmp_path.glob("*.png"))) == 6
+def test_run_out_of_memory_goes_on_with_smaller_batches(run, natural, tmp_path, monkeypatch):
+    perturb = attacks.perturb
+
+    def limited(attack, pixels, *args):
+        if len(pixels) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return perturb(attack, pixels, *args)
+
+    attack = "attack_iter --input-dir {nat} --num-steps 1 --rand-init --di-prob 0.5 --json"
+    assert run(f"{attack} --output-dir {{out}}/3 --batch-size 3", nat=natural, out=tmp_path)[0] == 0
+    monkeypatch.setattr(attacks, "perturb", limited)
+    status, out, err = run(f"{attack} --output-dir {{out}}/6", nat=natural, out=tmp_path)
+    assert (status, json.loads(out)["images"]) == (0, 6)
+    assert "memory is short: 3 images at a time now (DefaultCPUAllocator" in err
+    for file in (tmp_path / "3").glob("*.png"):
+        assert file.read_bytes() == (tmp_path / "6" / file.name).read_bytes()
 
 
 def test_bfloat16_leaves_pixels_gradient_and_logits_float32():
