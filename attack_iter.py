@@ -129,7 +129,8 @@ def main(args) -> None:
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
         "weights": {file: v for model in crafter.networks for file, v in model.digests.items()},
         "hooks": [crafting.hooks_of(args, arch) for arch in args.arch],
-        "batch_size": args.batch_size or ranks.first(lambda: crafter.find_batch_size()),
+        "batch_size": args.batch_size
+        or ranks.first(lambda: runs.batch_size(args) or crafter.find_batch_size()),
     }
     share = crafter.share
     with runs.output_folder(args.output_dir, run, args.overwrite):

@@ -153,6 +153,7 @@ class Terminated(BaseException):
 def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     """Run a script: its log goes to standard error, a user's mistake is one line and status 1."""
     args = parser.parse_args()
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch, not yet imported, asks for it
     logging.basicConfig(level=logging.ERROR if RANK else logging.INFO, format="%(message)s")
     logging.getLogger("timm").setLevel(logging.WARNING)
 

@@ -119,12 +119,13 @@ class Crafter:
 
     def find_batch_size(self) -> int:
         """Return a batch size that fits the device, for images as large as the first source's."""
+        one_step = attacks.make_attack(self._attack.predict, 1, 1, 1)
 
         def attempt(part: slice) -> None:
             size = part.stop - part.start
             self._diversity.generators = attacks.image_generators(0, [""] * size)
             zeros = torch.zeros(size, *self.networks[0].input_size, device=self.device)
-            attacks.perturb(self._attack, zeros, torch.zeros(size).long().to(self.device), 1)
+            attacks.perturb(one_step, zeros, torch.zeros(size, device=self.device).long(), 1)
 
         return devices.find_batch_size(self.device, self._parts, attempt)
 

@@ -74,6 +74,11 @@ def read(folder: Path) -> dict:
     return run
 
 
+def batch_size(args) -> int | None:
+    """Return the batch size of the run that is to be resumed, on which rounding depends, if any."""
+    return None if args.overwrite else read(args.output_dir).get("batch_size")
+
+
 def write(folder: Path, run: dict) -> None:
     """Write run.json."""
     with images.whole_file(folder / FILE) as part:

@@ -1,4 +1,6 @@
 import csv
+import os
+import time
 
 import numpy as np
 import PIL.Image
@@ -124,3 +126,56 @@ def test_file_appears_whole_or_not_at_all(tmp_path):
         pictures.write_png(torch.zeros(7, 4, 4, dtype=torch.uint8), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_writer_keeps_few_images_in_memory_and_writes_all(tmp_path, monkeypatch):
+    waiting, most, write_png = 0, 0, pictures.write_png
+
+    def slow(pixels, file):
+        nonlocal waiting
+        time.sleep(0.002)
+        write_png(pixels, file)
+        waiting -= 1
+
+    monkeypatch.setattr(pictures, "write_png", slow)
+    with pictures.Writer(threads=1, waiting=3) as writer:
+        for number in range(20):
+            waiting += 1
+            writer.write(
+                torch.full((3, 4, 4), number, dtype=torch.uint8), tmp_path / f"{number}.png"
+            )
+            most = max(most, waiting)
+    assert most <= 4
+    for number in range(20):
+        assert pictures.read_image(tmp_path / f"{number}.png").getpixel((0, 0)) == (number,) * 3
+
+
+def test_error_of_the_writer_is_raised(tmp_path):
+    with (
+        pytest.raises(OSError, match="can't write .*gone/a.png: No such file"),
+        pictures.Writer() as writer,
+    ):
+        writer.write(torch.zeros(3, 4, 4, dtype=torch.uint8), tmp_path / "gone" / "a.png")
+
+
+def test_batches_decoded_ahead_are_those_decoded_here(tmp_path):
+    for number in range(5):
+        PIL.Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes(b"")
+    (tmp_path / "4.png").write_bytes(b"")
+    batches = images.batches(images.list_images(tmp_path), 2)
+    expected = [["0.png"], ["2.png", "3.png"], []]  # the whole last batch is unreadable
+    for workers in (0, 2):
+        skipped = []
+        read = list(pictures.read_batches(batches, workers, skipped=skipped))
+        assert [[image.name for image in batch] for batch, _ in read] == expected
+        assert [pixels[:, 0, 0, 0].tolist() for _, pixels in read[:2]] == [[0], [2, 3]]
+        assert skipped == ["1.png", "4.png"]
+
+
+def test_dead_decoder_is_one_line(tmp_path):
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.png")
+    batches = images.batches(images.list_images(tmp_path), 1)
+    with pytest.raises(OSError, match="a process that reads images died .*take fewer --workers"):
+        list(pictures.read_batches(batches, 1, prepare=lambda picture: os._exit(1)))

@@ -164,6 +164,18 @@ def test_damaged_image_is_made_again(run, natural, tmp_path, damage):
     assert contents(tmp_path) == before
 
 
+def test_resumed_run_keeps_to_its_batch_size(run, natural, tmp_path):
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    assert run(f"{attack} --batch-size 4", nat=natural, adv=tmp_path)[0] == 0
+    before = contents(tmp_path)
+    min(tmp_path.glob("*.png")).unlink()
+    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
+    made = json.loads((tmp_path / "run.json").read_text())
+    assert (made["options"]["batch_size"], made["batch_size"]) == (None, 4)
+    del before["run.json"]
+    assert {name: contents(tmp_path)[name] for name in before} == before
+
+
 def _small_png():
     import io
 

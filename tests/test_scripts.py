@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import torch
 import torchvision
 from conftest import calibrated
+
+import pictures
 
 ROOT = Path(__file__).parent.parent
 
@@ -416,3 +419,19 @@ def test_bad_input_gets_one_clear_line(run, tmp_path, command, status, message):
     got, out, err = run(command, x=tmp_path)
     assert (got, out) == (status, "")
     assert message.format(x=tmp_path) in err.splitlines()[-1]
+
+
+def test_evaluation_reads_each_image_once(run, natural, tmp_path, monkeypatch):
+    for name in "ab":
+        shutil.copytree(natural, tmp_path / name)
+    read, read_image = [], pictures.read_image
+
+    def recorded(path):
+        read.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr(pictures, "read_image", recorded)
+    command = "evaluate --input-dir {out}/a {out}/b --nat-dir {nat} --workers 0 --batch-size 4"
+    assert run(command, nat=natural, out=tmp_path)[0] == 0
+    folders = (natural, tmp_path / "a", tmp_path / "b")
+    assert sorted(read) == sorted(file for folder in folders for file in folder.glob("*.png"))
