@@ -100,7 +100,7 @@ def ask(process: subprocess.Popen) -> float:
 def child(args) -> None:
     """Work at each line of input, and print how long it took; at an empty one end."""
     warnings.simplefilter("ignore")
-    if args.child in LEVERS[LEVERS.index(MEMORY) :]:
+    if args.child not in LEVERS[: LEVERS.index(MEMORY)]:
         os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as cli.py does, before torch is there
     import torch
 
