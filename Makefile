@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh scripts/demo.sh
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/bench_attack.py

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-KILLS = int(os.environ.get("KILLS", "2"))
-OPTIONS = "--num-steps 10 --batch-size 2 --gamma 0.5 --rand-init --di-prob 0.5 --no-cuda"
+KILLS = int(os.environ.get("KILLS", "1"))
+OPTIONS = "--num-steps 6 --batch-size 2 --gamma 0.5 --rand-init --di-prob 0.5 --no-cuda"
 
 
 def command(natural, adversarial):
