@@ -35,7 +35,7 @@ def _keep_freed_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3  # as malloc.h has them
     with contextlib.suppress(AttributeError, OSError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(trim_threshold, -1)
         mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older ones' largest
 
 

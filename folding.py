@@ -20,10 +20,14 @@ class ChannelAffine(nn.Module):
     """A batch norm in evaluation mode as one multiplication and addition.
 
     Unlike torch's batch norm it does not keep its input for the backward pass.
+
+    Args:
+        owns_gradient: nothing else uses the gradient at the output: it may be changed in place.
     """
 
-    def __init__(self, norm: nn.BatchNorm2d):
+    def __init__(self, norm: nn.BatchNorm2d, owns_gradient: bool = False):
         super().__init__()
+        self.owns_gradient = owns_gradient
         weight = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight.detach()
         bias = torch.zeros_like(weight) if norm.bias is None else norm.bias.detach()
         scale = weight * (norm.running_var + norm.eps).rsqrt()
@@ -31,8 +35,20 @@ class ChannelAffine(nn.Module):
         self.register_buffer("shift", (bias - norm.running_mean * scale)[:, None, None])
 
     def forward(self, features: Tensor) -> Tensor:
+        return _Affine.apply(features, self)
+
+
+class _Affine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features: Tensor, affine: ChannelAffine) -> Tensor:
+        ctx.affine = affine
         # Autocast would return float32 and leave everything that follows in it.
-        return torch.addcmul(self.shift, features, self.scale).to(features.dtype)
+        return torch.addcmul(affine.shift, features, affine.scale).to(features.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        scale = ctx.affine.scale
+        return grad.mul_(scale) if ctx.affine.owns_gradient else grad * scale, None
 
 
 @torch.no_grad()
@@ -54,20 +70,26 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
         for name, _, output in watch.runs
         if type(modules[name]) is nn.Conv2d and _alone(modules[name]) and watch.calls[name] == 1
     }
+    # A ReLU's backward pass makes a new tensor.
+    into_relu = {
+        inputs[0]
+        for name, inputs, _ in watch.runs
+        if isinstance(modules[name], nn.ReLU) and inputs and inputs[0].users == 1
+    }
     replaced = []
 
     def replace(name: str, module: nn.Module) -> None:
         replaced.append((name, modules[name]))
         network.set_submodule(name, module)
 
-    for name, inputs, _ in watch.runs:
+    for name, inputs, output in watch.runs:
         norm = modules[name]
         if not _is_fixed(norm) or watch.calls[name] > 1 or not inputs:
             continue
         before = convolutions.get(inputs[0]) if inputs[0].users == 1 else None
         if before:
             replace(before, fuse_conv_bn_eval(modules[before], norm))
-        affine = nn.Identity() if before else ChannelAffine(norm)
+        affine = nn.Identity() if before else ChannelAffine(norm, output in into_relu)
         # timm's batch norms have their activation inside
         inside = dict(norm.named_children())
         replace(name, nn.Sequential(OrderedDict(affine=affine, **inside)) if inside else affine)

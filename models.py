@@ -20,6 +20,7 @@ import cli
 import own
 import weights
 from catalogue import PAPER_TARGETS
+from faster import speed_up
 from folding import fold_batch_norms
 from libraries import EMBEDDED, Source
 
@@ -77,7 +78,8 @@ class Classifier(nn.Module):
     def accelerate(self, device: str, precision: str = "fp32") -> "Classifier":
         """Move to a device and make passes fast, the logits being equal up to rounding.
 
-        Batch norms are folded into convolutions, and weights laid out as channels_last.
+        Batch norms are folded into convolutions, ResNets and DenseNets get the parts of faster.py,
+        and weights are laid out as channels_last.
 
         Args:
             precision: "bf16" runs the network under autocast; pixels, their gradient and the logits
@@ -85,6 +87,7 @@ class Classifier(nn.Module):
         """
         self.to(device)
         self.classes = fold_batch_norms(self.network, self.input_size)
+        speed_up(self.network)
         self.bfloat16 = precision == "bf16"
         return self.to(memory_format=torch.channels_last)
 

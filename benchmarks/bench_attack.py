@@ -34,6 +34,7 @@ LEVERS = (
     MEMORY,
     "channels_last",
     "batch norms folded",
+    "first convolution and dense blocks of faster.py",
 )
 
 
@@ -146,6 +147,7 @@ def attack(args):
 
     import attacks
     import devices
+    import folding
     import models
     import utils_sgm
     from libraries import Source
@@ -163,8 +165,10 @@ def attack(args):
         legacy_hooks(network, args.arch[0], args.gamma)
     if "channels_last" in levers:
         model.to(memory_format=torch.channels_last)
-    if "batch norms folded" in levers:
+    if args.child == LEVERS[-1]:
         model.accelerate(device, args.precision)
+    elif "batch norms folded" in levers:
+        folding.fold_batch_norms(network)
     if args.child != RELEASED:
         utils_sgm.register_sgm(network, args.arch[0], args.gamma)
     pixels = torch.rand(args.batch_size, 3, 224, 224).to(device)

@@ -107,6 +107,18 @@ def test_what_can_not_be_folded_stays_equal(forward):
     torch.testing.assert_close(model(pixels), logits)
 
 
+def test_gradient_that_a_batch_norm_shares_is_not_changed_in_place():
+    def addition(model, pixels):  # whose backward pass hands both operands the same tensor
+        features = model.conv(nn.functional.pad(pixels, (1, 1, 1, 1)))
+        return features + model.norm(torch.cat([pixels, pixels[:, :1]], 1))
+
+    model, pixels = Small(addition).double(), torch.rand(2, 3, 9, 9).double()
+    expected = input_gradient(model, pixels)
+    fold_batch_norms(model, (3, 9, 9))
+    assert isinstance(model.norm, ChannelAffine)
+    torch.testing.assert_close(input_gradient(model, pixels), expected)
+
+
 def test_network_that_folding_would_change_is_left_as_it_was():
     def through_weights(model, pixels):  # of a convolution that was also called
         return model.norm(model.conv(pixels)) + model.conv.weight.sum()
