@@ -69,7 +69,7 @@ def read_batches(
         _Decoder(batches, prepare),
         batch_size=None,
         collate_fn=_as_it_is,
-        num_workers=min(workers, len(batches) - 1),  # nothing comes after the last one
+        num_workers=max(0, min(workers, len(batches) - 1)),  # nothing comes after the last one
         worker_init_fn=_leave_with_main_process,
     )
     decoded = iter(loader)

@@ -171,6 +171,7 @@ def test_batches_decoded_ahead_are_those_decoded_here(tmp_path):
         assert [[image.name for image in batch] for batch, _ in read] == expected
         assert [pixels[:, 0, 0, 0].tolist() for _, pixels in read[:2]] == [[0], [2, 3]]
         assert skipped == ["1.png", "4.png"]
+        assert list(pictures.read_batches([], workers)) == []
 
 
 def test_dead_decoder_is_one_line(tmp_path):

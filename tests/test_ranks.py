@@ -19,6 +19,7 @@ ATTACK = (
     "attack_iter --batch-size 2 --num-steps 2 --gamma 0.5 --di-prob 0.5 --input-dir {nat} "
     "--output-dir {out}/adversarial"
 )
+FOR_ONE_RANK = ATTACK.replace("--batch-size 2", "--batch-size 99")
 EVALUATE = "evaluate --input-dir {nat} --nat-dir {nat} --batch-size 2 --json"
 
 
@@ -50,7 +51,9 @@ def contents(root):
 
 
 @pytest.mark.parametrize(
-    "command", [SELECT, ATTACK, EVALUATE], ids=["select", "attack", "evaluate"]
+    "command",
+    [SELECT, ATTACK, FOR_ONE_RANK, EVALUATE],
+    ids=["select", "attack", "attack of one batch", "evaluate"],
 )
 def test_two_ranks_give_the_bytes_and_the_table_of_one(run, natural, tmp_path, command):
     status, alone, _ = run(command, nat=natural, out=tmp_path / "one")
