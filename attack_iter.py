@@ -122,7 +122,7 @@ def main(args) -> None:
 
     ranks.join()
     device = devices.choose_device(args.no_cuda, args.precision)
-    workers = devices.decoders() if args.workers is None else args.workers
+    workers = devices.decoders(args.workers)
     todo = images.list_images(args.input_dir)
     crafter = crafting.Crafter(args, device)
     run = {

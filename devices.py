@@ -35,7 +35,7 @@ def _keep_freed_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3  # as malloc.h has them
     with contextlib.suppress(AttributeError, OSError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(trim_threshold, -1)
+        mallopt(trim_threshold, -1)  # never
         mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older ones' largest
 
 
@@ -46,13 +46,15 @@ def _give_back_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def batch_size(device: str) -> int:
-    """Return a batch size with which a device is busy."""
-    return 16 if device == "cpu" else 64
+def batch_size(device: str, wanted: int | None = None) -> int:
+    """Return the batch size that is wanted, or one with which the device is busy."""
+    return wanted or (16 if device == "cpu" else 64)
 
 
-def decoders() -> int:
-    """Return how many processes decode images: the cores that this process may count on."""
+def decoders(wanted: int | None = None) -> int:
+    """Return how many processes decode images: as wanted, or the cores that this one has."""
+    if wanted is not None:
+        return wanted
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 

@@ -52,17 +52,7 @@ def get_parser() -> cli.Parser:
 
 
 def main(args) -> None:
-    if args.gallery and not args.nat_dir:
-        raise cli.UsageError("--gallery needs --nat-dir, the folder of the natural images")
-    for file, suffixes in (
-        (args.output, (".txt", ".csv", ".md", ".json")),
-        (args.plot, (".png", ".pdf")),
-        (args.gallery, (".png", ".pdf")),
-    ):
-        if file and file.suffix not in suffixes:
-            raise cli.UsageError(f"{file} does not end in {' or '.join(suffixes)}")
-        if file and not file.parent.is_dir():
-            raise cli.UsageError(f"no such folder: {file.parent}")
+    check(args)
 
     import checks
     import committee
@@ -72,6 +62,7 @@ def main(args) -> None:
     import ranks
     import report
     import runs
+    import transfer
 
     ranks.join()
     archs = [n for a in args.arch for n in (models.PAPER_TARGETS if a == "paper" else [a])]
@@ -86,27 +77,17 @@ def main(args) -> None:
         if run:
             checks.warn_of_other_files(folders[folder][0].path, run.get("size"))
     naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
-    for folder, listed in folders.items():
-        for image in listed:
-            if image.label is None or (made[folder].get("targeted") and image.target is None):
-                raise ValueError(f"{folder} has no labels: it needs a {images.LABELS}")
-            if naturals and image.name not in naturals:
-                raise ValueError(f"{args.nat_dir} has no {image.name}, but {folder} has")
+    refuse_unlabelled(folders, made, naturals, args)
     targets = committee.Committee(archs, checkpoints, device, args.precision)
+    warn_of_white_box(made, targets.networks)
 
-    for folder, run in made.items():
-        known = set(run.get("weights", {}).values())
-        crafted_on = run.get("options", {}).get("arch") or []
-        # The same architecture with other weights is a target like others.
-        same = [
-            arch
-            for arch, model in targets.networks.items()
-            if arch in crafted_on and known >= set(model.digests.values())
-        ]
-        if same:
-            logger.warning("%s was crafted on %s: white-box, no transfer", folder, ", ".join(same))
-
-    answers, largest = classify(folders, naturals, targets, device, args)
+    answers, largest = transfer.classify(
+        folders,
+        naturals,
+        targets,
+        devices.batch_size(device, args.batch_size),
+        devices.decoders(args.workers),
+    )
     if ranks.rank():
         return
     results = []
@@ -118,7 +99,9 @@ def main(args) -> None:
             **{key: run.get(key) for key in ("source", "attack", "gamma", "epsilon")},
             "images": len(listed),
             "targets": {
-                arch: count(listed, answers[folder][arch], answers[None][arch], run.get("targeted"))
+                arch: transfer.count(
+                    listed, answers[folder][arch], answers[None][arch], run.get("targeted")
+                )
                 for arch in archs
             },
         }
@@ -132,121 +115,72 @@ def main(args) -> None:
     if args.plot or args.gallery:
         draw(args, rows, folders, naturals, targets, device)
     print(report.json_text(rows) if args.json else report.text(rows))
-    for result in results:
-        budget = result["epsilon"]
-        if naturals and budget is not None and result["largest_perturbation"] > budget:
-            raise ValueError(
-                f"{result['folder']}: a pixel is {result['largest_perturbation']}/255 from the "
-                f"natural one, and run.json says epsilon {budget:g}/255"
-            )
+    refuse_over_epsilon(results)
 
 
-def classify(folders, naturals, targets, device, args):
-    """Return by folder the targets' answers, and the largest perturbations, in 1/255.
+def check(args) -> None:
+    """Refuse options that do not go together, and files that could not be written at the end."""
+    if args.gallery and not args.nat_dir:
+        raise cli.UsageError("--gallery needs --nat-dir, the folder of the natural images")
+    for file, suffixes in (
+        (args.output, (".txt", ".csv", ".md", ".json")),
+        (args.plot, (".png", ".pdf")),
+        (args.gallery, (".png", ".pdf")),
+    ):
+        if file and file.suffix not in suffixes:
+            raise cli.UsageError(f"{file} does not end in {' or '.join(suffixes)}")
+        if file and not file.parent.is_dir():
+            raise cli.UsageError(f"no such folder: {file.parent}")
 
-    Answers are a dict by target of dicts by image name; those to the natural images have the folder
-    None. Each image is read once, with those of its name in other folders.
-    """
-    import devices
+
+def refuse_unlabelled(folders, made, naturals, args) -> None:
+    """Raise a ValueError if what evaluation needs is missing: labels, or natural images."""
     import images
-    import pictures
-    import ranks
 
-    by_name = {
-        folder: {image.name: image for image in listed} for folder, listed in folders.items()
-    }
-    names = sorted({name for shelf in by_name.values() for name in shelf})
-    shelves = {None: naturals} | by_name
-    batches = [
-        (folder, batch)
-        for part in ranks.share(
-            images.batches(names, args.batch_size or devices.batch_size(device))
-        )
-        for folder, shelf in shelves.items()
-        if (batch := [shelf[name] for name in part if name in shelf])
-    ]
-    total = sum(name in shelf for name in names for shelf in shelves.values())
-    workers = devices.decoders() if args.workers is None else args.workers
-    read = pictures.read_batches([batch for _, batch in batches], workers)
-
-    answers = {folder: {arch: {} for arch in targets.networks} for folder in shelves}
-    largest, natural = dict.fromkeys(folders, 0), {}
-    answered = targets.answers(cli.progress(read, total))
-    for (folder, _), (batch, own, classes) in zip(batches, answered, strict=True):
-        for arch, mine in classes.items():
-            answers[folder][arch] |= zip((image.name for image in batch), mine, strict=True)
-        if folder is None:
-            natural = dict(zip((image.name for image in batch), own, strict=True))
-        for image, mine in zip(batch, own, strict=True) if natural and folder else ():
-            change = pictures.perturbation(mine, natural[image.name], naturals[image.name].path)
-            largest[folder] = max(largest[folder], change)
-    return merge(ranks.gather((answers, largest)))
+    for folder, listed in folders.items():
+        for image in listed:
+            if image.label is None or (made[folder].get("targeted") and image.target is None):
+                raise ValueError(f"{folder} has no labels: it needs a {images.LABELS}")
+            if naturals and image.name not in naturals:
+                raise ValueError(f"{args.nat_dir} has no {image.name}, but {folder} has")
 
 
-def merge(shares):
-    """Return what `classify` found on all ranks as one."""
-    answers, largest = shares[0]
-    for more, larger in shares[1:]:
-        for folder, by_arch in more.items():
-            for arch, classes in by_arch.items():
-                answers[folder][arch] |= classes
-        largest = {folder: max(largest[folder], larger[folder]) for folder in largest}
-    return answers, largest
+def warn_of_white_box(made, networks) -> None:
+    """Log the targets that are the network that a folder's images were crafted on."""
+    for folder, run in made.items():
+        known = set(run.get("weights", {}).values())
+        crafted_on = run.get("options", {}).get("arch") or []
+        # The same architecture with other weights is a target like others.
+        same = [
+            arch
+            for arch, model in networks.items()
+            if arch in crafted_on and known >= set(model.digests.values())
+        ]
+        if same:
+            logger.warning("%s was crafted on %s: white-box, no transfer", folder, ", ".join(same))
 
 
-def count(listed, answers: dict[str, int], natural: dict[str, int], targeted: bool) -> dict:
-    """Count an attack's successes on a target network, and more if `natural` is not empty."""
-    succeeded = {
-        image.name
-        for image in listed
-        if (answers[image.name] == image.target if targeted else answers[image.name] != image.label)
-    }
-    counts = {"succeeded": len(succeeded)}
-    if natural:
-        correct = {image.name for image in listed if natural[image.name] == image.label}
-        counts["correct"] = len(correct)
-        counts["succeeded_on_correct"] = len(succeeded & correct)
-    return counts
+def refuse_over_epsilon(results) -> None:
+    """Raise a ValueError if an image is further from the natural one than its run.json says."""
+    for result in results:
+        largest, epsilon = result.get("largest_perturbation"), result["epsilon"]
+        if None not in (largest, epsilon) and largest > epsilon:
+            raise ValueError(
+                f"{result['folder']}: a pixel is {largest}/255 from the natural one, and run.json "
+                f"says epsilon {epsilon:g}/255"
+            )
 
 
 def draw(args, rows, folders, naturals, targets, device) -> None:
     """Write the plot and the gallery that were asked for."""
     import plots
+    import transfer
 
     if args.plot:
         plots.write_plot(rows, args.plot)
     if args.gallery:
         shown = folders[args.input_dir[-1]][: plots.GALLERY_ROWS]
-        plots.write_gallery(examples(shown, naturals, targets, device), args.gallery)
-
-
-def examples(listed, naturals, targets, device) -> list[dict]:
-    """Return what the gallery shows of a few images: their pixels and each target's answers."""
-    import torch
-
-    import models
-    import pictures
-
-    names = models.class_names()
-    shown = []
-    for image in listed:
-        pair = [
-            pictures.to_pixels(pictures.read_image(i.path)) for i in (naturals[image.name], image)
-        ]
-        both = pictures.to_float(torch.stack(pair).to(device))
-        answers = {}
-        for arch, logits in targets.each(
-            lambda model, both=both: models.logits(model, both)
-        ).items():
-            shares = logits.softmax(1)
-            confidences, classes = shares.max(1)
-            known = shares.shape[1] == len(names)  # a network of one's own may have others
-            answers[arch] = [
-                f"{names[c] if known else f'class {c}'} {100 * p:.0f} %"
-                for c, p in zip(classes.tolist(), confidences.tolist(), strict=True)
-            ]
-        shown.append({"label": names[image.label], "pixels": pair, "answers": answers})
-    return shown
+        plots.write_gallery(transfer.examples(shown, naturals, targets, device), args.gallery)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def main(args) -> None:
 
     ranks.join()
     device = devices.choose_device(args.no_cuda, args.precision)
-    workers = devices.decoders() if args.workers is None else args.workers
+    workers = devices.decoders(args.workers)
 
     candidates = images.list_images(args.input_dir) if args.input_dir else images.embedded_images()
     if any(image.label is None for image in candidates):
@@ -76,25 +76,19 @@ def main(args) -> None:
     archs = list(dict.fromkeys(args.arch))
     networks = committee.Committee(archs, checkpoints, device, args.precision)
 
-    batches = images.batches(candidates, args.batch_size or devices.batch_size(device))
+    batches = images.batches(candidates, devices.batch_size(device, args.batch_size))
     prepare = functools.partial(centre_crop, resize=resize, size=args.size)
     skipped, answered, rows = [], {arch: [] for arch in archs}, []
-    read = pictures.read_batches(ranks.share(batches), workers, prepare, skipped)
-    judged = networks.answers(cli.progress(read, len(candidates)))
+    decoded = pictures.read_batches(ranks.share(batches), workers, prepare, skipped)
+    judged = networks.answers(cli.progress(decoded, len(candidates)))
     with pictures.Writer(workers) as writer:
-        for _ in batches[:: ranks.size()]:
-            batch, own, answers = next(judged, ([], None, {}))
-            for rank, (theirs, said) in enumerate(ranks.gather((batch, answers))):
-                for index, image in enumerate(theirs if len(rows) < wanted else ()):
-                    for arch in archs:
-                        answered[arch].append({"answer": said[arch][index], "label": image.label})
-                    if any(said[arch][index] != image.label for arch in archs):
-                        continue
-                    rows.append(label_row(image, args.input_dir))
-                    if rank == ranks.rank():
-                        writer.write(own[index], args.output_dir / image.name)
-                    if len(rows) == wanted:
-                        break
+        for image, pixels, answers in in_order(batches, judged):
+            for arch in archs:
+                answered[arch].append({"answer": answers[arch], "label": image.label})
+            if all(answer == image.label for answer in answers.values()):
+                rows.append(label_row(image, args.input_dir))
+                if pixels is not None:
+                    writer.write(pixels, args.output_dir / image.name)
             if len(rows) == wanted:
                 break
     skipped = sorted(name for names in ranks.gather(skipped) for name in names)
@@ -138,6 +132,23 @@ def centre_crop(picture, resize: int, size: int):
     from torchvision.transforms.v2 import functional as transforms
 
     return transforms.center_crop(transforms.resize(picture, [resize]), [size])
+
+
+def in_order(batches, judged):
+    """Yield on every rank each image, its pixels if this rank read it, and the networks' answers.
+
+    Args:
+        batches: of all ranks.
+        judged: this rank's share of them, as `committee.Committee.answers` yields it.
+    """
+    import ranks
+
+    for _ in batches[:: ranks.size()]:
+        batch, own, answers = next(judged, ([], None, {}))
+        for rank, (theirs, said) in enumerate(ranks.gather((batch, answers))):
+            for index, image in enumerate(theirs):
+                pixels = own[index] if rank == ranks.rank() else None
+                yield image, pixels, {arch: classes[index] for arch, classes in said.items()}
 
 
 def label_row(image, folder: Path | None) -> dict:
