@@ -31,8 +31,7 @@ def test_pass_is_equal_and_gradient_too_up_to_rounding(kernel, padding, size):
     torch.testing.assert_close(gradient(convolution, pixels, weights), expected_gradient)
 
 
-@pytest.mark.parametrize("gamma", [1, 0.5])
-@pytest.mark.parametrize("hooks", ["relu", "branch"])
+@pytest.mark.parametrize(("hooks", "gamma"), [("auto", 1), ("relu", 0.5), ("branch", 0.5)])
 @pytest.mark.parametrize(("arch", "blocks"), [("resnet18", 0), ("densenet121", 4)])
 def test_network_that_is_sped_up_keeps_its_logits_and_gradient(arch, blocks, hooks, gamma):
     model = calibrated(torchvision.models.get_model(arch)).double()

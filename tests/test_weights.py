@@ -1,0 +1,257 @@
+"""Where weights come from: downloads, other copies, converted files; and the list of names."""
+
+import functools
+import hashlib
+import http.server
+import sys
+import threading
+import types
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import catalogue
+import models
+import weights
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    """The folder where torch keeps weights, empty."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A folder, and the URL under which a server on this machine offers it."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_GET(self):
+            if "half" not in self.path:
+                super().do_GET()
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"x" * 500)
+
+    handler = functools.partial(Handler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as offered:
+        threading.Thread(target=offered.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{offered.server_port}"
+        offered.shutdown()
+
+
+@pytest.fixture
+def slim(monkeypatch):
+    """Stand-ins of slim's networks: tiny, with the right number of classes."""
+
+    def network(architecture):
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1000))
+
+    monkeypatch.setitem(sys.modules, "slim", types.SimpleNamespace(network=network))
+    return network
+
+
+# Downloads
+
+
+def test_download_with_the_digest_in_its_name_is_kept(server, tmp_path):
+    folder, url = server
+    digest = hashlib.sha256(b"right").hexdigest()[:8]
+    (folder / f"net-{digest}.pth").write_bytes(b"right")
+    file = tmp_path / "new" / f"net-{digest}.pth"
+    weights.download("net", f"{url}/{file.name}", file)
+    assert file.read_bytes() == b"right"
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("net-00000000.pth", "SHA-256"),
+        ("half.safetensors", "500 of 1000 bytes"),
+        ("absent.pth", "404"),
+    ],
+)
+def test_wrong_half_and_missing_downloads_leave_no_file(server, tmp_path, name, reason):
+    folder, url = server
+    (folder / "net-00000000.pth").write_bytes(b"wrong")
+    file = tmp_path / "new" / name
+    with pytest.raises(OSError, match=reason) as error:
+        weights.download("net", f"{url}/{name}", file)
+    assert list(file.parent.iterdir()) == []
+    for part in (f"{url}/{name}", f"as {name} ", str(file.parent)):
+        assert part in str(error.value)
+
+
+def test_no_network_is_named_with_both_servers(checkpoints, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
+    with pytest.raises(OSError, match="no network") as error:
+        models.load_model("senet154")
+    for part in ("data.lip6.fr", "senet154-c7b49a05.pth", "legacy_senet154", str(checkpoints)):
+        assert part in str(error.value)
+
+
+# Other copies of the same weights
+
+
+def offer(monkeypatch, files):
+    """Answer downloads with files by the end of their URLs; other servers do not answer."""
+
+    def fetch(url, part):
+        for end, network in files.items():
+            if url.endswith(end):
+                torch.save(network.state_dict(), part)
+                return
+        raise OSError("no answer")
+
+    monkeypatch.setattr(weights, "_fetch", fetch)
+    monkeypatch.setattr(weights, "digits", lambda file: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "build"),
+    [
+        ("densenet121", "densenet121-a639ec97.pth", torchvision.models.densenet121),
+        (
+            "se_resnet50",
+            "v0.1-cadene/se_resnet50-ce0d4300.pth",
+            functools.partial(timm.create_model, "legacy_seresnet50"),
+        ),
+        (
+            "se_resnext50_32x4d",
+            "legacy_se_resnext50_32x4d-f3651bad.pth",
+            functools.partial(timm.create_model, "legacy_seresnext50_32x4d"),
+        ),
+    ],
+)
+def test_other_copy_is_taken_where_the_server_does_not_answer(
+    checkpoints, monkeypatch, caplog, name, file, build
+):
+    network = build().eval()
+    offer(monkeypatch, {file: network})
+    model = models.load_model(name)
+    pixels = torch.rand(1, 3, 224, 224)
+    torch.testing.assert_close(model.network(pixels), network(pixels))
+    assert "no answer" in caplog.text
+    assert f"taking {catalogue.ELSEWHERE[name]}'s copy" in caplog.text
+    assert list(model.digests) == [file.rpartition("/")[2]]
+    models.load_model(name)  # it is there now
+
+
+def test_other_copies_are_of_known_networks():
+    for name in catalogue.ELSEWHERE:
+        source = catalogue.find(name)
+        assert "data.lip6.fr" in source.url
+        assert source.alternative.url.startswith("https://")
+
+
+@pytest.mark.parametrize("name", ["inceptionv4", "inceptionresnetv2"])
+def test_tensors_of_the_other_copy_stand_in_the_same_order(name):
+    ours = catalogue.find(name).build(None).state_dict()
+    theirs = catalogue.find(catalogue.ELSEWHERE[name]).build(None).state_dict()
+    assert [t.shape for t in ours.values()] == [t.shape for t in theirs.values()]
+    assert sum(a != b for a, b in zip(ours, theirs, strict=True)) <= 2  # the classifier's
+
+
+# Short names
+
+
+def test_short_name_takes_the_converted_file(checkpoints, slim):
+    network = slim("inception_v3")
+    file = checkpoints / "inc_v3_ens3.safetensors"
+    safetensors.torch.save_file(network.state_dict(), file)
+    model = models.load_model("inc_v3_ens3")
+    pixels = torch.rand(2, 3, 299, 299)
+    torch.testing.assert_close(model(pixels), network(2 * pixels - 1))
+    assert model.digests == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
+@pytest.mark.parametrize("name", ["inc_v3_ens3", "inc_v3_ens4"])
+def test_short_name_without_any_weights_says_what_to_do(checkpoints, name):
+    with pytest.raises(OSError, match=r"python convert_slim.py CHECKPOINT") as error:
+        models.load_model(name)
+    assert str(checkpoints / f"{name}.safetensors") in str(error.value)
+
+
+def test_short_name_falls_back_to_timm_and_says_how_it_differs(checkpoints, monkeypatch, caplog):
+    network = timm.create_model("inception_v3").eval()
+    file = checkpoints / "inception_v3.tf_adv_in1k.safetensors"
+    safetensors.torch.save_file(network.state_dict(), file)
+    model = models.load_model("inc_v3_adv")
+    pixels = torch.rand(1, 3, 299, 299)
+    torch.testing.assert_close(model(pixels), network(2 * pixels - 1))
+    assert "taking timm/inception_v3.tf_adv_in1k instead" in caplog.text
+    assert "average pools count the padding" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["truncated", "shapes"])
+def test_unusable_converted_file_is_named(checkpoints, slim, content):
+    file = checkpoints / "inc_v4.safetensors"
+    safetensors.torch.save_file(nn.Linear(3, 10).state_dict(), file)
+    if content == "truncated":
+        file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match="inc_v4.safetensors: not usable as weights"):
+        models.load_model("inc_v4")
+
+
+def test_short_names_without_files_name_both_ways(checkpoints, monkeypatch):
+    offer(monkeypatch, {})
+    with pytest.raises(OSError, match="convert_slim.py") as error:
+        models.load_model("incres_v2_ens")
+    assert "timm/inception_resnet_v2.tf_ens_adv_in1k" in str(error.value)
+
+
+def test_paper_stands_for_its_ten_targets():
+    assert len(set(models.PAPER_TARGETS)) == 10
+    assert set(models.PAPER_TARGETS) <= set(catalogue.names())
+
+
+def test_list_shows_what_is_on_this_machine(run, checkpoints):
+    status, before, _ = run("models --list inc_v3*")
+    assert status == 0
+    assert "convert_slim.py" in before
+    assert " here" not in before
+    (checkpoints / "inc_v3_ens3.safetensors").touch()
+    lines = run("models --list inc_v3*")[1].splitlines()
+    assert [line.split()[0] for line in lines if " here" in line] == ["inc_v3_ens3"]
+    assert "299x299" in lines[0]
+
+
+def test_list_without_a_match_is_an_error(run):
+    status, _, err = run("models --list resnet9999")
+    assert status == 1
+    assert "no network's name matches resnet9999" in err
+
+
+def test_list_has_every_name_of_every_library_and_builds_none(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a network was built")
+
+    catalogue.find("resnet18")  # imports the libraries
+    monkeypatch.setattr(nn.Conv2d, "__init__", refuse)
+    names = list(catalogue.names())
+    assert len(names) == len(set(names))
+    assert "torchvision/resnet50@IMAGENET1K_V2" in names
+    assert "timm/inception_v3.tf_adv_in1k" in names
+    assert not [name for name in names if name.endswith(".in22k")]
+    for name in names:
+        source = catalogue.find(name)
+        assert source.file is not None, name
+        assert len(source.input_size) == 3
