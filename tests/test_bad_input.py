@@ -330,13 +330,13 @@ def test_evaluation_on_any_source_of_an_ensemble_is_warned_of(run, natural, tmp_
 
 
 def test_folder_removed_meanwhile_is_one_line(run, natural, tmp_path, monkeypatch):
-    write_png = pictures.write_png
+    write = pictures.Writer.write
 
-    def remove_first(pixels, file):
-        shutil.rmtree(file.parent)
-        write_png(pixels, file)
+    def remove_first(writer, pixels, file):
+        shutil.rmtree(file.parent, ignore_errors=True)
+        write(writer, pixels, file)
 
-    monkeypatch.setattr(pictures, "write_png", remove_first)
+    monkeypatch.setattr(pictures.Writer, "write", remove_first)
     attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
     status, _, err = run(attack, i=natural, o=tmp_path / "gone")
     assert status == 1
