@@ -225,41 +225,46 @@ def test_folders_that_differ_in_the_seed_alone_become_one_row(run, natural, tmp_
     assert other["targets"]["efficientnet_lite1"]["success"]["rate"] == rates[2]
 
 
-@pytest.mark.parametrize(
-    ("script", "environment", "written"),
-    [
-        (
-            "sweep_gamma.sh",
-            {"GAMMAS": "1.0 0.5", "NUM_IMAGES": "2", "ATTACK": "--num-steps 2"},
-            ["table.csv", "success_over_gamma.png"],
-        ),
-        (
-            "paper_tables.sh",
-            {"DEMO": "1", "NUM_IMAGES": "2", "NUM_STEPS": "1", "TARGETS": "efficientnet_lite1"},
-            ["efficientnet_lite0.json", "efficientnet_lite0.png"],
-        ),
-    ],
-)
-def test_shell_scripts_write_table_and_plot(tmp_path, script, environment, written):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def run_script(script, folder, **environment):
+    """Run a shell script, with the python that lies in `folder` if one does."""
+    path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["sh", str(ROOT / "scripts" / script)],
         cwd=ROOT,
-        env=os.environ | environment | {"PATH": path, "OUT": str(tmp_path)},
+        env=os.environ | environment | {"PATH": path, "OUT": str(folder)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    table, plot = (tmp_path / name for name in written)
-    assert PIL.Image.open(plot).size[0] > 500
-    if script == "sweep_gamma.sh":
-        assert [row["gamma"] for row in csv.DictReader(table.open())] == ["1", "0.5"]
-    else:
-        rows = [(row["attack"], row["gamma"]) for row in json.loads(table.read_text())]
-        modifiers = ["PGD", "PGD+TI", "MI-FGSM", "PGD+DI"]
-        plain = [(attack, 1) for attack in [*modifiers, "MI-FGSM+DI"]]
-        assert sorted(rows) == sorted(plain + [(a, 0.5) for a, _ in plain])
-        assert "| efficientnet_lite0 | MI-FGSM+DI | 0.5 |" in done.stdout
+
+
+def test_gamma_sweep_writes_table_and_plot(tmp_path):
+    two = {"GAMMAS": "1.0 0.5", "NUM_IMAGES": "2", "ATTACK": "--num-steps 2"}
+    run_script("sweep_gamma.sh", tmp_path, **two)
+    rows = csv.DictReader((tmp_path / "table.csv").open())
+    assert [row["gamma"] for row in rows] == ["1", "0.5"]
+    assert PIL.Image.open(tmp_path / "success_over_gamma.png").size[0] > 500
+
+
+def test_paper_tables_attack_with_and_without_sgm(run, tmp_path):
+    note = tmp_path / "python"  # of thirteen commands, which then run here, without thirteen starts
+    note.write_text('#!/bin/sh\necho "$@" >>"$OUT/commands"\n')
+    note.chmod(0o755)
+    small = {"NUM_IMAGES": "2", "NUM_STEPS": "1", "TARGETS": "efficientnet_lite1"}
+    run_script("paper_tables.sh", tmp_path, DEMO="1", **small)
+    *commands, beside_paper = (tmp_path / "commands").read_text().splitlines()
+    for command in commands:
+        status, _, err = run(command.replace(".py", "", 1))
+        assert status == 0, err
+    table = tmp_path / "efficientnet_lite0.json"
+    rows = [(row["attack"], row["gamma"]) for row in json.loads(table.read_text())]
+    modifiers = ["PGD", "PGD+TI", "MI-FGSM", "PGD+DI"]
+    plain = [(attack, 1) for attack in [*modifiers, "MI-FGSM+DI"]]
+    assert sorted(rows) == sorted(plain + [(a, 0.5) for a, _ in plain])
+    assert PIL.Image.open(tmp_path / "efficientnet_lite0.png").size[0] > 500
+    beside = [sys.executable, *beside_paper.split()]
+    shown = subprocess.run(beside, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "| efficientnet_lite0 | MI-FGSM+DI | 0.5 |" in shown
 
 
 def test_paper_numbers_stand_beside_ours(tmp_path):
