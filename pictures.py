@@ -72,7 +72,8 @@ def read_batches(
         num_workers=max(0, min(workers, len(batches) - 1)),  # nothing comes after the last one
         worker_init_fn=_leave_with_main_process,
     )
-    decoded = iter(loader)
+    with _signals_wait():
+        decoded = iter(loader)
     for batch in batches:
         try:
             pixels, broken, other_size = next(decoded)
@@ -135,6 +136,26 @@ def size_error(one: tuple[Path, tuple[int, int]], other: tuple[Path, tuple[int, 
         f"{path} is {size[0]} x {size[1]} pixels, but {first} is {first_size[0]} x "
         f"{first_size[1]}; select_images.py makes images of one size"
     )
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Put Ctrl-C and SIGTERM off until processes are started.
+
+    os.fork ignores what a signal raises in its callbacks, and logging's one then keeps its lock.
+    """
+    came = []
+    handlers = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _leave_with_main_process(worker: int) -> None:

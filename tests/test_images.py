@@ -1,5 +1,6 @@
 import csv
 import os
+import signal
 import time
 
 import numpy as np
@@ -180,3 +181,14 @@ def test_dead_decoder_is_one_line(tmp_path):
     batches = images.batches(images.list_images(tmp_path), 1)
     with pytest.raises(OSError, match="a process that reads images died .*take fewer --workers"):
         list(pictures.read_batches(batches, 1, prepare=lambda picture: os._exit(1)))
+
+
+def test_ctrl_c_while_decoders_start_is_not_lost(tmp_path):
+    pressed = [signal.SIGINT]
+    # Whatever such a callback raises is ignored, and it can't be taken back.
+    os.register_at_fork(before=lambda: pressed and signal.raise_signal(pressed.pop()))
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.png")
+    batches = images.batches(images.list_images(tmp_path), 1)
+    with pytest.raises(KeyboardInterrupt):
+        next(pictures.read_batches(batches, workers=1))
