@@ -25,7 +25,7 @@ class Committee:
     Args:
         archs: names of networks, as of `models.load_model`.
         checkpoints: files of weights by the names of networks.
-        device, precision: see `models.Classifier.accelerate`.
+        precision: see `models.Classifier.accelerate`.
 
     Attributes:
         networks: by name.
@@ -35,12 +35,12 @@ class Committee:
         self, archs: list[str], checkpoints: dict[str, Path], device: str, precision: str = "fp32"
     ):
         self.networks = {
-            arch: models.load_model(arch, checkpoint=checkpoints.get(arch)) for arch in archs
+            arch: models.load_model(arch, checkpoint=checkpoints.get(arch)).accelerate(precision)
+            for arch in archs
         }
         self._device = device
         self._together = True
         self._parts = devices.Parts()
-        self.each(lambda model: model.accelerate(device, precision))
 
     def answers(
         self, batches: Iterable[tuple[list[images.LabelledImage], Tensor]]

@@ -37,7 +37,7 @@ def load_sources(args, device: str) -> list[models.Classifier]:
     networks = [models.load_model(arch, checkpoint=files.get(arch)) for arch in args.arch]
     gammas = args.gamma * (len(args.arch) // len(args.gamma))
     for arch, model, gamma in zip(args.arch, networks, gammas, strict=True):
-        model.accelerate(device, args.precision)
+        model.accelerate(args.precision).to(device)
         handles = utils_sgm.register_sgm(
             model.network, arch, gamma, hooks_of(args, arch), model.input_size, args.branches
         )

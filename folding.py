@@ -96,7 +96,7 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
     if replaced and not _close(network(watch.pixels), watch.output):
         for name, module in replaced:
             network.set_submodule(name, module)
-        logger.info("batch norms could not be folded: they stay as they are")
+        logger.warning("%s: its batch norms can't be folded, it stays slow", type(network).__name__)
     return watch.output.flatten(1).shape[1]
 
 

@@ -75,17 +75,16 @@ class Classifier(nn.Module):
             logits = self.network(pixels)
         return logits.flatten(1).float()
 
-    def accelerate(self, device: str, precision: str = "fp32") -> "Classifier":
-        """Move to a device and make passes fast, the logits being equal up to rounding.
+    def accelerate(self, precision: str = "fp32") -> "Classifier":
+        """Make passes fast, the logits being equal up to rounding; before it moves to a device.
 
-        Batch norms are folded into convolutions, ResNets and DenseNets get the parts of faster.py,
-        and weights are laid out as channels_last.
+        Batch norms are folded into convolutions, some modules get faster.py's classes, and weights
+        are laid out as channels_last. TF32's rounding would hide whether folding is exact.
 
         Args:
             precision: "bf16" runs the network under autocast; pixels, their gradient and the logits
                 stay float32. "tf32" and "fp32" are settings of the device.
         """
-        self.to(device)
         self.classes = fold_batch_norms(self.network, self.input_size)
         speed_up(self.network)
         self.bfloat16 = precision == "bf16"

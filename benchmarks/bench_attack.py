@@ -159,16 +159,17 @@ def attack(args):
     torch.manual_seed(0)
     network = torchvision.models.get_model(args.arch[0])
     source = Source(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
-    model = models.Classifier(network, source, None).to(device)
+    model = models.Classifier(network, source, None)
     if args.child == RELEASED:
         model.requires_grad_(True)
         legacy_hooks(network, args.arch[0], args.gamma)
     if "channels_last" in levers:
         model.to(memory_format=torch.channels_last)
     if args.child == LEVERS[-1]:
-        model.accelerate(device, args.precision)
+        model.accelerate(args.precision)
     elif "batch norms folded" in levers:
         folding.fold_batch_norms(network)
+    model.to(device)
     if args.child != RELEASED:
         utils_sgm.register_sgm(network, args.arch[0], args.gamma)
     pixels = torch.rand(args.batch_size, 3, 224, 224).to(device)

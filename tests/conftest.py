@@ -19,6 +19,11 @@ SCRIPTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def run(monkeypatch, capsys, caplog):
     """Run a script as from the shell; return its exit status, output, and log with errors."""

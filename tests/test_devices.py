@@ -70,7 +70,7 @@ def test_run_out_of_memory_goes_on_with_smaller_batches(run, natural, tmp_path, 
 
 
 def test_bfloat16_leaves_pixels_gradient_and_logits_float32():
-    model = models.load_model("efficientnet_lite0").accelerate("cpu", "bf16")
+    model = models.load_model("efficientnet_lite0").accelerate("bf16")
     seen = []
     model.network.conv_head.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
     pixels = torch.rand(2, 3, 224, 224, requires_grad=True)

@@ -189,9 +189,9 @@ def test_precision_is_that_of_the_networks(run, folders, tmp_path, monkeypatch):
     seen = []
     accelerate = models.Classifier.accelerate
 
-    def recorded(model, device, precision):
+    def recorded(model, precision):
         seen.append(precision)
-        return accelerate(model, device, precision)
+        return accelerate(model, precision)
 
     monkeypatch.setattr(models.Classifier, "accelerate", recorded)
     for command, precision in zip(RUNNING, ("bf16", "fp32", "bf16"), strict=True):
