@@ -128,6 +128,7 @@ def main(args) -> None:
     run = {
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
         "weights": {file: v for model in crafter.networks for file, v in model.digests.items()},
+        "device": device.partition(":")[0],
         "hooks": [crafting.hooks_of(args, arch) for arch in args.arch],
         "batch_size": args.batch_size
         or ranks.first(lambda: runs.batch_size(args) or crafter.find_batch_size()),

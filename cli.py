@@ -170,6 +170,9 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     except (RuntimeError, MemoryError) as error:
         import devices
 
+        if "DataLoader worker" in str(error):  # which torch raises wherever the main thread is
+            message = f"a process that reads images died ({error}): take fewer --workers"
+            sys.exit(f"{parser.prog}{_of_rank()}: error: {message}")
         if not devices.out_of_memory(error):
             raise
         sys.exit(f"{parser.prog}{_of_rank()}: error: out of memory, with one image ({error})")

@@ -12,6 +12,15 @@ import torch
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
+SHORT_OF_MEMORY = (
+    "out of memory",
+    "t allocate memory",  # PyTorch on a CPU
+    "not enough memory",  # on Windows
+    "could not create a primitive",  # oneDNN
+    "ALLOC_FAILED",  # cuBLAS and cuDNN
+    "unable to find an engine",  # cuDNN
+)
+
 
 def choose_device(no_cuda: bool, precision: str = "tf32") -> str:
     """Return the device of this process, set up: a GPU where there is one, unless it is not wanted.
@@ -19,13 +28,19 @@ def choose_device(no_cuda: bool, precision: str = "tf32") -> str:
     Args:
         precision: "fp32" for exact float32 on a GPU; "tf32" and "bf16" let matrix products and
             convolutions of float32 round their factors to 10 bits (TensorFloat-32).
+
+    Raises:
+        ValueError: torchrun started more processes on this machine than it has GPUs.
     """
     if no_cuda or not torch.cuda.is_available():
         _keep_freed_memory()
         return "cpu"
     torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    number, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if number >= there:
+        raise ValueError(f"process {number} of this machine has no GPU: it has {there}, from 0 on")
+    device = f"cuda:{number}"
     torch.cuda.set_device(device)
     return device
 
@@ -63,9 +78,7 @@ def out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that the device's memory was not enough."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # The second is oneDNN's word for it, on a CPU.
-    words = ("memory", "could not create a primitive")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in SHORT_OF_MEMORY)
 
 
 class Parts:

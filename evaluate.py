@@ -112,9 +112,9 @@ def main(args) -> None:
 
     if args.output:
         report.write(rows, args.output)
+    print(report.json_text(rows) if args.json else report.text(rows), flush=True)
     if args.plot or args.gallery:
         draw(args, rows, folders, naturals, targets, device)
-    print(report.json_text(rows) if args.json else report.text(rows))
     refuse_over_epsilon(results)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 LABELS = "labels.csv"
+UNFINISHED = ".unfinished"  # lies in a folder while select_images.py writes to it
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,14 @@ def list_images(folder: Path) -> list[LabelledImage]:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no image in it, or labels that do not fit the images.
+        ValueError: no image in it, an unfinished selection, or labels that do not fit the images.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
+    if (folder / UNFINISHED).is_file():
+        raise ValueError(
+            f"the selection in {folder} was interrupted: give its command again, with --overwrite"
+        )
     if (folder / LABELS).is_file():
         images = _with_labels_csv(folder)
     elif (folder / "dev_dataset.csv").is_file():

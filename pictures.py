@@ -4,6 +4,8 @@ import contextlib
 import ctypes
 import logging
 import math
+import multiprocessing
+import os
 import signal
 import sys
 from collections import deque
@@ -75,14 +77,7 @@ def read_batches(
     with _signals_wait():
         decoded = iter(loader)
     for batch in batches:
-        try:
-            pixels, broken, other_size = next(decoded)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise OSError(
-                f"a process that reads images died ({error}): take fewer --workers"
-            ) from error
+        pixels, broken, other_size = next(decoded)
         for index, message in broken.items():
             if skipped is None:
                 raise ValueError(message)
@@ -166,6 +161,9 @@ def _leave_with_main_process(worker: int) -> None:
         # By itself it would wait for its pipe to empty, which nobody reads any more.
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        parent = multiprocessing.parent_process().pid
+        if multiprocessing.get_start_method() == "fork" and os.getppid() != parent:
+            os._exit(1)  # it was killed before
 
 
 class Writer(contextlib.AbstractContextManager):

@@ -31,6 +31,7 @@ TYPES = {
     "status": str,
     "options": dict,
     "weights": dict,
+    "device": str,
     "source": str,
     "attack": str,
     "gamma": int | float | list,
@@ -86,8 +87,9 @@ def write(folder: Path, run: dict) -> None:
 
 
 def settings(run: dict) -> dict:
-    """Return the options of a run on which its images depend, and the digests of its weights."""
+    """Return on what the images of a run depend: options, the device, the digests of weights."""
     options = {key: v for key, v in run.get("options", {}).items() if key not in NEUTRAL}
+    options["device"] = run.get("device")
     return options | {f"weights {file}": v for file, v in run.get("weights", {}).items()}
 
 
@@ -116,9 +118,9 @@ def output_folder(folder: Path, run: dict, overwrite: bool) -> Iterator[None]:
         _refuse_other_settings(folder, run)
         for part in folder.glob(".*.part"):  # of a run that was killed
             part.unlink()
-        write(folder, {"status": "running"} | run)
-        ranks.gather(None)
         try:
+            write(folder, {"status": "running"} | run)
+            ranks.gather(None)
             yield
         except BaseException:
             logger.warning("%s is unfinished: the same command does the rest", folder)
@@ -182,7 +184,7 @@ def summary(args, step_size: float, records: list[dict]) -> dict:
     Args:
         args: the options of attack_iter.py.
         step_size: in 1/255.
-        records: of each image, as crafting.craft returns them.
+        records: of each image, as `crafting.Share` has them.
     """
     hits = sum((r["fooled"] == r["target"]) == args.targeted for r in records)
     mode = " (gradients)" if args.ensemble == "gradients" and len(args.arch) > 1 else ""

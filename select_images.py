@@ -70,11 +70,11 @@ def main(args) -> None:
     candidates = images.list_images(args.input_dir) if args.input_dir else images.embedded_images()
     if any(image.label is None for image in candidates):
         raise ValueError(f"{args.input_dir} has no labels: it needs a labels.csv or class names")
-    ranks.first(lambda: prepare_folder(args))
     random.Random(args.seed).shuffle(candidates)
     wanted = args.num_images or len(candidates)
     archs = list(dict.fromkeys(args.arch))
     networks = committee.Committee(archs, checkpoints, device, args.precision)
+    ranks.first(lambda: prepare_folder(args))
 
     batches = images.batches(candidates, devices.batch_size(device, args.batch_size))
     prepare = functools.partial(centre_crop, resize=resize, size=args.size)
@@ -96,6 +96,7 @@ def main(args) -> None:
         return
     if rows:
         images.write_labels(args.output_dir, rows)
+    (args.output_dir / images.UNFINISHED).unlink()
 
     read = len(answered[args.arch[0]])
     correct = {a: sum(r["answer"] == r["label"] for r in rs) for a, rs in answered.items()}
@@ -116,15 +117,20 @@ def main(args) -> None:
 
 
 def prepare_folder(args) -> None:
-    """Make the output folder, or empty it if that is wanted."""
+    """Make the output folder, or empty it if that is wanted and a selection wrote it."""
     import images
 
-    if args.overwrite and (args.output_dir / images.LABELS).is_file():
-        for file in [*args.output_dir.glob("*.png"), args.output_dir / images.LABELS]:
+    folder = args.output_dir
+    ours = [folder / name for name in (images.LABELS, images.UNFINISHED)]
+    selected = any(file.is_file() for file in ours)
+    if args.overwrite and selected:
+        for file in [*folder.glob("*.png"), *folder.glob(".*.part"), *ours]:
             file.unlink(missing_ok=True)
-    if any(args.output_dir.glob("*.png")):
-        raise ValueError(f"{args.output_dir} has images: take another folder, or --overwrite them")
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("*.png")):
+        hint = ", or --overwrite them" if selected else ""
+        raise ValueError(f"{folder} has images: take another folder{hint}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / images.UNFINISHED).touch()
 
 
 def centre_crop(picture, resize: int, size: int):

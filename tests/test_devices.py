@@ -45,6 +45,32 @@ def test_error_at_one_image_and_other_errors_are_raised():
         devices.Parts()(broken, 4)
 
 
+@pytest.mark.parametrize(
+    ("message", "short"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("could not create a primitive", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+            "dataloader's workers are out of shared memory.",
+            False,
+        ),
+    ],
+)
+def test_memory_is_short_if_the_error_says_so(message, short):
+    assert devices.out_of_memory(RuntimeError(message)) == short
+
+
+def test_process_without_a_gpu_is_refused_where_others_have_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match="process 1 of this machine has no GPU: it has 1"):
+        devices.choose_device(no_cuda=False)
+
+
 def test_batch_size_is_found_by_trying_on_a_gpu_alone():
     assert devices.find_batch_size("cuda:0", devices.Parts(), limited(20, [])) == 16
     assert devices.find_batch_size("cuda:0", devices.Parts(), limited(999, [])) == 64

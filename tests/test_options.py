@@ -217,10 +217,13 @@ def test_no_cuda_stays_on_the_cpu(run, folders, tmp_path, monkeypatch):
     class MovedError(Exception):
         pass
 
-    def record(module, device):
-        raise MovedError(device)
+    def record(module, device=None, memory_format=None):
+        if device:
+            raise MovedError(device)
+        return module
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.nn.Module, "to", record)
     for command in (

@@ -68,7 +68,7 @@ def test_two_ranks_give_the_bytes_and_the_table_of_one(run, natural, tmp_path, c
 
 
 def test_run_whose_rank_was_killed_fails_and_is_finished_by_one_rank(run, natural, tmp_path):
-    attack = ATTACK.replace("--num-steps 2", "--num-steps 10")
+    attack = ATTACK.replace("--batch-size 2 --num-steps 2", "--batch-size 1 --num-steps 10")
     process = torchrun(attack, nat=natural, out=tmp_path / "two")
     folder = tmp_path / "two" / "adversarial"
     while not list(folder.glob("*.png")):
