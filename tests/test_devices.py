@@ -129,6 +129,12 @@ def batches(natural):
     return list(pictures.read_batches(images.batches(images.list_images(natural), 2)))
 
 
+def test_batch_norms_are_folded_before_a_network_moves():
+    """A GPU's TF32 rounds more than folding may change."""
+    model = committee.Committee(["efficientnet_lite0"], {}, "meta").networks["efficientnet_lite0"]
+    assert not [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
 def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
     batches, monkeypatch, caplog
 ):

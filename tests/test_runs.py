@@ -135,6 +135,15 @@ def test_other_settings_are_refused_and_named_unless_overwritten(run, natural, t
     assert contents(tmp_path) != before
 
 
+def test_run_is_not_resumed_on_another_kind_of_device(run, natural, tmp_path):
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"device": "cuda"}))
+    status, _, err = run(f"{attack} --no-cuda", nat=natural, adv=tmp_path)
+    assert (status, "(device 'cuda' there and 'cpu' here)" in err) == (1, True)
+
+
 def test_images_of_unknown_origin_are_not_overwritten(run, natural, tmp_path):
     (tmp_path / "mine.png").write_bytes(b"mine")
     attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
