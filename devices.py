@@ -39,7 +39,10 @@ def choose_device(no_cuda: bool, precision: str = "tf32") -> str:
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
     number, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if number >= there:
-        raise ValueError(f"process {number} of this machine has no GPU: it has {there}, from 0 on")
+        raise ValueError(
+            f"--nproc-per-node starts more processes here than there are GPUs, of which {there} "
+            "are visible"
+        )
     device = f"cuda:{number}"
     torch.cuda.set_device(device)
     return device

@@ -1,6 +1,9 @@
+import csv
 import shlex
 import sys
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from torch import nn
@@ -71,3 +74,13 @@ def input_gradient(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     labels = torch.arange(len(pixels))
     nn.functional.cross_entropy(model(pixels), labels, reduction="sum").backward()
     return pixels.grad
+
+
+def pixels_of(folder):
+    files = sorted(folder.glob("*.png"))
+    return {file.name: np.asarray(PIL.Image.open(file)).astype(int) for file in files}
+
+
+def labels_of(folder):
+    with (folder / "labels.csv").open(newline="") as stream:
+        return {row["filename"]: int(row["label"]) for row in csv.DictReader(stream)}

@@ -1,3 +1,5 @@
+"""Attacks that are killed or fail: nothing is lost, and nothing is mixed."""
+
 import json
 import os
 import random
@@ -11,9 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import images
 import pictures
-import plots
 
 ROOT = Path(__file__).parent.parent
 KILLS = int(os.environ.get("KILLS", "1"))
@@ -216,48 +216,10 @@ def test_run_json_that_is_none_is_refused_by_name(run, natural, tmp_path, text):
     assert (status, f"{tmp_path / 'run.json'} is not" in err) == (1, True)
 
 
-SELECT = "select_images --input-dir {nat} --output-dir {out} --num-images 2 --batch-size 2"
-
-
-def test_interrupted_selection_is_refused_and_made_anew(run, natural, tmp_path, monkeypatch):
-    def interrupted(folder, rows):
-        raise OSError("interrupted")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(images, "write_labels", interrupted)
-        assert run(SELECT, nat=natural, out=tmp_path)[0] == 1
-    attack = "attack_iter --input-dir {out} --output-dir {out}/adv"
-    status, _, err = run(attack, out=tmp_path)
-    assert status == 1
-    assert f"the selection in {tmp_path} was interrupted: give its command again" in err
-    assert run(f"{SELECT} --overwrite", nat=natural, out=tmp_path)[0] == 0
-    assert len(images.list_images(tmp_path)) == 2
-
-
-def test_selection_that_can_not_begin_deletes_nothing(run, natural, tmp_path):
-    assert run(SELECT, nat=natural, out=tmp_path)[0] == 0
-    before = contents(tmp_path)
-    status, _, err = run(f"{SELECT} --overwrite --arch resnet51", nat=natural, out=tmp_path)
-    assert status == 1
-    assert "resnet51" in err
-    assert contents(tmp_path) == before
-
-
 def test_dead_decoder_is_one_line(run, natural, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "read_image", lambda path: os._exit(1))
-    status, _, err = run(f"{SELECT} --workers 1", nat=natural, out=tmp_path)
+    attack = "attack_iter --input-dir {nat} --output-dir {out} --batch-size 2 --workers 1"
+    status, _, err = run(attack, nat=natural, out=tmp_path)
     assert status == 1
     assert "error: a process that reads images died" in err
     assert "take fewer --workers" in err
-
-
-def test_table_is_printed_before_a_drawing_fails(run, natural, tmp_path, monkeypatch):
-    def failing(rows, file):
-        raise OSError(f"can't write {file}")
-
-    monkeypatch.setattr(plots, "write_plot", failing)
-    evaluation = "evaluate --input-dir {nat} --arch efficientnet_lite1 --plot {out}/a.png"
-    status, out, err = run(evaluation, nat=natural, out=tmp_path)
-    assert status == 1
-    assert "efficientnet_lite1" in out
-    assert "can't write" in err

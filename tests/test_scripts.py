@@ -10,26 +10,16 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import PIL.Image
 import pytest
 import torch
 import torchvision
-from conftest import calibrated
+from conftest import calibrated, labels_of, pixels_of
 
 import pictures
+import plots
 
 ROOT = Path(__file__).parent.parent
-
-
-def pixels_of(folder):
-    files = sorted(folder.glob("*.png"))
-    return {file.name: np.asarray(PIL.Image.open(file)).astype(int) for file in files}
-
-
-def labels_of(folder):
-    with (folder / "labels.csv").open(newline="") as stream:
-        return {row["filename"]: int(row["label"]) for row in csv.DictReader(stream)}
 
 
 def shell(command, cwd, **environment):
@@ -225,56 +215,6 @@ def test_folders_that_differ_in_the_seed_alone_become_one_row(run, natural, tmp_
     assert other["targets"]["efficientnet_lite1"]["success"]["rate"] == rates[2]
 
 
-def run_script(script, folder, **environment):
-    """Run a shell script, with the python that lies in `folder` if one does."""
-    path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        ["sh", str(ROOT / "scripts" / script)],
-        cwd=ROOT,
-        env=os.environ | environment | {"PATH": path, "OUT": str(folder)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_gamma_sweep_writes_table_and_plot(tmp_path):
-    two = {"GAMMAS": "1.0 0.5", "NUM_IMAGES": "2", "ATTACK": "--num-steps 2"}
-    run_script("sweep_gamma.sh", tmp_path, **two)
-    rows = csv.DictReader((tmp_path / "table.csv").open())
-    assert [row["gamma"] for row in rows] == ["1", "0.5"]
-    assert PIL.Image.open(tmp_path / "success_over_gamma.png").size[0] > 500
-
-
-def test_paper_tables_attack_with_and_without_sgm(run, tmp_path):
-    note = tmp_path / "python"  # of thirteen commands, which then run here, without thirteen starts
-    note.write_text('#!/bin/sh\necho "$@" >>"$OUT/commands"\n')
-    note.chmod(0o755)
-    small = {"NUM_IMAGES": "2", "NUM_STEPS": "1", "TARGETS": "efficientnet_lite1"}
-    run_script("paper_tables.sh", tmp_path, DEMO="1", **small)
-    *commands, beside_paper = (tmp_path / "commands").read_text().splitlines()
-    for command in commands:
-        status, _, err = run(command.replace(".py", "", 1))
-        assert status == 0, err
-    table = tmp_path / "efficientnet_lite0.json"
-    rows = [(row["attack"], row["gamma"]) for row in json.loads(table.read_text())]
-    modifiers = ["PGD", "PGD+TI", "MI-FGSM", "PGD+DI"]
-    plain = [(attack, 1) for attack in [*modifiers, "MI-FGSM+DI"]]
-    assert sorted(rows) == sorted(plain + [(a, 0.5) for a, _ in plain])
-    assert PIL.Image.open(tmp_path / "efficientnet_lite0.png").size[0] > 500
-    beside = [sys.executable, *beside_paper.split()]
-    shown = subprocess.run(beside, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "| efficientnet_lite0 | MI-FGSM+DI | 0.5 |" in shown
-
-
-def test_paper_numbers_stand_beside_ours(tmp_path):
-    rate = {"success": {"rate": 80.0}}
-    row = {"source": "resnet152", "attack": "PGD", "gamma": 0.2, "targets": {"vgg19_bn": rate}}
-    (tmp_path / "r.json").write_text(json.dumps([row]))
-    done = shell(f"python scripts/beside_paper.py {tmp_path}/r.json", tmp_path)
-    assert "| resnet152 | PGD | 0.2 | 80.00 (paper: 79.90 ± 0.69) |" in done.stdout
-
-
 @pytest.mark.parametrize("budget", [3, 0])
 def test_perturbation_over_epsilon_fails(run, natural, tmp_path, budget):
     attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1 --step-size 4"
@@ -286,60 +226,6 @@ def test_perturbation_over_epsilon_fails(run, natural, tmp_path, budget):
     assert status == 1
     assert f"a pixel is 4/255 from the natural one, and run.json says epsilon {budget}/255" in err
     assert "4/255" in out
-
-
-def test_select_keeps_what_every_network_classifies_correctly(run, tmp_path):
-    command = "select_images --data embedded --output-dir {out} --json --arch"
-    archs = ["efficientnet_lite0", "efficientnet_lite1"]
-    kept = {}
-    for names in (archs[:1], archs[1:], archs):
-        folder = tmp_path / "-".join(names)
-        status, out, _ = run(f"{command} {' '.join(names)}", out=folder)
-        counts = json.loads(out)
-        kept[tuple(names)] = set(labels_of(folder))
-        assert status == 0
-        assert counts["read"] == 20
-        assert counts["kept"] == len(list(folder.glob("*.png")))
-        assert list(counts["correct"]) == names
-    assert kept[tuple(archs)] == kept[tuple(archs[:1])] & kept[tuple(archs[1:])]
-    assert {pixels.shape for pixels in pixels_of(folder).values()} == {(224, 224, 3)}
-
-
-def test_select_takes_images_in_a_seeded_order(run, tmp_path):
-    command = "select_images --data embedded --output-dir {out} --num-images 3 --seed"
-    chosen = []
-    for number, seed in enumerate([1, 1, 2]):
-        assert (
-            run(f"{command} {seed} --batch-size {number + 1}", out=tmp_path / f"{number}")[0] == 0
-        )
-        chosen.append(labels_of(tmp_path / f"{number}"))
-    assert chosen[0] == chosen[1] != chosen[2]
-    assert len(chosen[0]) == 3
-
-
-def test_select_names_and_skips_unreadable_images(run, natural, tmp_path):
-    for file in natural.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    name = max(labels_of(natural))
-    (tmp_path / name).write_bytes(b"not a PNG")
-    status, out, err = run(
-        "select_images --input-dir {a} --output-dir {b} --size 200 --resize 210 --json",
-        a=tmp_path,
-        b=tmp_path / "out",
-    )
-    assert status == 0
-    assert f"skipped: {tmp_path / name} is not a readable image" in err
-    assert json.loads(out)["read"] == 5
-    assert {p.shape for p in pixels_of(tmp_path / "out").values()} == {(200, 200, 3)}
-
-
-def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, tmp_path):
-    command = "select_images --data embedded --output-dir {out} --num-images 21"
-    status, out, err = run(command, out=tmp_path)
-    kept = len(list(tmp_path.glob("*.png")))
-    assert status == 1
-    assert f"only {kept} of 21 images" in err
-    assert kept == len(labels_of(tmp_path)) > 10
 
 
 @pytest.mark.parametrize(
@@ -440,3 +326,15 @@ def test_evaluation_reads_each_image_once(run, natural, tmp_path, monkeypatch):
     assert run(command, nat=natural, out=tmp_path)[0] == 0
     folders = (natural, tmp_path / "a", tmp_path / "b")
     assert sorted(read) == sorted(file for folder in folders for file in folder.glob("*.png"))
+
+
+def test_table_is_printed_before_a_drawing_fails(run, natural, tmp_path, monkeypatch):
+    def failing(rows, file):
+        raise OSError(f"can't write {file}")
+
+    monkeypatch.setattr(plots, "write_plot", failing)
+    evaluation = "evaluate --input-dir {nat} --arch efficientnet_lite1 --plot {out}/a.png"
+    status, out, err = run(evaluation, nat=natural, out=tmp_path)
+    assert status == 1
+    assert "efficientnet_lite1" in out
+    assert "can't write" in err
