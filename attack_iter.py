@@ -7,136 +7,99 @@ Writes a PNG for each image, labels.csv, and run.json, which says with what they
 interruption the same command does the rest.
 """
 
-import json
 import logging
 from pathlib import Path
 
-import cli
+from suite.running import cli
 
 logger = logging.getLogger(__name__)
 
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--input-dir", type=Path, help="folder of natural images")
-    parser.add_argument("--output-dir", type=Path, help="folder to write")
+    # fmt: off
+    add = parser.add_argument
+    add("--input-dir", type=Path, help="folder of natural images")
+    add("--output-dir", type=Path, help="folder to write")
+
     add = parser.add_argument_group("source").add_argument
     add("--arch", nargs="+", default=["efficientnet_lite0"], help="source network, or an ensemble")
     cli.add_checkpoint(add)
-    add(
-        "--ensemble",
-        choices=("logits", "gradients"),
-        default="logits",
-        help="logits: average the logits; gradients: normalise each network's gradient and add",
-    )
+    add("--ensemble", choices=("logits", "gradients"), default="logits",
+        help="logits: average the logits; gradients: normalise each network's gradient and add")
+
     add = parser.add_argument_group("attack").add_argument
     add("--epsilon", type=cli.not_negative, default=16.0, help="largest perturbation, in 1/255")
     add("--num-steps", type=cli.positive_int, default=10, help="1 step of size epsilon is FGSM")
     add("--step-size", type=cli.finite, default=2.0, help="in 1/255; negative: epsilon / num-steps")
-    add(
-        "--momentum",
-        type=cli.not_negative,
-        default=0.0,
-        help="0: PGD; above 0: MI-FGSM's decay factor",
-    )
+    add("--momentum", type=cli.not_negative, default=0.0,
+        help="0: PGD; above 0: MI-FGSM's decay factor")
     add("--di-prob", type=cli.probability, default=0.0, help="DI's probability (0.5 in its paper)")
-    add(
-        "--di-resize",
-        type=cli.at_least_1,
-        default=1.1,
-        help="DI's largest size, relative to the image's",
-    )
+    add("--di-resize", type=cli.at_least_1, default=1.1,
+        help="DI's largest size, relative to the image's")
     add("--ti-kernel", type=cli.odd, default=1, help="TI's kernel size in pixels (15 in its paper)")
-    add(
-        "--ti-sigma",
-        type=cli.positive,
-        default=3.0,
-        help="standard deviations from its middle to its edge",
-    )
+    add("--ti-sigma", type=cli.positive, default=3.0,
+        help="standard deviations from its middle to its edge")
     add("--rand-init", action="store_true", help="start at a random place in the ball")
-    add(
-        "--targeted",
-        action="store_true",
-        help="aim at the label file's target classes, or at random ones if it has none",
-    )
+    add("--targeted", action="store_true",
+        help="aim at the label file's target classes, or at random ones if it has none")
     add("--seed", type=int, default=0, help="of DI, the random start and random target classes")
+
     add = parser.add_argument_group("SGM").add_argument
-    add(
-        "--gamma",
-        type=cli.gamma,
-        nargs="+",
-        default=[1.0],
+    add("--gamma", type=cli.gamma, nargs="+", default=[1.0],
         help="decay factor of the residual gradients, for all networks or for each; "
-        "1: the plain attack, below 1: SGM",
-    )
-    add(
-        "--hooks",
-        choices=("auto", "relu", "branch"),
-        default="auto",
+        "1: the plain attack, below 1: SGM")
+    add("--hooks", choices=("auto", "relu", "branch"), default="auto",
         help="relu: those that the authors released; branch: the paper's formula; auto: relu where "
-        "the authors' exist",
-    )
-    add(
-        "--branches",
-        metavar="REGEX",
+        "the authors' exist")
+    add("--branches", metavar="REGEX",
         help="scale the gradient at the output of the modules whose whole names match, instead of "
-        "the residual branches that are found",
-    )
-    add(
-        "--list-branches",
-        action="store_true",
-        help="print the residual branches of --arch, and stop; needs neither images nor weights",
-    )
+        "the residual branches that are found")
+    add("--list-branches", action="store_true",
+        help="print the residual branches of --arch, and stop; needs neither images nor weights")
+
     add = parser.add_argument_group("running").add_argument
     add("--overwrite", action="store_true", help="start afresh in a folder that has images")
-    add(
-        "--on-error",
-        choices=("stop", "skip"),
-        default="stop",
-        help="at an unreadable image; the exit status is 1 either way",
-    )
+    add("--on-error", choices=("stop", "skip"), default="stop",
+        help="at an unreadable image; the exit status is 1 either way")
     cli.add_running(add)
-    add(
-        "--print-freq",
-        type=cli.positive_int,
-        default=10,
-        help="batches from one line of the log to the next, where there is no progress bar",
-    )
+    add("--print-freq", type=cli.positive_int, default=10,
+        help="batches from one line of the log to the next, where there is no progress bar")
     add("--json", action="store_true", help="print the result as JSON")
+    # fmt: on
     return parser
 
 
 def main(args) -> None:
     if args.list_branches:
-        list_branches(args)
+        from suite import results
+
+        for text in results.listed_branches(args.arch, args.json):
+            print(text)
         return
     check(args)
 
-    import checks
-    import crafting
-    import devices
-    import images
-    import pictures
-    import ranks
-    import runs
+    from suite import attack, images, results
+    from suite.running import checks, devices, ranks, runs
 
     ranks.join()
     device = devices.choose_device(args.no_cuda, args.precision)
     workers = devices.decoders(args.workers)
     todo = images.list_images(args.input_dir)
-    crafter = crafting.Crafter(args, device)
+    attacker = make_attacker(args, device)
+    crafter = attack.Crafter(attacker, args.output_dir, device)
+    resumed = None if args.overwrite else ranks.first(lambda: runs.batch_size(args.output_dir))
     run = {
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
-        "weights": {file: v for model in crafter.networks for file, v in model.digests.items()},
+        "weights": dict(pair for s in attacker.sources for pair in s.network.digests.items()),
         "device": device.partition(":")[0],
-        "hooks": [crafting.hooks_of(args, arch) for arch in args.arch],
-        "batch_size": args.batch_size
-        or ranks.first(lambda: runs.batch_size(args) or crafter.find_batch_size()),
+        "hooks": attacker.hooks,
+        "batch_size": args.batch_size or resumed or ranks.first(crafter.find_batch_size),
     }
     share = crafter.share
     with runs.output_folder(args.output_dir, run, args.overwrite):
-        with pictures.Writer(workers) as writer:
-            batches = pictures.read_batches(
+        with images.Writer(workers) as writer:
+            batches = images.read_batches(
                 ranks.share(images.batches(todo, run["batch_size"])),
                 workers,
                 skipped=share.skipped if args.on_error == "skip" else None,
@@ -144,52 +107,25 @@ def main(args) -> None:
             for batch, natural in cli.progress(batches, len(todo), args.print_freq):
                 if batch:
                     crafter.craft(batch, natural, writer)
-        whole = crafting.merged(ranks.gather(share))
+        whole = attack.merged(ranks.gather(share))
         if ranks.rank():
             return
         if not whole.records:
             raise ValueError(f"no readable image in {args.input_dir}")
-        images.write_labels(
-            args.output_dir, [crafting.label_row(args, record) for record in whole.records]
-        )
-        run |= runs.summary(args, crafter.step_size, whole.records)
+        rows = [attack.label_row(record, args.targeted) for record in whole.records]
+        images.write_labels(args.output_dir, rows)
+        run |= {"status": "done"} | attack.summary(attacker, whole.records)
         run |= {"size": list(whole.first[1]), "skipped": whole.skipped}
         runs.write(args.output_dir, run)
 
     checks.warn_of_accuracy(run["source"], [r for r in whole.records if r["answer"] is not None])
     checks.warn_of_unchanged(run["unchanged"])
-    if run["labels_predicted"]:
-        logger.warning(
-            "%d images have no label: took what the source predicts", run["labels_predicted"]
-        )
-    if run["targets_drawn"]:
-        logger.warning(
-            "%d images have no target class: drew one with seed %d", run["targets_drawn"], args.seed
-        )
-    print_result(args, run, whole.crafted / whole.seconds if whole.crafted else None)
+    checks.warn_of_absent_labels(run["labels_predicted"], run["targets_drawn"], args.seed)
+    as_text = results.run_json if args.json else results.run_text
+    print(as_text(run, whole.crafted / whole.seconds if whole.crafted else None))
     if whole.skipped:
-        raise ValueError(
-            f"{len(whole.skipped)} images were not readable: {', '.join(whole.skipped)}"
-        )
-
-
-def print_result(args, run: dict, per_second: float | None) -> None:
-    if args.json:
-        keys = ("images", "white_box_success", "largest_perturbation")
-        print(json.dumps({key: run[key] for key in keys} | {"images_per_second": per_second}))
-        return
-    print(
-        f"{run['attack']} on {run['source']}, gamma {' '.join(f'{g:g}' for g in args.gamma)}, "
-        f"epsilon {args.epsilon:g}/255, {args.num_steps} steps of {run['step_size']:g}/255\n"
-        f"images                {run['images']}\n"
-        f"white-box success     {run['white_box_success']:.1f} %\n"
-        f"largest perturbation  {run['largest_perturbation']}/255"
-    )
-    print(
-        f"speed                 {per_second:.1f} images/s"
-        if per_second
-        else "nothing was left to do"
-    )
+        names = ", ".join(whole.skipped)
+        raise ValueError(f"{len(whole.skipped)} images were not readable: {names}")
 
 
 def check(args) -> None:
@@ -208,21 +144,26 @@ def check(args) -> None:
         )
 
 
-def list_branches(args) -> None:
-    """Print where branch hooks go, and the additions that are left alone, in running order."""
-    import branches
-    import models
-    import report
+def make_attacker(args, device: str):
+    """Return the attack of the options on its sources, which are on the device."""
+    from suite.attack import Attack, Attacker, Source
+    from suite.networks import load_model
 
-    for arch in args.arch:
-        model = models.load_model(arch, pretrained=False)
-        connections = branches.trace_connections(model.network, model.input_size)
-        if args.json:
-            print(report.connections_json(arch, connections))
-        else:
-            print(report.connections_text(arch, connections))
-        if not any(connection.module for connection in connections):
-            raise ValueError(f"no residual branch in {arch}: gamma would do nothing")
+    named = {name: v for name, v in vars(args).items() if name in Attack.__dataclass_fields__}
+    step_size = args.step_size if args.step_size >= 0 else args.epsilon / args.num_steps
+    files = cli.checkpoints(args.arch, args.checkpoint)
+    gammas = args.gamma * (len(args.arch) // len(args.gamma))
+    sources = [
+        Source(
+            load_model(arch, checkpoint=files.get(arch)).accelerate(args.precision).to(device),
+            gamma,
+            args.hooks,
+            args.branches,
+            arch,
+        )
+        for arch, gamma in zip(args.arch, gammas, strict=True)
+    ]
+    return Attacker(Attack(**named | {"step_size": step_size}), sources)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ The operand that was computed is the branch.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 logger = logging.getLogger(__name__)
+Size = tuple[int, int, int]
 
 
 @dataclass
@@ -36,9 +38,7 @@ class Connection:
     candidates: list[str] = field(default_factory=list, repr=False)
 
 
-def residual_branches(
-    model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)
-) -> list[Connection]:
+def residual_branches(model: nn.Module, input_size: Size = (3, 224, 224)) -> list[Connection]:
     """Return the residual branches of a network, in the order in which a forward pass runs them.
 
     One forward pass of a random image is watched. A branch that no module returns at each of its
@@ -49,21 +49,17 @@ def residual_branches(
         input_size: C, H and W.
     """
     found = [c for c in trace_connections(model, input_size) if c.residual]
-    places = dict.fromkeys(c.place or "the network itself" for c in found if c.module is None)
-    if places:
+    left_out = [c.place or "the network itself" for c in found if c.module is None]
+    if left_out:
+        places = ", ".join(dict.fromkeys(left_out))
         logger.warning(
-            "left out %d of %d residual branches, because no module returns them at each of its "
-            "calls, in: %s",
-            sum(c.module is None for c in found),
-            len(found),
-            ", ".join(places),
+            f"left out {len(left_out)} of {len(found)} residual branches, because no module "
+            f"returns them at each of its calls, in: {places}"
         )
     return [c for c in found if c.module]
 
 
-def trace_connections(
-    model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)
-) -> list[Connection]:
+def trace_connections(model: nn.Module, input_size: Size = (3, 224, 224)) -> list[Connection]:
     """Return the residual branches, those left out too, and the additions without a skip.
 
     An addition whose operands both pass through layers, as in a block that downsamples, has no
@@ -93,7 +89,7 @@ def _candidates(branch: "_Value", skip: "_Value") -> list[list[str]]:
         if branch.users > 1 and not branch.descends_from(skip):
             break
         names += branch.names()
-    if names or not branch.is_sum or any(p is skip or p.users > 1 for p in branch.parents):
+    if names or not branch.terms or any(p is skip or p.users > 1 for p in branch.parents):
         return [names]
     return [names for parent in branch.parents for names in _candidates(parent, skip)]
 
@@ -101,15 +97,13 @@ def _candidates(branch: "_Value", skip: "_Value") -> list[list[str]]:
 def _assign_modules(connections: list[Connection], calls: Counter) -> None:
     """Choose the module to hook for each connection, so that each branch is scaled exactly once."""
     for connection in connections:
-        once = (name for name in connection.candidates if calls[name] == 1)
-        connection.module = next(once, None)
+        connection.module = next((n for n in connection.candidates if calls[n] == 1), None)
     for connection in connections:
         for name in connection.candidates if connection.module is None else ():
             shared = [c for c in connections if name in c.candidates]
             if len(shared) == calls[name] and all(c.module is None for c in shared):
-                for c in shared:
-                    c.module = name
-                break
+                for each in shared:
+                    each.module = name
 
 
 @dataclass(eq=False)
@@ -118,7 +112,7 @@ class _Value:
 
     Attributes:
         number: values are numbered as they are made.
-        terms: of a sum; those of x + f(x) + g(x) are x, f(x) and g(x).
+        terms: of a sum; those of x + f(x) + g(x) are x, f(x) and g(x); else none.
         users: how many values were computed from this one.
         returned_by: names of modules, and whether the module only handed the tensor on.
     """
@@ -128,10 +122,6 @@ class _Value:
     terms: list["_Value"]
     users: int = 0
     returned_by: list[tuple[bool, str]] = field(default_factory=list)
-
-    @property
-    def is_sum(self) -> bool:
-        return bool(self.terms)
 
     def names(self) -> list[str]:
         """Return the modules that returned this value, those that computed it first."""
@@ -150,12 +140,10 @@ class _Value:
 
 
 class Watch(TorchFunctionMode):
-    """Sees each tensor operation and each module call of one forward pass of a random image.
-
-    The network's parameters and modes are left as they are.
+    """Sees each tensor operation and module call of a forward pass; leaves the network as it is.
 
     Attributes:
-        pixels, output: the image, 1 x C x H x W, and what the network makes of it.
+        pixels, output: a random image, 1 x C x H x W, and what the network makes of it.
         noted: of each connection its kind, the module in whose forward it happens, the branch and
             the skip connection; None for both if there is none.
         runs: of each call of a module its name and its input and output values.
@@ -165,23 +153,18 @@ class Watch(TorchFunctionMode):
     ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
     CONCATENATIONS = ("cat", "concat", "concatenate")
 
-    def __init__(self, model: nn.Module, input_size: tuple[int, int, int]):
+    def __init__(self, model: nn.Module, input_size: Size):
         super().__init__()
         self.noted: list[tuple[str, str, _Value | None, _Value | None]] = []
         self.runs: list[tuple[str, list[_Value], _Value | None]] = []
         self._values: dict[int, tuple[Tensor, _Value]] = {}  # the tensor is kept, so its id is too
         self._count = 0
         self._running: list[tuple[str, list[_Value]]] = []
-        parameters = list(model.parameters())
         pixels = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0))
-        self.pixels = pixels.to(parameters[0]) if parameters else pixels
-        training = [(module, module.training) for module in model.modules()]
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        handles = []
-        for name, module in model.named_modules():
-            enter, leave = self._module_hooks(name)
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(leave))
+        self.pixels = pixels.to(next(model.parameters(), pixels))
+        training = [module for module in model.modules() if module.training]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        handles = [h for name, m in model.named_modules() for h in self._hooks(m, name)]
         try:
             model.eval().requires_grad_(False)  # what then requires a gradient stems from the input
             with torch.enable_grad(), self:
@@ -192,21 +175,20 @@ class Watch(TorchFunctionMode):
         finally:
             for handle in handles:
                 handle.remove()
-            for module, mode in training:
-                module.training = mode
+            for module in training:
+                module.training = True
             for parameter in trained:
                 parameter.requires_grad_(True)
         self.calls = Counter(name for name, _, _ in self.runs)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
         tensors = list(_tensors((args, kwargs)))
         parents = self._values_of(tensors)
-        versions = [tensor._version for tensor in tensors]
-        result = function(*args, **kwargs)
+        before = [(tensor, tensor._version) for tensor in tensors]
+        result = function(*args, **(kwargs or {}))
         if not parents:
             return result
-        changed = [t for t, version in zip(tensors, versions, strict=True) if t._version != version]
+        changed = [tensor for tensor, version in before if tensor._version != version]
         made = [t for t in _tensors(result) if all(t is not other for other in tensors)]
         terms = []
         if function.__name__ in self.ADDITIONS and len(parents) == 2:
@@ -224,27 +206,26 @@ class Watch(TorchFunctionMode):
                 parent.users += 1
             self._values[id(tensor)] = tensor, _Value(self._count, parents, list(terms))
 
-    def _values_of(self, tensors: list[Tensor]) -> list[_Value]:
-        values = (self._values.get(id(tensor), (None, None))[1] for tensor in tensors)
-        return list(dict.fromkeys(value for value in values if value))
+    def _values_of(self, tensors: Iterable[Tensor]) -> list[_Value]:
+        known = [self._values[id(tensor)] for tensor in tensors if id(tensor) in self._values]
+        return list(dict.fromkeys(value for _, value in known))
 
-    def _module_hooks(self, name: str) -> tuple[Callable, Callable]:
+    def _hooks(self, module: nn.Module, name: str) -> list[RemovableHandle]:
         def enter(module, args, kwargs):
             self._running.append((name, self._values_of(_tensors((args, kwargs)))))
 
         def leave(module, args, output):
             _, inputs = self._running.pop()
             output = main_output(output)
-            values = []
-            if isinstance(output, Tensor):
-                if id(output) not in self._values and inputs:  # torch functions weren't seen
-                    self._new_value(output, inputs)
-                values = self._values_of([output])
-            for value in values:
+            if isinstance(output, Tensor) and inputs and id(output) not in self._values:
+                self._new_value(output, inputs)  # by what torch functions don't show
+            value = next(iter(self._values_of([output])), None)
+            if value:
                 value.returned_by.append((value in inputs, name))
-            self.runs.append((name, inputs, values[0] if values else None))
+            self.runs.append((name, inputs, value))
 
-        return enter, leave
+        first = module.register_forward_pre_hook(enter, with_kwargs=True)
+        return [first, module.register_forward_hook(leave)]
 
     def _note_addition(self, operands: list[_Value]) -> list[_Value]:
         """Note an addition, and return its terms."""
@@ -274,8 +255,6 @@ def main_output(output: object) -> object:
 def _tensors(nested: object) -> Iterator[Tensor]:
     if isinstance(nested, Tensor):
         yield nested
-    elif isinstance(nested, dict):
-        yield from _tensors(list(nested.values()))
-    elif isinstance(nested, tuple | list):
-        for item in nested:
+    elif isinstance(nested, dict | tuple | list):
+        for item in nested.values() if isinstance(nested, dict) else nested:
             yield from _tensors(item)

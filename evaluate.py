@@ -11,77 +11,57 @@ import json
 import logging
 from pathlib import Path
 
-import cli
+from suite.running import cli
 
 logger = logging.getLogger(__name__)
 
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--input-dir", type=Path, nargs="+", required=True, help="folders of adversarial images"
-    )
-    parser.add_argument(
-        "--arch",
-        nargs="+",
-        default=["efficientnet_lite1", "efficientnet_lite2"],
-        help="target networks; paper stands for the paper's ten",
-    )
-    cli.add_checkpoint(parser.add_argument)
-    parser.add_argument(
-        "--nat-dir",
-        type=Path,
+    # fmt: off
+    add = parser.add_argument
+    add("--input-dir", type=Path, nargs="+", required=True, help="folders of adversarial images")
+    add("--arch", nargs="+", default=["efficientnet_lite1", "efficientnet_lite2"],
+        help="target networks; paper stands for the paper's ten")
+    cli.add_checkpoint(add)
+    add("--nat-dir", type=Path,
         help="folder of the natural images; also gives the targets' accuracy on them, the success "
-        "among those that a target classifies correctly, and the largest perturbation",
-    )
-    parser.add_argument(
-        "--output", type=Path, help="file to write the table to: .csv, .md, .json or .txt"
-    )
-    parser.add_argument(
-        "--plot", type=Path, help="PNG or PDF to draw: success over gamma, else bars"
-    )
-    parser.add_argument(
-        "--gallery",
-        type=Path,
+        "among those that a target classifies correctly, and the largest perturbation")
+    add("--output", type=Path, help="file to write the table to: .csv, .md, .json or .txt")
+    add("--plot", type=Path, help="PNG or PDF to draw: success over gamma, else bars")
+    add("--gallery", type=Path,
         help="PNG or PDF to draw: a few images of the last folder, with the targets' answers; "
-        "needs --nat-dir",
-    )
-    cli.add_running(parser.add_argument)
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+        "needs --nat-dir")
+    cli.add_running(add)
+    add("--json", action="store_true", help="print the results as JSON")
+    # fmt: on
     return parser
 
 
 def main(args) -> None:
     check(args)
 
-    import checks
-    import committee
-    import devices
-    import images
-    import models
-    import ranks
-    import report
-    import runs
-    import transfer
+    from suite import images, networks, results
+    from suite.running import checks, devices, ranks, runs
 
     ranks.join()
-    archs = [n for a in args.arch for n in (models.PAPER_TARGETS if a == "paper" else [a])]
+    archs = [n for a in args.arch for n in (networks.PAPER_TARGETS if a == "paper" else [a])]
     archs = list(dict.fromkeys(archs))
     checkpoints = cli.checkpoints(archs, args.checkpoint)
     device = devices.choose_device(args.no_cuda, args.precision)
     folders = {folder: images.list_images(folder) for folder in args.input_dir}
     made = {folder: runs.read(folder) for folder in folders}
-    for folder, run in made.items():
-        if run.get("status") == "running":
-            raise ValueError(f"the run in {folder} is not finished: give its command again")
-        if run:
-            checks.warn_of_other_files(folders[folder][0].path, run.get("size"))
     naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
-    refuse_unlabelled(folders, made, naturals, args)
-    targets = committee.Committee(archs, checkpoints, device, args.precision)
-    warn_of_white_box(made, targets.networks)
+    for folder, run in made.items():
+        checks.refuse_unfinished(folder, run)
+        checks.warn_of_other_files(folders[folder][0].path, run.get("size"))
+        checks.refuse_unlabelled(folder, folders[folder], run.get("targeted"))
+        checks.refuse_unpaired(folder, folders[folder], args.nat_dir, naturals)
+    targets = results.Committee(archs, checkpoints, device, args.precision)
+    for folder, run in made.items():
+        checks.warn_of_white_box(folder, run, targets.networks)
 
-    answers, largest = transfer.classify(
+    answers, largest = results.classify(
         folders,
         naturals,
         targets,
@@ -90,32 +70,34 @@ def main(args) -> None:
     )
     if ranks.rank():
         return
-    results = []
-    for folder, listed in folders.items():
-        run = made[folder]
-        result = {
+    counted = [
+        {
             "folder": str(folder),
             "repeat": json.dumps(runs.settings(run) | {"seed": None}) if run else str(folder),
             **{key: run.get(key) for key in ("source", "attack", "gamma", "epsilon")},
-            "images": len(listed),
+            "images": len(folders[folder]),
             "targets": {
-                arch: transfer.count(
-                    listed, answers[folder][arch], answers[None][arch], run.get("targeted")
+                arch: results.count(
+                    folders[folder], answers[folder][arch], answers[None][arch], run.get("targeted")
                 )
                 for arch in archs
             },
         }
-        if naturals:
-            result["largest_perturbation"] = largest[folder]
-        results.append(result)
-    rows = report.merge_repeats(results)
+        | ({"largest_perturbation": largest[folder]} if naturals else {})
+        for folder, run in made.items()
+    ]
+    rows = results.merge_repeats(counted)
 
     if args.output:
-        report.write(rows, args.output)
-    print(report.json_text(rows) if args.json else report.text(rows), flush=True)
-    if args.plot or args.gallery:
-        draw(args, rows, folders, naturals, targets, device)
-    refuse_over_epsilon(results)
+        results.write(rows, args.output)
+    print(results.json_text(rows) if args.json else results.text(rows), flush=True)
+    if args.plot:
+        results.write_plot(rows, args.plot)
+    if args.gallery:
+        shown = folders[args.input_dir[-1]][: results.GALLERY_ROWS]
+        results.write_gallery(results.examples(shown, naturals, targets, device), args.gallery)
+    for folder, run in made.items():
+        checks.refuse_over_epsilon(folder, largest[folder], run.get("epsilon"))
 
 
 def check(args) -> None:
@@ -131,56 +113,6 @@ def check(args) -> None:
             raise cli.UsageError(f"{file} does not end in {' or '.join(suffixes)}")
         if file and not file.parent.is_dir():
             raise cli.UsageError(f"no such folder: {file.parent}")
-
-
-def refuse_unlabelled(folders, made, naturals, args) -> None:
-    """Raise a ValueError if what evaluation needs is missing: labels, or natural images."""
-    import images
-
-    for folder, listed in folders.items():
-        for image in listed:
-            if image.label is None or (made[folder].get("targeted") and image.target is None):
-                raise ValueError(f"{folder} has no labels: it needs a {images.LABELS}")
-            if naturals and image.name not in naturals:
-                raise ValueError(f"{args.nat_dir} has no {image.name}, but {folder} has")
-
-
-def warn_of_white_box(made, networks) -> None:
-    """Log the targets that are the network that a folder's images were crafted on."""
-    for folder, run in made.items():
-        known = set(run.get("weights", {}).values())
-        crafted_on = run.get("options", {}).get("arch") or []
-        # The same architecture with other weights is a target like others.
-        same = [
-            arch
-            for arch, model in networks.items()
-            if arch in crafted_on and known >= set(model.digests.values())
-        ]
-        if same:
-            logger.warning("%s was crafted on %s: white-box, no transfer", folder, ", ".join(same))
-
-
-def refuse_over_epsilon(results) -> None:
-    """Raise a ValueError if an image is further from the natural one than its run.json says."""
-    for result in results:
-        largest, epsilon = result.get("largest_perturbation"), result["epsilon"]
-        if None not in (largest, epsilon) and largest > epsilon:
-            raise ValueError(
-                f"{result['folder']}: a pixel is {largest}/255 from the natural one, and run.json "
-                f"says epsilon {epsilon:g}/255"
-            )
-
-
-def draw(args, rows, folders, naturals, targets, device) -> None:
-    """Write the plot and the gallery that were asked for."""
-    import plots
-    import transfer
-
-    if args.plot:
-        plots.write_plot(rows, args.plot)
-    if args.gallery:
-        shown = folders[args.input_dir[-1]][: plots.GALLERY_ROWS]
-        plots.write_gallery(transfer.examples(shown, naturals, targets, device), args.gallery)
 
 
 if __name__ == "__main__":

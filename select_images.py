@@ -13,38 +13,30 @@ import logging
 import random
 from pathlib import Path
 
-import cli
+from suite.running import cli
 
 logger = logging.getLogger(__name__)
 
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description=__doc__.partition("\n")[0])
-    group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("--input-dir", type=Path, help="folder of ImageNet images, with labels")
-    group.add_argument(
-        "--data", choices=("embedded",), help="embedded: the 20 images that come with foolbox"
-    )
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--arch", nargs="+", default=["efficientnet_lite0"], help="networks that must be right"
-    )
-    cli.add_checkpoint(parser.add_argument)
-    parser.add_argument(
-        "--num-images", type=cli.positive_int, help="how many to keep; all if absent"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the order in which they are taken")
-    parser.add_argument("--size", type=cli.positive_int, default=224, help="of the centre crop")
-    parser.add_argument(
-        "--resize",
-        type=cli.positive_int,
-        help="short side before the crop; size * 256 / 224 if absent",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="delete the images that the output folder has"
-    )
-    cli.add_running(parser.add_argument)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    # fmt: off
+    add = parser.add_mutually_exclusive_group(required=True).add_argument
+    add("--input-dir", type=Path, help="folder of ImageNet images, with labels")
+    add("--data", choices=("embedded",), help="embedded: the 20 images that come with foolbox")
+    add = parser.add_argument
+    add("--output-dir", type=Path, required=True, help="folder to write")
+    add("--arch", nargs="+", default=["efficientnet_lite0"], help="networks that must be right")
+    cli.add_checkpoint(add)
+    add("--num-images", type=cli.positive_int, help="how many to keep; all if absent")
+    add("--seed", type=int, default=0, help="of the order in which they are taken")
+    add("--size", type=cli.positive_int, default=224, help="of the centre crop")
+    add("--resize", type=cli.positive_int,
+        help="short side before the crop; size * 256 / 224 if absent")
+    add("--overwrite", action="store_true", help="delete the images that the output folder has")
+    cli.add_running(add)
+    add("--json", action="store_true", help="print the result as JSON")
+    # fmt: on
     return parser
 
 
@@ -56,12 +48,8 @@ def main(args) -> None:
         raise cli.UsageError("the output folder is the input folder")
     checkpoints = cli.checkpoints(args.arch, args.checkpoint)
 
-    import checks
-    import committee
-    import devices
-    import images
-    import pictures
-    import ranks
+    from suite import images, results
+    from suite.running import checks, devices, ranks
 
     ranks.join()
     device = devices.choose_device(args.no_cuda, args.precision)
@@ -73,15 +61,15 @@ def main(args) -> None:
     random.Random(args.seed).shuffle(candidates)
     wanted = args.num_images or len(candidates)
     archs = list(dict.fromkeys(args.arch))
-    networks = committee.Committee(archs, checkpoints, device, args.precision)
+    networks = results.Committee(archs, checkpoints, device, args.precision)
     ranks.first(lambda: prepare_folder(args))
 
     batches = images.batches(candidates, devices.batch_size(device, args.batch_size))
     prepare = functools.partial(centre_crop, resize=resize, size=args.size)
     skipped, answered, rows = [], {arch: [] for arch in archs}, []
-    decoded = pictures.read_batches(ranks.share(batches), workers, prepare, skipped)
+    decoded = images.read_batches(ranks.share(batches), workers, prepare, skipped)
     judged = networks.answers(cli.progress(decoded, len(candidates)))
-    with pictures.Writer(workers) as writer:
+    with images.Writer(workers) as writer:
         for image, pixels, answers in in_order(batches, judged):
             for arch in archs:
                 answered[arch].append({"answer": answers[arch], "label": image.label})
@@ -118,7 +106,7 @@ def main(args) -> None:
 
 def prepare_folder(args) -> None:
     """Make the output folder, or empty it if that is wanted and a selection wrote it."""
-    import images
+    from suite import images
 
     folder = args.output_dir
     ours = [folder / name for name in (images.LABELS, images.UNFINISHED)]
@@ -145,9 +133,9 @@ def in_order(batches, judged):
 
     Args:
         batches: of all ranks.
-        judged: this rank's share of them, as `committee.Committee.answers` yields it.
+        judged: this rank's share of them, as `results.Committee.answers` yields it.
     """
-    import ranks
+    from suite.running import ranks
 
     for _ in batches[:: ranks.size()]:
         batch, own, answers = next(judged, ([], None, {}))

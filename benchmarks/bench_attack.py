@@ -125,7 +125,7 @@ def child(args) -> None:
 def matrix_product(args):
     import torch
 
-    import devices
+    from suite.running import devices
 
     device = devices.choose_device(False, args.precision)
     size = 2048 if device == "cpu" else 8192
@@ -145,12 +145,12 @@ def attack(args):
     import torchvision
     from torch.utils.flop_counter import FlopCounterMode
 
-    import attacks
-    import devices
-    import folding
-    import models
     import utils_sgm
-    from libraries import Source
+    from suite import networks
+    from suite.attack import attacks
+    from suite.networks import folding
+    from suite.networks.libraries import Origin
+    from suite.running import devices
 
     levers = LEVERS[: LEVERS.index(args.child) + 1]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -158,8 +158,8 @@ def attack(args):
         device = devices.choose_device(False, args.precision)
     torch.manual_seed(0)
     network = torchvision.models.get_model(args.arch[0])
-    source = Source(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
-    model = models.Classifier(network, source, None)
+    source = Origin(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
+    model = networks.Classifier(network, source, None)
     if args.child == RELEASED:
         model.requires_grad_(True)
         legacy_hooks(network, args.arch[0], args.gamma)

@@ -112,8 +112,8 @@ def child(arguments: list[str]) -> None:
     sys.path.insert(0, str(ROOT))
     import torch
 
-    import attacks
-    import models
+    from suite import networks
+    from suite.attack import attacks
 
     clock = {"busy": 0.0, "first": None}
 
@@ -129,7 +129,7 @@ def child(arguments: list[str]) -> None:
 
         return call
 
-    attacks.perturb, models.predict = clocked(attacks.perturb), clocked(models.predict)
+    attacks.perturb, networks.predict = clocked(attacks.perturb), clocked(networks.predict)
     sys.argv = arguments
     runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
     end = time.time()

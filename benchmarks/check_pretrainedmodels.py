@@ -18,9 +18,8 @@ import pretrainedmodels
 import torch
 from pretrainedmodels.utils import TransformImage
 
-import images
-import models
-import pictures
+from suite import images, networks
+from suite.images import pictures
 
 LIMIT = 1e-5
 
@@ -29,7 +28,7 @@ LIMIT = 1e-5
 def difference(name: str) -> float:
     """Return the largest difference in logits over their range; NaN if they are not usable."""
     torch.manual_seed(0)
-    model = models.load_model(name, pretrained=False)
+    model = networks.load_model(name, pretrained=False)
     settings = next(iter(pretrainedmodels.pretrained_settings[name].values()))
     _, height, width = settings["input_size"]
     picture = pictures.read_image(images.embedded_images()[0].path).resize((width, height))

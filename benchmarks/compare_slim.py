@@ -225,7 +225,7 @@ def compare(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     import torch
 
-    import slim
+    from suite.networks import slim
 
     print("| network | largest difference / range of the logits |\n|---|---|")
     for name in slim.ARCHITECTURES:

@@ -24,21 +24,21 @@ import torch
 import torchvision
 from torchvision.models import list_models
 
-import models
 from branches import trace_connections
+from suite import networks
 
 
-def build(name: str) -> models.Classifier:
+def build(name: str) -> networks.Classifier:
     """Return the network with random weights, or on the meta device if it takes much memory."""
     try:
         with torch.device("meta"):
-            model = models.load_model(name, pretrained=False)
+            model = networks.load_model(name, pretrained=False)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         if parameters > 1_000_000_000 or max(model.input_size) > 512:
             return model
     except (RuntimeError, NotImplementedError):
         pass  # not every network can be made without values
-    return models.load_model(name, pretrained=False)
+    return networks.load_model(name, pretrained=False)
 
 
 def survey(name: str) -> tuple[str, str]:

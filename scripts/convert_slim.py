@@ -1,15 +1,18 @@
 """Turn a checkpoint of TF-Slim into weights for the suite: Inception-v3, -v4, Inception-ResNet-v2.
 
-    python convert_slim.py ens3_adv_inception_v3.ckpt ens3_adv_inception_v3.safetensors
+    python scripts/convert_slim.py ens3_adv_inception_v3.ckpt ens3_adv_inception_v3.safetensors
 
 Reads TensorFlow's checkpoints (pip install -r requirements-convert.txt), or an .npz of the
 variables by name without TensorFlow.
 """
 
+import sys
 import zipfile
 from pathlib import Path
 
-import cli
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from suite.running import cli
 
 # As slim.ARCHITECTURES, which would import torch.
 ARCHITECTURES = ("inception_v3", "inception_v4", "inception_resnet_v2")
@@ -33,8 +36,8 @@ def main(args) -> None:
 
     import safetensors.torch
 
-    import images
-    import slim
+    from suite.images import whole_file
+    from suite.networks import slim
 
     variables = read_variables(args.checkpoint)
     try:
@@ -42,7 +45,7 @@ def main(args) -> None:
         state = slim.convert(variables, architecture)
     except ValueError as error:
         raise ValueError(f"{args.checkpoint}: {error}") from error
-    with images.whole_file(args.output) as part:
+    with whole_file(args.output) as part:
         metadata = {"format": "pt", "architecture": architecture}
         part.write_bytes(safetensors.torch.save(state, metadata))
     print(f"{args.output}: {architecture}, {len(state)} tensors")

@@ -1,7 +1,10 @@
 import csv
 import shlex
 import sys
+from pathlib import Path
 
+import convert_slim
+import list_networks
 import numpy as np
 import PIL.Image
 import pytest
@@ -9,16 +12,15 @@ import torch
 from torch import nn
 
 import attack_iter
-import cli
 import evaluate
-import models
 import select_images
+from suite.running import cli
+
+ROOT = Path(__file__).parent.parent
 
 SCRIPTS = {
-    "attack_iter": attack_iter,
-    "evaluate": evaluate,
-    "models": models,
-    "select_images": select_images,
+    script.__name__: script
+    for script in (attack_iter, evaluate, select_images, convert_slim, list_networks)
 }
 
 

@@ -1,6 +1,5 @@
-"""The sources of an attack, and the attack on one batch: labels, adversarial images, records."""
+"""The attack on a folder of images, batch by batch: labels, adversarial images, records."""
 
-import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,41 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import attacks
-import checks
-import cli
-import devices
-import images
-import models
-import pictures
-import runs
-import utils_sgm
-
-logger = logging.getLogger(__name__)
-
-
-def hooks_of(args, arch: str) -> str:
-    """Return which hooks SGM takes on a network.
-
-    Where logits are averaged, relu hooks would rescale each network's gradient by itself.
-    """
-    averaged = len(args.arch) > 1 and args.ensemble == "logits"
-    hooks = "branch" if averaged and args.hooks == "auto" else args.hooks
-    return utils_sgm.choose_hooks(arch, hooks, args.branches)
-
-
-def load_sources(args, device: str) -> list[models.Classifier]:
-    """Return the source networks on their device, each with its SGM hooks."""
-    files = cli.checkpoints(args.arch, args.checkpoint)
-    networks = [models.load_model(arch, checkpoint=files.get(arch)) for arch in args.arch]
-    gammas = args.gamma * (len(args.arch) // len(args.gamma))
-    for arch, model, gamma in zip(args.arch, networks, gammas, strict=True):
-        model.accelerate(args.precision).to(device)
-        handles = utils_sgm.register_sgm(
-            model.network, arch, gamma, hooks_of(args, arch), model.input_size, args.branches
-        )
-        logger.info("%s: gamma %g, %d hooks", arch, gamma, len(handles))
-    return networks
+from suite import images
+from suite.attack import attacks
+from suite.attack.attacker import Attacker
+from suite.running import checks, devices, runs
 
 
 @dataclass
@@ -69,7 +37,7 @@ class Share:
         """Raise a ValueError if an image has not the width and height of the first one."""
         self.first = self.first or (path, size)
         if size != self.first[1]:
-            raise ValueError(pictures.size_error((path, size), self.first))
+            raise ValueError(images.size_error((path, size), self.first))
 
 
 def merged(shares: list[Share]) -> Share:
@@ -86,51 +54,35 @@ def merged(shares: list[Share]) -> Share:
 
 
 class Crafter:
-    """Attacks batches of images with the options of attack_iter.py, and saves what comes out.
+    """Attacks batches of images, and saves what comes out.
+
+    Args:
+        attacker: its sources are networks of `networks.load_model`, on the device.
+        folder: where adversarial images are, or will be.
 
     Attributes:
-        networks: the sources.
-        step_size: in 1/255.
         share: what was done so far.
     """
 
-    def __init__(self, args, device: str):
-        self.args = args
+    def __init__(self, attacker: Attacker, folder: Path, device: str):
+        self.attacker = attacker
+        self.folder = folder
         self.device = device
-        self.networks = load_sources(args, device)
-        self.step_size = args.step_size if args.step_size >= 0 else args.epsilon / args.num_steps
-        self.source = attacks.LogitEnsemble(self.networks).to(device)
         self.share = Share()
         self._parts = devices.Parts()
-        self._diversity = attacks.InputDiversity(args.di_prob, args.di_resize)
-        smoothing = attacks.TranslationInvariance(args.ti_kernel, args.ti_sigma)
-        in_front = [smoothing] * (args.ti_kernel > 1) + [self._diversity] * (args.di_prob > 0)
-        ensemble = self.source
-        if args.ensemble == "gradients":
-            ensemble = attacks.GradientEnsemble(self.networks)
-        self._attack = attacks.make_attack(
-            torch.nn.Sequential(*in_front, ensemble).to(device),
-            args.epsilon,
-            self.step_size,
-            args.num_steps,
-            args.momentum,
-            args.targeted,
-        )
 
     def find_batch_size(self) -> int:
         """Return a batch size that fits the device, for images as large as the first source's."""
-        one_step = attacks.make_attack(self._attack.predict, 1, 1, 1)
+        size = self.attacker.sources[0].network.input_size
 
         def attempt(part: slice) -> None:
-            size = part.stop - part.start
-            self._diversity.generators = attacks.image_generators(0, [""] * size)
-            zeros = torch.zeros(size, *self.networks[0].input_size, device=self.device)
-            attacks.perturb(one_step, zeros, torch.zeros(size, device=self.device).long(), 1)
+            zeros = torch.zeros(part.stop - part.start, *size, device=self.device)
+            self.attacker.rehearse(zeros)
 
         return devices.find_batch_size(self.device, self._parts, attempt)
 
     def craft(
-        self, batch: list[images.LabelledImage], natural: Tensor, writer: pictures.Writer
+        self, batch: list[images.LabelledImage], natural: Tensor, writer: images.Writer
     ) -> None:
         """Attack and save a batch of images, unless it is there; add its records to the share.
 
@@ -140,7 +92,7 @@ class Crafter:
         start = time.perf_counter()
         self.share.refuse_other_size(batch[0].path, (natural.shape[3], natural.shape[2]))
         on_device = natural.to(self.device)
-        finished = runs.finished_batch(self.args.output_dir, batch, natural)
+        finished = _finished(self.folder, batch, natural)
 
         def attacked(part: slice) -> dict:
             there = None if finished is None else finished[part]
@@ -154,7 +106,7 @@ class Crafter:
         adversarial = torch.cat([part["adversarial"] for part in parts])
         if finished is None:
             for image, png in zip(batch, adversarial, strict=True):
-                writer.write(png, self.args.output_dir / image.name)
+                writer.write(png, self.folder / image.name)
             self.share.crafted += len(batch)
             self.share.seconds += time.perf_counter() - start
         changes = (adversarial.int() - natural.int()).abs().flatten(1).amax(1).tolist()
@@ -168,20 +120,20 @@ class Crafter:
         self, batch: list[images.LabelledImage], natural: Tensor, finished: Tensor | None
     ) -> dict:
         """Return labels, targets, answers, adversarial pixels on the CPU, and fooled answers."""
-        args, floats = self.args, pictures.to_float(natural)
-        generators = attacks.image_generators(args.seed, [image.name for image in batch])
+        attack, floats = self.attacker.attack, images.to_float(natural)
+        generators = attacks.image_generators(attack.seed, [image.name for image in batch])
         labels = [-1 if image.label is None else image.label for image in batch]
-        classes = self.networks[0].classes
+        classes = self.attacker.sources[0].network.classes
         if max(labels) >= classes:
             raise ValueError(f"label {max(labels)}: the source has {classes} classes only")
         answers = [None] * len(batch)
         # Elsewhere the attack's first step answers, without a pass of its own.
-        moved = args.rand_init or args.di_prob > 0 or args.targeted
+        moved = attack.rand_init or attack.di_prob > 0 or attack.targeted
         if -1 in labels and (moved or finished is not None):
-            answers = models.predict(self.source, floats).tolist()
+            answers = self.attacker.predict(floats).tolist()
             labels = _filled(labels, answers)
         targets = labels
-        if args.targeted:
+        if attack.targeted:
             draws = attacks.random_targets(labels, generators, classes)
             targets = [
                 draw if image.target is None else image.target
@@ -190,39 +142,71 @@ class Crafter:
         adversarial = finished
         if finished is None:
             aims = torch.tensor(targets, device=self.device)
-            result, answers = self._perturbed(batch, floats, aims, generators)
+            result = self.attacker(floats, aims, generators)
+            checks.refuse_not_finite(result, [image.name for image in batch])
+            answers = self._first_answers()
             labels = _filled(labels, answers)
-            adversarial = pictures.to_uint8(result, natural, args.epsilon)
-        seen = pictures.to_float(adversarial.to(self.device))
+            adversarial = images.to_uint8(result, natural, attack.epsilon)
+        seen = images.to_float(adversarial.to(self.device))
         return {
             "labels": labels,
-            "targets": targets if args.targeted else labels,
+            "targets": targets if attack.targeted else labels,
             "answers": answers,
             "adversarial": adversarial.cpu(),
-            "fooled": models.predict(self.source, seen).tolist(),
+            "fooled": self.attacker.predict(seen).tolist(),
         }
 
-    def _perturbed(
-        self, batch: list[images.LabelledImage], natural: Tensor, aims: Tensor, generators: list
-    ) -> tuple[Tensor, list[int]]:
-        """Return the adversarial pixels, and what the source answers where the attack starts."""
-        self._diversity.generators = generators
-        epsilon, start = self.args.epsilon, None
-        if self.args.rand_init:
-            start = attacks.random_start(natural, epsilon, generators)
-        result = attacks.perturb(self._attack, natural, aims, epsilon, start)
-        checks.refuse_not_finite(result, [image.name for image in batch])
-        logits = self._attack.loss_fn.first
+    def _first_answers(self) -> list[int]:
         if not self.share.crafted:
-            checks.warn_of_probabilities(" + ".join(self.args.arch), logits)
-        return result, logits.argmax(1).tolist()
+            checks.warn_of_probabilities(self.attacker.name, self.attacker.logits)
+        return self.attacker.logits.argmax(1).tolist()
+
+
+def _finished(folder: Path, batch: list[images.LabelledImage], natural: Tensor) -> Tensor | None:
+    """Return the adversarial images of a batch, uint8 like `natural`, if all are there and whole.
+
+    A batch is done as a whole or again as a whole, since rounding depends on which images are
+    attacked together: thus a resumed run gives the bytes of an undisturbed one.
+    """
+    done = []
+    for image in batch:
+        try:
+            done.append(images.to_pixels(images.read_image(folder / image.name)))
+        except ValueError:
+            return None
+        if done[-1].shape != natural.shape[1:]:
+            return None
+    return torch.stack(done)
 
 
 def _filled(labels: list[int], answers: list[int]) -> list[int]:
     return [a if label < 0 else label for label, a in zip(labels, answers, strict=True)]
 
 
-def label_row(args, record: dict) -> dict:
-    """Return a row of labels.csv."""
+def label_row(record: dict, targeted: bool) -> dict:
+    """Return a record's row of labels.csv."""
     row = {"filename": record["image"].name, "label": record["label"]}
-    return row | {"target": record["target"]} if args.targeted else row
+    return row | {"target": record["target"]} if targeted else row
+
+
+def summary(attacker: Attacker, records: list[dict]) -> dict:
+    """Return what run.json says of a finished run; `records` as of `Share`."""
+    attack, gammas = attacker.attack, [source.gamma for source in attacker.sources]
+    hits = sum((r["fooled"] == r["target"]) == attack.targeted for r in records)
+    return {
+        "source": attacker.name,
+        "attack": attack.name,
+        "gamma": gammas[0] if len(set(gammas)) == 1 else gammas,
+        "epsilon": attack.epsilon,
+        "step_size": attack.step_size,
+        "num_steps": attack.num_steps,
+        "seed": attack.seed,
+        "targeted": attack.targeted,
+        "versions": runs.versions(),
+        "images": len(records),
+        "labels_predicted": sum(r["image"].label is None for r in records),
+        "targets_drawn": attack.targeted * sum(r["image"].target is None for r in records),
+        "unchanged": [r["image"].name for r in records if r["change"] == 0],
+        "white_box_success": 100 * hits / len(records),
+        "largest_perturbation": max(r["change"] for r in records),
+    }

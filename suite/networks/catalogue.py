@@ -1,15 +1,14 @@
 """The networks that have a name: what each takes, and where its weights come from."""
 
 import dataclasses
+import fnmatch
 from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
 
-import libraries
-import own
-import weights
-from libraries import EMBEDDED, Source
+from suite.networks import libraries, own, weights
+from suite.networks.libraries import EMBEDDED, Origin
 
 # The names of TF-Slim's released networks in the papers: the architecture, and timm's copy.
 SLIM = {
@@ -52,7 +51,7 @@ ELSEWHERE = {
 }
 
 
-def find(name: str) -> Source:
+def find(name: str) -> Origin:
     """Return where the network of that name comes from; no network is built, nothing downloaded.
 
     Raises:
@@ -89,21 +88,43 @@ def names() -> Iterator[str]:
             yield f"timm/{arch}"
 
 
-def _own(name: str) -> Source:
+def listing(pattern: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, input size, where the weights come from and whether they are on this machine.
+
+    Args:
+        pattern: of the names: a part of them, or a shell pattern of the whole.
+    """
+    if not any(character in pattern for character in "*?["):
+        pattern = f"*{pattern}*"
+    for name in names():
+        if not fnmatch.fnmatchcase(name, pattern):
+            continue
+        origin = find(name)
+        place, here = origin.url or "with its package", origin.file and origin.file.is_file()
+        if origin.absent:
+            place = "scripts/convert_slim.py"
+        other = origin.alternative
+        if other and other.url != origin.url:
+            place += f" or {other.url}"
+            here = here or other.file.is_file()
+        yield name, "x".join(map(str, origin.input_size[1:])), place, "here" if here else "-"
+
+
+def _own(name: str) -> Origin:
     network = own.call(name)
     size = own.input_size(network)
     zeros, ones = (0.0,) * 3, (1.0,) * 3
-    return Source(lambda *_: network, size, zeros, ones, None, code=own.file_of(name))
+    return Origin(lambda *_: network, size, zeros, ones, None, code=own.file_of(name))
 
 
-def _slim(name: str) -> Source:
+def _slim(name: str) -> Origin:
     architecture, other = SLIM[name]
     file = weights.folder() / f"{name}.safetensors"
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
         from safetensors.torch import load_file
 
-        import slim
+        from suite.networks import slim
 
         network = slim.network(architecture)
         if classes != 1000:
@@ -113,7 +134,8 @@ def _slim(name: str) -> Source:
         return network
 
     absent = (
-        f"{name} needs weights converted from TF-Slim's: python convert_slim.py CHECKPOINT {file}"
+        f"{name} needs weights converted from TF-Slim's: python scripts/convert_slim.py "
+        f"CHECKPOINT {file}"
     )
     if not other:
         alternative = None
@@ -129,10 +151,10 @@ def _slim(name: str) -> Source:
             note=f"no {file}: taking timm/{other} instead ({differs})",
         )
     half = (0.5, 0.5, 0.5)
-    return Source(build, (3, 299, 299), half, half, file, absent=absent, alternative=alternative)
+    return Origin(build, (3, 299, 299), half, half, file, absent=absent, alternative=alternative)
 
 
-def _pretrainedmodels(name: str) -> Source:
+def _pretrainedmodels(name: str) -> Origin:
     import pretrainedmodels
 
     if name not in pretrainedmodels.model_names:
@@ -148,7 +170,7 @@ def _pretrainedmodels(name: str) -> Source:
             _replace_classifiers(network, classes)  # many ignore num_classes
         return network
 
-    source = Source(
+    origin = Origin(
         build,
         settings["input_size"],
         settings["mean"],
@@ -158,7 +180,7 @@ def _pretrainedmodels(name: str) -> Source:
         bgr=settings["input_space"] == "BGR",
         scale=max(settings["input_range"]),
     )
-    return dataclasses.replace(source, alternative=_elsewhere(name, source))
+    return dataclasses.replace(origin, alternative=_elsewhere(name, origin))
 
 
 def _replace_classifiers(network: nn.Module, classes: int) -> None:
@@ -173,7 +195,7 @@ def _replace_classifiers(network: nn.Module, classes: int) -> None:
                 setattr(parent, name, nn.Conv2d(layer.in_channels, classes, kernel, bias=bias))
 
 
-def _elsewhere(name: str, source: Source) -> Source | None:
+def _elsewhere(name: str, origin: Origin) -> Origin | None:
     """Return the same network of pretrainedmodels, but with another library's copy of its weights.
 
     Modules, preprocessing and names stay; the tensors are the other network's, in its order.
@@ -182,13 +204,13 @@ def _elsewhere(name: str, source: Source) -> Source | None:
         return None
     other = find(ELSEWHERE[name])
     note = f"taking {ELSEWHERE[name]}'s copy of the weights of {name}"
-    if other.file == source.file:
-        return dataclasses.replace(source, url=other.url, note=note)
+    if other.file == origin.file:
+        return dataclasses.replace(origin, url=other.url, note=note)
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
-        network = source.build(None, classes)
+        network = origin.build(None, classes)
         if file:
             libraries.copy_in_order(other.build(file).state_dict(), network)
         return network
 
-    return dataclasses.replace(source, build=build, file=other.file, url=other.url, note=note)
+    return dataclasses.replace(origin, build=build, file=other.file, url=other.url, note=note)

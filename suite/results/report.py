@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from images import whole_file
+from suite.images import whole_file
 
 
 def merge_repeats(results: list[dict]) -> list[dict]:
@@ -176,23 +176,22 @@ def write(rows: list[dict], file: Path) -> None:
         part.write_text(FORMATS[file.suffix](rows), encoding="utf-8")
 
 
-def connections_text(arch: str, found: list) -> str:
-    """Return a line per connection of branches.trace_connections, and the number of branches."""
-    lines = [f"{arch}:"]
-    for connection in found:
-        place = connection.place or "the network itself"
-        if connection.module:
-            what = f"branch {connection.module}"
-        elif connection.residual:
-            what = f"left out: no module returns the branch, in {place}"
-        else:
-            what = f"left alone: no skip connection, in {place}"
-        lines.append(f"{connection.kind:<14} {what}")
-    return "\n".join([*lines, f"{sum(bool(c.module) for c in found)} residual branches"])
+def run_text(run: dict, per_second: float | None) -> str:
+    """Return what attack_iter.py prints of a finished run.json; None: nothing was left to do."""
+    return (
+        f"{run['attack']} on {run['source']}, gamma {gamma_text(run['gamma'])}, "
+        f"epsilon {run['epsilon']:g}/255, {run['num_steps']} steps of {run['step_size']:g}/255\n"
+        f"images                {run['images']}\n"
+        f"white-box success     {run['white_box_success']:.1f} %\n"
+        f"largest perturbation  {run['largest_perturbation']}/255\n"
+    ) + (
+        f"speed                 {per_second:.1f} images/s"
+        if per_second
+        else "nothing was left to do"
+    )
 
 
-def connections_json(arch: str, found: list) -> str:
-    """Return the connections of branches.trace_connections as a line of JSON."""
-    keys = ("kind", "place", "module", "residual")
-    listed = [{key: getattr(connection, key) for key in keys} for connection in found]
-    return json.dumps({"arch": arch, "connections": listed})
+def run_json(run: dict, per_second: float | None) -> str:
+    """Return the same as a line of JSON."""
+    keys = ("images", "white_box_success", "largest_perturbation")
+    return json.dumps({key: run[key] for key in keys} | {"images_per_second": per_second})

@@ -5,12 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import cli
-import committee
-import images
-import models
-import pictures
-import ranks
+from suite import images, networks
+from suite.results.committee import Committee
+from suite.running import cli, ranks
 
 # The class by image name, by target, by folder; answers to the natural images have the folder None.
 Answers = dict[Path | None, dict[str, dict[str, int]]]
@@ -19,7 +16,7 @@ Answers = dict[Path | None, dict[str, dict[str, int]]]
 def classify(
     folders: dict[Path, list[images.LabelledImage]],
     naturals: dict[str, images.LabelledImage],
-    targets: committee.Committee,
+    targets: Committee,
     batch_size: int,
     workers: int,
 ) -> tuple[Answers, dict[Path, int]]:
@@ -44,7 +41,7 @@ def classify(
         if (batch := [shelf[name] for name in part if name in shelf])
     ]
     total = sum(name in shelf for name in names for shelf in shelves.values())
-    read = pictures.read_batches([batch for _, batch in batches], workers)
+    read = images.read_batches([batch for _, batch in batches], workers)
 
     answers = {folder: {arch: {} for arch in targets.networks} for folder in shelves}
     largest, natural = dict.fromkeys(folders, 0), {}
@@ -55,7 +52,7 @@ def classify(
         if folder is None:
             natural = dict(zip((image.name for image in batch), own, strict=True))
         for image, mine in zip(batch, own, strict=True) if natural and folder else ():
-            change = pictures.perturbation(mine, natural[image.name], naturals[image.name].path)
+            change = images.perturbation(mine, natural[image.name], naturals[image.name].path)
             largest[folder] = max(largest[folder], change)
     return _merged(ranks.gather((answers, largest)))
 
@@ -99,18 +96,16 @@ def count(
 def examples(
     listed: list[images.LabelledImage],
     naturals: dict[str, images.LabelledImage],
-    targets: committee.Committee,
+    targets: Committee,
     device: str,
 ) -> list[dict]:
     """Return what the gallery shows of a few images: their pixels and each target's answers."""
-    names = models.class_names()
+    names = networks.class_names()
     shown = []
     for image in listed:
-        pair = [
-            pictures.to_pixels(pictures.read_image(i.path)) for i in (naturals[image.name], image)
-        ]
-        both = pictures.to_float(torch.stack(pair).to(device))
-        logits = targets.each(lambda model, both=both: models.logits(model, both))
+        pair = [images.to_pixels(images.read_image(i.path)) for i in (naturals[image.name], image)]
+        both = images.to_float(torch.stack(pair).to(device))
+        logits = targets.each(lambda model, both=both: networks.logits(model, both))
         answers = {arch: _confident(each, names) for arch, each in logits.items()}
         shown.append({"label": names[image.label], "pixels": pair, "answers": answers})
     return shown

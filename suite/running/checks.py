@@ -1,4 +1,4 @@
-"""Cheap warnings where a measurement would mislead."""
+"""Cheap warnings and refusals where a measurement would mislead."""
 
 import contextlib
 import logging
@@ -7,6 +7,8 @@ from pathlib import Path
 import PIL.Image
 import torch
 from torch import Tensor
+
+from suite.images import LABELS, LabelledImage
 
 logger = logging.getLogger(__name__)
 
@@ -58,4 +60,57 @@ def warn_of_unchanged(names: list[str]) -> None:
             len(names),
             ", ".join(names[:10]),
             ", ..." if len(names) > 10 else "",
+        )
+
+
+def warn_of_absent_labels(labels: int, targets: int, seed: int) -> None:
+    """Warn of numbers of images that had no label, or no target class in a targeted attack."""
+    if labels:
+        logger.warning("%d images have no label: took what the source predicts", labels)
+    if targets:
+        logger.warning("%d images have no target class: drew one with seed %d", targets, seed)
+
+
+def refuse_unfinished(folder: Path, run: dict) -> None:
+    """Raise a ValueError if the run that wrote a folder, of which `run` is run.json, goes on."""
+    if run.get("status") == "running":
+        raise ValueError(f"the run in {folder} is not finished: give its command again")
+
+
+def refuse_unlabelled(folder: Path, listed: list[LabelledImage], targeted: bool) -> None:
+    """Raise a ValueError if an image lacks its label or, of a targeted attack, its target class."""
+    for image in listed:
+        if image.label is None or (targeted and image.target is None):
+            raise ValueError(f"{folder} has no labels: it needs a {LABELS}")
+
+
+def refuse_unpaired(
+    folder: Path, listed: list[LabelledImage], natural: Path, naturals: dict[str, LabelledImage]
+) -> None:
+    """Raise a ValueError if an image has no natural one of its name, where those are wanted."""
+    for image in listed if naturals else ():
+        if image.name not in naturals:
+            raise ValueError(f"{natural} has no {image.name}, but {folder} has")
+
+
+def warn_of_white_box(folder: Path, run: dict, networks: dict) -> None:
+    """Warn of targets, by name, that are a network that a folder's images were crafted on."""
+    known = set(run.get("weights", {}).values())
+    crafted_on = run.get("options", {}).get("arch") or []
+    # The same architecture with other weights is a target like others.
+    same = [
+        arch
+        for arch, model in networks.items()
+        if arch in crafted_on and known >= set(model.digests.values())
+    ]
+    if same:
+        logger.warning("%s was crafted on %s: white-box, no transfer", folder, ", ".join(same))
+
+
+def refuse_over_epsilon(folder: Path, largest: int, epsilon: float | None) -> None:
+    """Raise a ValueError if a pixel is further from the natural one than run.json's epsilon."""
+    if epsilon is not None and largest > epsilon:
+        raise ValueError(
+            f"{folder}: a pixel is {largest}/255 from the natural one, and run.json says epsilon "
+            f"{epsilon:g}/255"
         )

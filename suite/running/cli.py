@@ -134,7 +134,7 @@ def progress(batches: Iterable[tuple], total: int, every: int = 10) -> Iterator[
     A batch is a tuple that begins with a list of images; `total` is the number of all images, those
     of other ranks included.
     """
-    import ranks
+    from suite.running import ranks
 
     count = ranks.counter()
     with tqdm(total=total, unit="image", disable=True if RANK else None) as bar:
@@ -163,12 +163,15 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     signal.signal(signal.SIGTERM, terminate)
     try:
         main(args)
+        sys.stdout.flush()
     except UsageError as error:
         parser.error(str(error))
     except (OSError, ValueError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(128 + signal.SIGPIPE)
         sys.exit(f"{parser.prog}{_of_rank()}: error: {error}")
     except (RuntimeError, MemoryError) as error:
-        import devices
+        from suite.running import devices
 
         if "DataLoader worker" in str(error):  # which torch raises wherever the main thread is
             message = f"a process that reads images died ({error}): take fewer --workers"
@@ -181,6 +184,16 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
         print(f"{parser.prog}: stopped", file=sys.stderr, flush=True)
         # The signal may have come while a lock was held, for which threads now wait for ever.
         os._exit(status)
+
+
+def _nobody_reads() -> bool:
+    """Say whether standard output is a closed pipe, as before `| head`; then nothing goes there."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _of_rank() -> str:

@@ -10,12 +10,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-import images
-import pictures
-import ranks
+from suite.images import LABELS, whole_file
+from suite.running import ranks
 
 try:
     import fcntl
@@ -75,14 +71,14 @@ def read(folder: Path) -> dict:
     return run
 
 
-def batch_size(args) -> int | None:
+def batch_size(folder: Path) -> int | None:
     """Return the batch size of the run that is to be resumed, on which rounding depends, if any."""
-    return None if args.overwrite else read(args.output_dir).get("batch_size")
+    return read(folder).get("batch_size")
 
 
 def write(folder: Path, run: dict) -> None:
     """Write run.json."""
-    with images.whole_file(folder / FILE) as part:
+    with whole_file(folder / FILE) as part:
         part.write_text(json.dumps(run, indent=2) + "\n")
 
 
@@ -113,7 +109,7 @@ def output_folder(folder: Path, run: dict, overwrite: bool) -> Iterator[None]:
         return
     with _lock(folder):
         if overwrite and (folder / FILE).is_file():
-            for file in [*folder.glob("*.png"), folder / images.LABELS, folder / FILE]:
+            for file in [*folder.glob("*.png"), folder / LABELS, folder / FILE]:
                 file.unlink(missing_ok=True)
         _refuse_other_settings(folder, run)
         for part in folder.glob(".*.part"):  # of a run that was killed
@@ -159,53 +155,9 @@ def _refuse_other_settings(folder: Path, run: dict) -> None:
         raise ValueError(f"{folder} was made with other settings ({'; '.join(differ)}): {hint}")
 
 
-def finished_batch(
-    folder: Path, batch: list[images.LabelledImage], natural: Tensor
-) -> Tensor | None:
-    """Return the adversarial images of a batch, uint8 like `natural`, if all are there and whole.
-
-    A batch is done as a whole or again as a whole, since rounding depends on which images are
-    attacked together: thus a resumed run gives the bytes of an undisturbed one.
-    """
-    done = []
-    for image in batch:
-        try:
-            done.append(pictures.to_pixels(pictures.read_image(folder / image.name)))
-        except ValueError:
-            return None
-        if done[-1].shape != natural.shape[1:]:
-            return None
-    return torch.stack(done)
-
-
-def summary(args, step_size: float, records: list[dict]) -> dict:
-    """Return what run.json says of a finished run, beside its options, weights and hooks.
-
-    Args:
-        args: the options of attack_iter.py.
-        step_size: in 1/255.
-        records: of each image, as `crafting.Share` has them.
-    """
-    hits = sum((r["fooled"] == r["target"]) == args.targeted for r in records)
-    mode = " (gradients)" if args.ensemble == "gradients" and len(args.arch) > 1 else ""
-    return {
-        "status": "done",
-        "source": " + ".join(args.arch) + mode,
-        "attack": _attack_name(args, step_size),
-        "gamma": args.gamma[0] if len(args.gamma) == 1 else args.gamma,
-        "epsilon": args.epsilon,
-        "step_size": step_size,
-        "num_steps": args.num_steps,
-        "seed": args.seed,
-        "targeted": args.targeted,
-        "versions": {name: version(name) for name in VERSIONS if _installed(name)},
-        "images": len(records),
-        "labels_predicted": sum(r["image"].label is None for r in records),
-        "targets_drawn": args.targeted * sum(r["image"].target is None for r in records),
-        "unchanged": [r["image"].name for r in records if r["change"] == 0],
-        "white_box_success": 100 * hits / len(records),
-        "largest_perturbation": max(r["change"] for r in records),
-    }
+def versions() -> dict[str, str]:
+    """Return the versions of what the images of a run depend on, as far as it is installed."""
+    return {name: version(name) for name in VERSIONS if _installed(name)}
 
 
 def _installed(package: str) -> bool:
@@ -213,13 +165,3 @@ def _installed(package: str) -> bool:
         return bool(version(package))
     except PackageNotFoundError:
         return False
-
-
-def _attack_name(args, step_size: float) -> str:
-    """Return the field's name of the attack: PGD, MI-FGSM+DI, FGSM, ..."""
-    if args.num_steps == 1 and step_size == args.epsilon:
-        name = "FGSM"
-    else:
-        name = "MI-FGSM" if args.momentum else "PGD"
-    name = "targeted " * args.targeted + name
-    return name + "+DI" * (args.di_prob > 0) + "+TI" * (args.ti_kernel > 1)

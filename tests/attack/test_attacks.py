@@ -4,16 +4,15 @@ import scipy.ndimage
 import torch
 from torch import nn
 
-import attacks
-import images
-import models
-import pictures
+from suite import images, networks
+from suite.attack import attacks, in_front
+from suite.images import pictures
 from utils_sgm import register_sgm
 
 
 @pytest.fixture(scope="module")
 def model():
-    model = models.load_model("efficientnet_lite0")
+    model = networks.load_model("efficientnet_lite0")
     register_sgm(model.network, "efficientnet_lite0", 0.5)
     return model
 
@@ -57,7 +56,7 @@ class Quadratic(nn.Module):
 @pytest.mark.parametrize("momentum", [0, 1])
 def test_result_does_not_depend_on_the_batch(model, batch, momentum):
     pixels, labels = batch
-    diversity = attacks.InputDiversity()
+    diversity = in_front.InputDiversity()
     attack = attacks.make_attack(nn.Sequential(diversity, model), 16, 2, 3, momentum)
 
     def perturbed(which):
@@ -109,9 +108,9 @@ def test_fgsm_is_one_step_of_size_epsilon():
 def test_momentum_accumulates_gradients_of_norm_1(smoothed):
     """g = momentum * g + gradient / |gradient|_1; TI's convolution comes before the norm."""
     network, pixels = Quadratic(8), torch.rand(1, 3, 8, 8) * 0.05 + 0.001
-    smoothing = attacks.TranslationInvariance(5, 2)
-    in_front = nn.Sequential(*[smoothing] * smoothed, network)
-    attack = attacks.make_attack(in_front, 200, 40, 4, 0.8)
+    smoothing = in_front.TranslationInvariance(5, 2)
+    smoothed_network = nn.Sequential(*[smoothing] * smoothed, network)
+    attack = attacks.make_attack(smoothed_network, 200, 40, 4, 0.8)
     attacks.perturb(attack, pixels, torch.tensor([0]), 200)
     x, g = pixels.clone(), torch.zeros_like(pixels)
     for seen in network.seen:
@@ -132,7 +131,7 @@ def test_mi_fgsm_equals_foolboxs(batch):
             return gradients / gradients.abs().sum(axis=(1, 2, 3), keepdims=True)
 
     pixels, labels = batch
-    network = models.load_model("efficientnet_lite1")
+    network = networks.load_model("efficientnet_lite1")
     ours = attacks.perturb(attacks.make_attack(network, 16, 2, 4, 1), pixels, labels, 16)
     theirs = MIFGSM(abs_stepsize=2 / 255, steps=4).run(
         foolbox.PyTorchModel(network, (0, 1), device="cpu"), pixels, labels, epsilon=16 / 255
@@ -149,7 +148,7 @@ def gaussian(gradient, sigma, radius):
 
 @pytest.mark.parametrize(("size", "sigma"), [(15, 3), (7, 2), (1, 3)])
 def test_ti_smooths_the_gradient_as_scipy_does(size, sigma):
-    smoothing = attacks.TranslationInvariance(size, sigma)
+    smoothing = in_front.TranslationInvariance(size, sigma)
     pixels, gradient = torch.rand(2, 3, 20, 30), torch.randn(2, 3, 20, 30)
     radius = size // 2
     expected = gaussian(gradient, radius / sigma, radius) if radius else gradient
@@ -158,13 +157,13 @@ def test_ti_smooths_the_gradient_as_scipy_does(size, sigma):
 
 
 def test_di_with_probability_0_is_the_identity():
-    diversity, pixels = attacks.InputDiversity(0), torch.rand(3, 3, 9, 9)
+    diversity, pixels = in_front.InputDiversity(0), torch.rand(3, 3, 9, 9)
     diversity.generators = generators()
     assert torch.equal(diversity(pixels), pixels)
 
 
 def test_di_transforms_as_often_as_its_probability_says():
-    diversity, pixels = attacks.InputDiversity(0.3), torch.rand(600, 3, 9, 9)
+    diversity, pixels = in_front.InputDiversity(0.3), torch.rand(600, 3, 9, 9)
     diversity.generators = generators(names=map(str, range(600)))
     same = (diversity(pixels) == pixels).flatten(1).all(1).float().mean()
     assert same == pytest.approx(0.7, abs=0.07)
@@ -173,7 +172,7 @@ def test_di_transforms_as_often_as_its_probability_says():
 def test_di_shrinks_images_by_a_uniform_factor_on_average():
     """White images keep the share (s / r)^2 of their area, s uniform in [1, r]; else black."""
     resize = 1.5
-    diversity = attacks.InputDiversity(1, resize)
+    diversity = in_front.InputDiversity(1, resize)
     diversity.generators = generators(names=map(str, range(400)))
     means = diversity(torch.ones(400, 3, 40, 40)).mean((1, 2, 3))
     expected = (resize**3 - 1) / (3 * (resize - 1)) / resize**2
@@ -183,7 +182,7 @@ def test_di_shrinks_images_by_a_uniform_factor_on_average():
 
 
 def test_di_places_images_everywhere():
-    diversity = attacks.InputDiversity(1, 1.5)
+    diversity = in_front.InputDiversity(1, 1.5)
     diversity.generators = generators(names=map(str, range(400)))
     average = diversity(torch.ones(400, 1, 40, 40)).mean(0)[0]
     torch.testing.assert_close(average, average.flip(0), atol=0.12, rtol=0)
@@ -192,7 +191,7 @@ def test_di_places_images_everywhere():
 
 
 def test_di_is_random_anew_in_each_step_and_for_each_image():
-    diversity, pixels = attacks.InputDiversity(1), torch.rand(1, 3, 60, 60).expand(3, 3, 60, 60)
+    diversity, pixels = in_front.InputDiversity(1), torch.rand(1, 3, 60, 60).expand(3, 3, 60, 60)
     diversity.generators = generators()
     first, second = diversity(pixels), diversity(pixels)
     assert not torch.equal(first, second)
@@ -229,7 +228,7 @@ def test_random_targets_are_never_the_label_and_reach_every_class():
     assert set(targets) == set(range(1000)) - {7}
 
 
-@pytest.mark.parametrize("ensemble", [attacks.LogitEnsemble, attacks.GradientEnsemble])
+@pytest.mark.parametrize("ensemble", [in_front.LogitEnsemble, in_front.GradientEnsemble])
 def test_ensemble_of_one_attacks_as_the_network_does(ensemble):
     network, natural = Quadratic(8), torch.rand(2, 3, 8, 8)
     labels = torch.tensor([0, 1])
@@ -243,14 +242,14 @@ def test_ensemble_of_one_attacks_as_the_network_does(ensemble):
 def test_logit_ensemble_averages_logits():
     networks, pixels = [Quadratic(4, seed) for seed in range(3)], torch.rand(2, 3, 4, 4)
     expected = sum(network(pixels) for network in networks) / 3
-    torch.testing.assert_close(attacks.LogitEnsemble(networks)(pixels), expected)
+    torch.testing.assert_close(in_front.LogitEnsemble(networks)(pixels), expected)
 
 
 def test_gradient_ensemble_adds_gradients_of_norm_1():
     networks, pixels = [Quadratic(4, seed) for seed in range(3)], torch.rand(2, 3, 4, 4)
     networks[1].weights *= 1e-3  # its gradient alone would not count
     leaf = pixels.clone().requires_grad_()
-    attack = attacks.make_attack(attacks.GradientEnsemble(networks), 16, 2, 1)
+    attack = attacks.make_attack(in_front.GradientEnsemble(networks), 16, 2, 1)
     attack.loss_fn(attack.predict(leaf), torch.tensor([0, 0])).backward()
     directions = [network.direction(pixels) for network in networks]
     expected = sum(d / d.abs().sum((1, 2, 3), keepdim=True) for d in directions)
@@ -260,6 +259,6 @@ def test_gradient_ensemble_adds_gradients_of_norm_1():
 def test_gradient_ensemble_without_gradients_stays_finite():
     networks = [Quadratic(4, 0), Quadratic(4, 1)]
     networks[0].weights.zero_()
-    attack = attacks.make_attack(attacks.GradientEnsemble(networks), 16, 2, 3, 1)
+    attack = attacks.make_attack(in_front.GradientEnsemble(networks), 16, 2, 3, 1)
     natural = torch.rand(2, 3, 4, 4)
     assert attacks.perturb(attack, natural, torch.tensor([0, 0]), 16).isfinite().all()

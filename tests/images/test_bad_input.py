@@ -13,10 +13,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import checks
-import images
-import pictures
-import runs
+from suite import images
+from suite.images import pictures
+from suite.running import checks, runs
 
 GREY = np.linspace(0, 255, 64).reshape(8, 8).round()
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -185,7 +184,7 @@ def test_file_name_that_no_csv_can_hold_is_refused(tmp_path):
     seed=st.integers(0, 99),
 )
 def test_no_pixel_leaves_the_ball_or_the_range(epsilon, step, steps, seed):
-    import attacks
+    from suite.attack import attacks
 
     generator = torch.Generator().manual_seed(seed)
     natural = torch.randint(0, 256, (2, 3, 5, 5), generator=generator, dtype=torch.uint8)
@@ -274,7 +273,7 @@ def test_probabilities_are_warned_of(caplog):
 
 
 def test_gradients_that_are_not_finite_are_refused_by_name(run, natural, tmp_path, monkeypatch):
-    import attacks
+    from suite.attack import attacks
 
     perturb = attacks.perturb
 
@@ -292,16 +291,16 @@ def test_gradients_that_are_not_finite_are_refused_by_name(run, natural, tmp_pat
 
 
 def test_zero_gradients_are_warned_of_by_name(run, natural, tmp_path, monkeypatch):
-    import models
+    from suite import networks
 
-    load_model = models.load_model
+    load_model = networks.load_model
 
     def constant(name, **options):
         model = load_model(name, **options)
         model.network.classifier.weight.zero_()
         return model
 
-    monkeypatch.setattr(models, "load_model", constant)
+    monkeypatch.setattr(networks, "load_model", constant)
     attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
     status, _, err = run(attack, i=natural, o=tmp_path)
     assert status == 0

@@ -4,15 +4,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from conftest import ROOT
 
-import images
-import pictures
+from suite import images
+from suite.images import pictures
 
 
 def write(file, color=(10, 20, 30)):
@@ -182,16 +182,17 @@ def test_decoders_end_with_a_main_process_that_is_killed_while_they_start(tmp_pa
     write(tmp_path / "a.png")
     write(tmp_path / "b.png")
     code = f"""
-import os, pathlib, threading, time, images, pictures
+import os, pathlib, threading, time
+from suite import images
+from suite.images import pictures
 start = pictures._leave_with_main_process
 pictures._leave_with_main_process = lambda worker: (time.sleep(1), start(worker))
 threading.Timer(0.5, os._exit, [0]).start()
 batches = images.batches(images.list_images(pathlib.Path({str(tmp_path)!r})), 1)
 list(pictures.read_batches(batches, workers=1))
 """
-    root = Path(pictures.__file__).parent
     # While a decoder lives, it keeps the pipes open that are read here.
-    subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)
 
 
 def test_ctrl_c_while_decoders_start_is_not_lost(tmp_path):

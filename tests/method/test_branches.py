@@ -4,8 +4,8 @@ import torchvision
 from conftest import calibrated, input_gradient
 from torch import nn
 
-import models
 from branches import residual_branches, trace_connections
+from suite import networks
 from utils_sgm import register_hook_for_branches, register_sgm
 
 GAMMA = 0.3
@@ -99,7 +99,7 @@ GAMMA = 0.3
     ],
 )
 def test_branches_of_known_networks(name, count, first, last):
-    model = models.load_model(name, pretrained=False)
+    model = networks.load_model(name, pretrained=False)
     found = [branch.module for branch in residual_branches(model.network, model.input_size)]
     assert len(found) == len(set(found)) == count
     assert (found[0], found[-1]) == (first, last)
@@ -107,7 +107,7 @@ def test_branches_of_known_networks(name, count, first, last):
 
 @pytest.mark.parametrize("name", ["vgg16_bn", "alexnet", "squeezenet1_1", "inceptionv4"])
 def test_networks_without_skip_connections_have_no_branches(name):
-    model = models.load_model(name, pretrained=False)
+    model = networks.load_model(name, pretrained=False)
     assert trace_connections(model.network, model.input_size) == []
 
 

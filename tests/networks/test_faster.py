@@ -5,7 +5,7 @@ from conftest import calibrated, input_gradient
 from torch import nn
 
 from branches import residual_branches
-from faster import DenseBlock, Stem, speed_up
+from suite.networks.faster import DenseBlock, Stem, speed_up
 from utils_sgm import register_sgm
 
 

@@ -5,7 +5,7 @@ import torchvision
 from conftest import calibrated, input_gradient
 from torch import nn
 
-from folding import ChannelAffine, fold_batch_norms
+from suite.networks.folding import ChannelAffine, fold_batch_norms
 from utils_sgm import register_sgm
 
 

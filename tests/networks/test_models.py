@@ -12,9 +12,9 @@ import torchvision
 from pretrainedmodels.utils import TransformImage
 from torch.nn import functional
 
-import images
-import models
-import pictures
+from suite import images, networks
+from suite.images import pictures
+from suite.networks import libraries
 
 
 @pytest.fixture
@@ -36,19 +36,19 @@ def test_embedded_networks_recognise_the_embedded_images():
     resized = [pictures.read_image(image.path).resize((260, 260)) for image in listed]
     pixels = pictures.to_float(torch.stack([pictures.to_pixels(picture) for picture in resized]))
     labels = torch.tensor([image.label for image in listed])
-    for name in models.EMBEDDED:
-        assert (models.predict(models.load_model(name), pixels) == labels).sum() >= 14
+    for name in libraries.EMBEDDED:
+        assert (networks.predict(networks.load_model(name), pixels) == labels).sum() >= 14
 
 
 def test_networks_are_frozen_and_in_evaluation_mode():
-    model = models.load_model("torchvision/resnet18", pretrained=False)
+    model = networks.load_model("torchvision/resnet18", pretrained=False)
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "bninception", "squeezenet1_1", "xception", "dpn68"])
 def test_preprocessing_is_that_of_pretrainedmodels(name):
-    model = models.load_model(name, pretrained=False)
+    model = networks.load_model(name, pretrained=False)
     settings = next(iter(pretrainedmodels.pretrained_settings[name].values()))
     _, height, width = settings["input_size"]
     picture = pictures.read_image(images.embedded_images()[0].path).resize((width, height))
@@ -71,8 +71,8 @@ def test_resizing_is_bilinear_and_antialiased_as_in_pil():
         def forward(self, x):
             return x
 
-    source = models.Source(lambda _: Identity(), (3, 224, 224), (0.0,) * 3, (1.0,) * 3, None)
-    assert torch.equal(models.Classifier(Identity(), source, None)(pixels), ours.flatten(1))
+    source = libraries.Origin(lambda _: Identity(), (3, 224, 224), (0.0,) * 3, (1.0,) * 3, None)
+    assert torch.equal(networks.Classifier(Identity(), source, None)(pixels), ours.flatten(1))
 
 
 def test_weights_where_torch_keeps_them_are_loaded(checkpoints):
@@ -85,13 +85,13 @@ def test_weights_where_torch_keeps_them_are_loaded(checkpoints):
         pixels = torch.rand(1, 3, 224, 224)
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         normalised = (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-        torch.testing.assert_close(models.load_model(name)(pixels), network.eval()(normalised))
+        torch.testing.assert_close(networks.load_model(name)(pixels), network.eval()(normalised))
 
 
 def test_timms_weights_are_loaded(checkpoints):
     network = timm.create_model("resnet10t")
     safetensors.torch.save_file(network.state_dict(), checkpoints / "resnet10t.c3_in1k.safetensors")
-    loaded = models.load_model("timm/resnet10t.c3_in1k").network
+    loaded = networks.load_model("timm/resnet10t.c3_in1k").network
     assert torch.equal(loaded.fc.weight, network.fc.weight)
 
 
@@ -117,7 +117,7 @@ def test_timms_weights_are_loaded(checkpoints):
 )
 def test_missing_weights_are_named_with_url_file_and_folder(checkpoints, name, url, file):
     with pytest.raises(OSError, match="no network") as error:
-        models.load_model(name)
+        networks.load_model(name)
     for part in (url, f" {file} ", str(checkpoints)):
         assert part in str(error.value)
 
@@ -137,13 +137,13 @@ def test_unusable_weights_are_refused_by_name(checkpoints, capsys, content):
     if content == "truncated":
         file.write_bytes(file.read_bytes()[:1_000_000])
     with pytest.raises(ValueError, match=r"resnet18-5c106cde.pth: not usable as weights"):
-        models.load_model("resnet18")
+        networks.load_model("resnet18")
     assert "this ran" not in capsys.readouterr().out
 
 
 def test_file_with_another_digest_than_its_name_is_warned_of(checkpoints, caplog):
     torch.save(torchvision.models.resnet18().state_dict(), checkpoints / "resnet18-5c106cde.pth")
-    models.load_model("resnet18")
+    networks.load_model("resnet18")
     assert "SHA-256 does not begin with the digits" in caplog.text
 
 
@@ -159,13 +159,13 @@ def test_file_with_another_digest_than_its_name_is_warned_of(checkpoints, caplog
 )
 def test_unknown_name_is_refused_with_near_matches(name, near):
     with pytest.raises(ValueError, match="unknown network") as error:
-        models.load_model(name)
+        networks.load_model(name)
     assert near in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny.fb_in22k", "vit_small_patch14_dinov2.lvd142m"])
 def test_weights_for_other_classes_are_refused_but_the_network_is_known(name):
     with pytest.raises(ValueError, match="no weights for ImageNet-1k's 1000 classes"):
-        models.load_model(f"timm/{name}")
-    model = models.load_model(f"timm/{name}", pretrained=False)
+        networks.load_model(f"timm/{name}")
+    model = networks.load_model(f"timm/{name}", pretrained=False)
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 1000)

@@ -10,8 +10,8 @@ import safetensors.torch
 import timm
 import torch
 
-import catalogue
-import models
+from suite import networks
+from suite.networks import catalogue
 
 PIXELS = torch.rand(2, 3, 32, 32)
 NETWORK = """
@@ -56,7 +56,7 @@ def test_checkpoint_in_each_form(resnet, tmp_path, form):
         safetensors.torch.save_file(tensors, file)
     elif form != "plain":
         torch.save({form: tensors, "epoch": 3}, file)
-    model = models.load_model("timm/resnet10t.c3_in1k", checkpoint=file)
+    model = networks.load_model("timm/resnet10t.c3_in1k", checkpoint=file)
     assert model(PIXELS).shape == (2, 7)
     assert all(map(torch.equal, model.network.state_dict().values(), network.state_dict().values()))
     assert model.digests == {str(file): hashlib.sha256(file.read_bytes()).hexdigest()}
@@ -66,7 +66,7 @@ def test_checkpoint_in_each_form(resnet, tmp_path, form):
 def test_number_of_classes_comes_from_the_checkpoint(tmp_path, name):
     network = catalogue.find(name).build(None, 11)
     torch.save(network.state_dict(), tmp_path / "eleven.pth")
-    model = models.load_model(name, checkpoint=tmp_path / "eleven.pth")
+    model = networks.load_model(name, checkpoint=tmp_path / "eleven.pth")
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 11)
 
 
@@ -77,7 +77,7 @@ def test_keys_and_shapes_that_do_not_fit_are_one_error(resnet):
     tensors["head.weight"] = tensors.pop("fc.weight")
     torch.save(tensors, file)
     with pytest.raises(ValueError, match="does not fit this network") as error:
-        models.load_model("timm/resnet10t", checkpoint=file)
+        networks.load_model("timm/resnet10t", checkpoint=file)
     for part in (
         str(file),
         "conv1.0.weight is 2x3x5x5, not 24x3x3x3",
@@ -89,7 +89,7 @@ def test_keys_and_shapes_that_do_not_fit_are_one_error(resnet):
 
 def test_error_lists_ten_keys_at_most(resnet):
     with pytest.raises(ValueError, match=r"and \d+ more") as error:
-        models.load_model("resnet18", checkpoint=resnet[1])
+        networks.load_model("resnet18", checkpoint=resnet[1])
     assert str(error.value).count("; ") == 10  # between ten keys and the number of the others
 
 
@@ -129,7 +129,7 @@ def test_unusable_checkpoints_are_refused(resnet, tmp_path, capsys, content, rea
     else:
         file.unlink()
     with pytest.raises((ValueError, OSError), match=reason) as error:
-        models.load_model("timm/resnet10t", checkpoint=file)
+        networks.load_model("timm/resnet10t", checkpoint=file)
     assert str(file) in str(error.value)
     assert "this ran" not in capsys.readouterr().out
 
@@ -145,14 +145,14 @@ def code(tmp_path):
 
 
 def test_function_of_a_file_gives_the_network(code, tmp_path):
-    model = models.load_model(f"{code}:tiny")
+    model = networks.load_model(f"{code}:tiny")
     assert model.input_size == (3, 32, 32)
     torch.testing.assert_close(model(PIXELS), model.network(PIXELS))
     assert model.digests == {str(code): hashlib.sha256(code.read_bytes()).hexdigest()}
 
-    network = models.load_model(f"{code}:tiny").network
+    network = networks.load_model(f"{code}:tiny").network
     torch.save(network.state_dict(), tmp_path / "tiny.pth")
-    model = models.load_model(f"{code}:tiny", checkpoint=tmp_path / "tiny.pth")
+    model = networks.load_model(f"{code}:tiny", checkpoint=tmp_path / "tiny.pth")
     torch.testing.assert_close(model(PIXELS), network(PIXELS))
     assert list(model.digests) == [str(code), str(tmp_path / "tiny.pth")]
 
@@ -171,14 +171,14 @@ def test_function_of_a_file_gives_the_network(code, tmp_path):
 def test_function_that_gives_no_network(code, name, reason):
     (code.parent / "broken.py").write_text("def tiny(:\n")
     with pytest.raises((ValueError, OSError), match=reason):
-        models.load_model(f"{code.parent}/{name}")
+        networks.load_model(f"{code.parent}/{name}")
 
 
 @pytest.mark.parametrize("size", ["'large'", "0", "(1, 32, 32)", "(3, 32, 32, 32)"])
 def test_input_size_that_is_none(code, size):
     code.write_text(NETWORK.replace("input_size = 32", f"input_size = {size}"))
     with pytest.raises(ValueError, match="input_size can't be"):
-        models.load_model(f"{code}:tiny")
+        networks.load_model(f"{code}:tiny")
 
 
 # The scripts
@@ -200,7 +200,7 @@ def test_ensemble_takes_each_checkpoint_by_its_name(run, natural, tmp_path):
 
 
 def test_target_with_other_weights_than_the_source_is_no_white_box(run, natural, tmp_path, caplog):
-    network = models.load_model("efficientnet_lite0").network
+    network = networks.load_model("efficientnet_lite0").network
     torch.save(network.state_dict(), tmp_path / "own.pth")
     attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
     assert run(attack, i=natural, o=tmp_path / "out")[0] == 0
@@ -215,17 +215,17 @@ def test_target_with_other_weights_than_the_source_is_no_white_box(run, natural,
 
 def test_paper_names_the_ten_targets(run, natural, monkeypatch):
     loaded = []
-    load_model = models.load_model
+    load_model = networks.load_model
 
     def record(name, **options):
         loaded.append(name)
         return load_model("efficientnet_lite1")
 
-    monkeypatch.setattr(models, "load_model", record)
+    monkeypatch.setattr(networks, "load_model", record)
     status, out, _ = run("evaluate --input-dir {i} --arch paper resnet152", i=natural)
     assert status == 0
-    assert loaded == list(models.PAPER_TARGETS)
-    assert all(name in out for name in models.PAPER_TARGETS)
+    assert loaded == list(networks.PAPER_TARGETS)
+    assert all(name in out for name in networks.PAPER_TARGETS)
 
 
 def test_digest_of_a_module_s_file_stands_in_run_json(run, natural, code, tmp_path):

@@ -1,15 +1,15 @@
 import sys
 
+import convert_slim
 import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
 import torch
 
-import cli
-import convert_slim
-import models
-import slim
+from suite import networks
+from suite.networks import slim
+from suite.running import cli
 
 SCOPES = {
     "inception_v3": "InceptionV3/",
@@ -254,7 +254,7 @@ def test_converted_file_is_what_the_papers_short_name_loads(tmp_path, v3, conver
     with torch.no_grad():
         logits = network.eval()(2 * pixels - 1)
         assert not torch.allclose(logits, network(pixels), atol=1e-2)
-        torch.testing.assert_close(models.load_model("inc_v3_ens3")(pixels), logits)
+        torch.testing.assert_close(networks.load_model("inc_v3_ens3")(pixels), logits)
 
 
 def test_script_says_what_is_wrong(tmp_path, convert, monkeypatch):

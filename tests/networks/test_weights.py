@@ -14,9 +14,8 @@ import torch
 import torchvision
 from torch import nn
 
-import catalogue
-import models
-import weights
+from suite import networks
+from suite.networks import catalogue, weights
 
 
 @pytest.fixture
@@ -103,7 +102,7 @@ def test_no_network_is_named_with_both_servers(checkpoints, monkeypatch):
 
     monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
     with pytest.raises(OSError, match="no network") as error:
-        models.load_model("senet154")
+        networks.load_model("senet154")
     for part in ("data.lip6.fr", "senet154-c7b49a05.pth", "legacy_senet154", str(checkpoints)):
         assert part in str(error.value)
 
@@ -146,13 +145,13 @@ def test_other_copy_is_taken_where_the_server_does_not_answer(
 ):
     network = build().eval()
     offer(monkeypatch, {file: network})
-    model = models.load_model(name)
+    model = networks.load_model(name)
     pixels = torch.rand(1, 3, 224, 224)
     torch.testing.assert_close(model.network(pixels), network(pixels))
     assert "no answer" in caplog.text
     assert f"taking {catalogue.ELSEWHERE[name]}'s copy" in caplog.text
     assert list(model.digests) == [file.rpartition("/")[2]]
-    models.load_model(name)  # it is there now
+    networks.load_model(name)  # it is there now
 
 
 def test_other_copies_are_of_known_networks():
@@ -177,7 +176,7 @@ def test_short_name_takes_the_converted_file(checkpoints, slim):
     network = slim("inception_v3")
     file = checkpoints / "inc_v3_ens3.safetensors"
     safetensors.torch.save_file(network.state_dict(), file)
-    model = models.load_model("inc_v3_ens3")
+    model = networks.load_model("inc_v3_ens3")
     pixels = torch.rand(2, 3, 299, 299)
     torch.testing.assert_close(model(pixels), network(2 * pixels - 1))
     assert model.digests == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
@@ -186,7 +185,7 @@ def test_short_name_takes_the_converted_file(checkpoints, slim):
 @pytest.mark.parametrize("name", ["inc_v3_ens3", "inc_v3_ens4"])
 def test_short_name_without_any_weights_says_what_to_do(checkpoints, name):
     with pytest.raises(OSError, match=r"python convert_slim.py CHECKPOINT") as error:
-        models.load_model(name)
+        networks.load_model(name)
     assert str(checkpoints / f"{name}.safetensors") in str(error.value)
 
 
@@ -194,7 +193,7 @@ def test_short_name_falls_back_to_timm_and_says_how_it_differs(checkpoints, monk
     network = timm.create_model("inception_v3").eval()
     file = checkpoints / "inception_v3.tf_adv_in1k.safetensors"
     safetensors.torch.save_file(network.state_dict(), file)
-    model = models.load_model("inc_v3_adv")
+    model = networks.load_model("inc_v3_adv")
     pixels = torch.rand(1, 3, 299, 299)
     torch.testing.assert_close(model(pixels), network(2 * pixels - 1))
     assert "taking timm/inception_v3.tf_adv_in1k instead" in caplog.text
@@ -208,34 +207,34 @@ def test_unusable_converted_file_is_named(checkpoints, slim, content):
     if content == "truncated":
         file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ValueError, match="inc_v4.safetensors: not usable as weights"):
-        models.load_model("inc_v4")
+        networks.load_model("inc_v4")
 
 
 def test_short_names_without_files_name_both_ways(checkpoints, monkeypatch):
     offer(monkeypatch, {})
     with pytest.raises(OSError, match="convert_slim.py") as error:
-        models.load_model("incres_v2_ens")
+        networks.load_model("incres_v2_ens")
     assert "timm/inception_resnet_v2.tf_ens_adv_in1k" in str(error.value)
 
 
 def test_paper_stands_for_its_ten_targets():
-    assert len(set(models.PAPER_TARGETS)) == 10
-    assert set(models.PAPER_TARGETS) <= set(catalogue.names())
+    assert len(set(networks.PAPER_TARGETS)) == 10
+    assert set(networks.PAPER_TARGETS) <= set(catalogue.names())
 
 
 def test_list_shows_what_is_on_this_machine(run, checkpoints):
-    status, before, _ = run("models --list inc_v3*")
+    status, before, _ = run("list_networks inc_v3*")
     assert status == 0
     assert "convert_slim.py" in before
     assert " here" not in before
     (checkpoints / "inc_v3_ens3.safetensors").touch()
-    lines = run("models --list inc_v3*")[1].splitlines()
+    lines = run("list_networks inc_v3*")[1].splitlines()
     assert [line.split()[0] for line in lines if " here" in line] == ["inc_v3_ens3"]
     assert "299x299" in lines[0]
 
 
 def test_list_without_a_match_is_an_error(run):
-    status, _, err = run("models --list resnet9999")
+    status, _, err = run("list_networks resnet9999")
     assert status == 1
     assert "no network's name matches resnet9999" in err
 

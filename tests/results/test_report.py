@@ -4,8 +4,7 @@ import math
 import PIL.Image
 import pytest
 
-import plots
-import report
+from suite.results import plots, report
 
 
 def result(folder, succeeded, repeat=None, gamma=1.0, attack="PGD", images=20):

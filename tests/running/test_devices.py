@@ -3,12 +3,10 @@ import json
 import pytest
 import torch
 
-import attacks
-import committee
-import devices
-import images
-import models
-import pictures
+from suite import images, networks, results
+from suite.attack import attacks
+from suite.images import pictures
+from suite.running import devices
 
 
 def limited(most, calls):
@@ -96,13 +94,13 @@ def test_run_out_of_memory_goes_on_with_smaller_batches(run, natural, tmp_path, 
 
 
 def test_bfloat16_leaves_pixels_gradient_and_logits_float32():
-    model = models.load_model("efficientnet_lite0").accelerate("bf16")
+    model = networks.load_model("efficientnet_lite0").accelerate("bf16")
     seen = []
     model.network.conv_head.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
     pixels = torch.rand(2, 3, 224, 224, requires_grad=True)
     logits = model(pixels)
     logits.sum().backward()
-    exact = models.load_model("efficientnet_lite0")(pixels)
+    exact = networks.load_model("efficientnet_lite0")(pixels)
     assert (seen, logits.dtype, pixels.grad.dtype) == ([torch.bfloat16], *[torch.float32] * 2)
     assert 0 < abs(logits - exact).max() < 0.1 * abs(exact).max()
 
@@ -131,7 +129,7 @@ def batches(natural):
 
 def test_batch_norms_are_folded_before_a_network_moves():
     """A GPU's TF32 rounds more than folding may change."""
-    model = committee.Committee(["efficientnet_lite0"], {}, "meta").networks["efficientnet_lite0"]
+    model = results.Committee(["efficientnet_lite0"], {}, "meta").networks["efficientnet_lite0"]
     assert not [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
 
@@ -139,10 +137,10 @@ def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
     batches, monkeypatch, caplog
 ):
     archs = ["efficientnet_lite0", "efficientnet_lite1"]
-    together = committee.Committee(archs, {}, "cpu")
+    together = results.Committee(archs, {}, "cpu")
     expected = [answers for _, _, answers in together.answers(batches)]
     there, most = set(), 0
-    predict, to = models.predict, models.Classifier.to
+    predict, to = networks.predict, networks.Classifier.to
 
     def moved(model, device=None, **options):
         if device:
@@ -156,9 +154,9 @@ def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
         most = max(most, len(there))
         return predict(model, pixels)
 
-    monkeypatch.setattr(models, "predict", crowded)
-    monkeypatch.setattr(models.Classifier, "to", moved)
-    in_turn = committee.Committee(archs, {}, "cpu:0")
+    monkeypatch.setattr(networks, "predict", crowded)
+    monkeypatch.setattr(networks.Classifier, "to", moved)
+    in_turn = results.Committee(archs, {}, "cpu:0")
     assert [answers for _, _, answers in in_turn.answers(batches)] == expected
     assert "they take turns" in caplog.text
     assert most == 1

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 # torchrun gives each process one thread, and rounding depends on how many there are.
 ALONE = os.environ | {"OMP_NUM_THREADS": "1"}
 SELECT = "select_images --data embedded --num-images 5 --batch-size 2 --output-dir {out}/natural"

@@ -9,13 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-import pictures
+from suite.images import pictures
 
-ROOT = Path(__file__).parent.parent
 KILLS = int(os.environ.get("KILLS", "1"))
 OPTIONS = "--num-steps 6 --batch-size 2 --gamma 0.5 --rand-init --di-prob 0.5 --no-cuda"
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from conftest import SCRIPTS
 
-import images
-import models
-import pictures
+from suite import images, networks
+from suite.images import pictures
 
 # Of each option, arguments with and without it, or with two values. The outputs must differ.
 ATTACK = {
@@ -70,7 +69,6 @@ EVALUATE = {
     "--gallery": ("--nat-dir {few}", "--nat-dir {few} --gallery {out}/g.png"),
     "--json": ("", "--json"),
 }
-MODELS = {"--list": ("--list inc_v3", "--list inc_v4")}
 # --output-dir shows in every test; these two change nothing but the place and the memory.
 ELSEWHERE = {"--output-dir", "--batch-size", "--workers", "--precision", "--no-cuda", "--help"}
 
@@ -81,7 +79,6 @@ ELSEWHERE = {"--output-dir", "--batch-size", "--workers", "--precision", "--no-c
         ("attack_iter", ATTACK),
         ("select_images", SELECT),
         ("evaluate", EVALUATE),
-        ("models", MODELS),
     ],
 )
 def test_every_option_has_a_test_of_its_effect(script, table):
@@ -100,7 +97,7 @@ def folders(tmp_path_factory, natural):
             shutil.copy(image.path, root / name)
         rows = [{"filename": i.name, "label": i.label} for i in listed[:number]]
         images.write_labels(root / name, rows)
-    network = models.load_model("efficientnet_lite0").network
+    network = networks.load_model("efficientnet_lite0").network
     network.classifier.bias[listed[0].label] -= 100
     torch.save(network.state_dict(), root / "own.pth")
     return {"few": root / "few", "fewer": root / "fewer", "own": root / "own.pth"}
@@ -187,13 +184,13 @@ RUNNING = (
 
 def test_precision_is_that_of_the_networks(run, folders, tmp_path, monkeypatch):
     seen = []
-    accelerate = models.Classifier.accelerate
+    accelerate = networks.Classifier.accelerate
 
     def recorded(model, precision):
         seen.append(precision)
         return accelerate(model, precision)
 
-    monkeypatch.setattr(models.Classifier, "accelerate", recorded)
+    monkeypatch.setattr(networks.Classifier, "accelerate", recorded)
     for command, precision in zip(RUNNING, ("bf16", "fp32", "bf16"), strict=True):
         assert run(f"{command} --precision {precision}", out=tmp_path, **folders)[0] == 0
     assert seen == ["bf16", "fp32", "bf16"]

@@ -8,18 +8,15 @@ import statistics
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import PIL.Image
 import pytest
 import torch
 import torchvision
-from conftest import calibrated, labels_of, pixels_of
+from conftest import ROOT, calibrated, labels_of, pixels_of
 
-import pictures
-import plots
-
-ROOT = Path(__file__).parent.parent
+from suite import results
+from suite.images import pictures
 
 
 def shell(command, cwd, **environment):
@@ -332,7 +329,7 @@ def test_table_is_printed_before_a_drawing_fails(run, natural, tmp_path, monkeyp
     def failing(rows, file):
         raise OSError(f"can't write {file}")
 
-    monkeypatch.setattr(plots, "write_plot", failing)
+    monkeypatch.setattr(results, "write_plot", failing)
     evaluation = "evaluate --input-dir {nat} --arch efficientnet_lite1 --plot {out}/a.png"
     status, out, err = run(evaluation, nat=natural, out=tmp_path)
     assert status == 1

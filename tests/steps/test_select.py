@@ -4,7 +4,7 @@ import json
 
 from conftest import labels_of, pixels_of
 
-import images
+from suite import images
 
 
 def test_select_keeps_what_every_network_classifies_correctly(run, tmp_path):

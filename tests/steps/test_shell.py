@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import PIL.Image
-
-ROOT = Path(__file__).parent.parent
+from conftest import ROOT
 
 
 def run_script(script, folder, **environment):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from images import LabelledImage, whole_file
+from suite.images.folders import LabelledImage, whole_file
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,19 @@
+"""The attack on tensors, and the loop that takes it over a folder of images.
+
+No names of networks to load, no command line, no evaluation on targets. Begin with `Attack`,
+`Source` and `Attacker`; `Crafter` is the loop.
+"""
+
+from suite.attack.attacker import Attack, Attacker, Source
+from suite.attack.crafting import Crafter, Share, label_row, merged, summary
+
+__all__ = [
+    "Attack",
+    "Attacker",
+    "Crafter",
+    "Share",
+    "Source",
+    "label_row",
+    "merged",
+    "summary",
+]

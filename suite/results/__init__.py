@@ -1,0 +1,37 @@
+"""What networks answer to folders of images: counts, tables, plots and galleries.
+
+No gradients, no hooks. Begin with `Committee`, which answers, `classify`, which asks it, and
+`merge_repeats`, which makes the rows of a table.
+"""
+
+from suite.results.committee import Committee
+from suite.results.connections import listed_branches
+from suite.results.plots import GALLERY_ROWS, write_gallery, write_plot
+from suite.results.report import (
+    FORMATS,
+    json_text,
+    merge_repeats,
+    run_json,
+    run_text,
+    text,
+    write,
+)
+from suite.results.transfer import classify, count, examples
+
+__all__ = [
+    "FORMATS",
+    "GALLERY_ROWS",
+    "Committee",
+    "classify",
+    "count",
+    "examples",
+    "json_text",
+    "listed_branches",
+    "merge_repeats",
+    "run_json",
+    "run_text",
+    "text",
+    "write",
+    "write_gallery",
+    "write_plot",
+]
