@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: setup demo test bench lint clean
+.PHONY: setup demo test bench lint sizes clean
 
 setup: $(VENV)/.installed
 
@@ -30,3 +30,9 @@ $(VENV)/.installed: requirements.txt constraints.txt
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(VENV)/bin/pip install -r requirements-dev.txt -c constraints.txt
 	touch $@
+
+sizes:
+	@git ls-files '*.py' '*.md' '*.sh' | xargs wc -l | awk '$$2 != "total" \
+		{ folder = $$2; if (!sub("/[^/]*$$", "", folder)) folder = "."; \
+		files[folder]++; lines[folder] += $$1 } \
+		END { for (folder in files) print files[folder] " files, " lines[folder] " lines: " folder }' | sort -k5

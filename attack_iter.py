@@ -18,9 +18,8 @@ logger = logging.getLogger(__name__)
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description=__doc__.partition("\n")[0])
     # fmt: off
-    add = parser.add_argument
-    add("--input-dir", type=Path, help="folder of natural images")
-    add("--output-dir", type=Path, help="folder to write")
+    parser.add_argument("--input-dir", type=Path, help="folder of natural images")
+    parser.add_argument("--output-dir", type=Path, help="folder to write")
 
     add = parser.add_argument_group("source").add_argument
     add("--arch", nargs="+", default=["efficientnet_lite0"], help="source network, or an ensemble")

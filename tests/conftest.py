@@ -1,5 +1,7 @@
 import csv
+import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,6 +60,15 @@ def natural(tmp_path_factory):
     options = ["--data", "embedded", "--output-dir", str(folder), "--num-images", "6"]
     select_images.main(select_images.get_parser().parse_args([*options, "--arch", *archs]))
     return folder
+
+
+def shell(command, cwd, **environment):
+    """Run a command of the form `python script.py ...` in a process of its own."""
+    words = shlex.split(command)
+    words = [sys.executable, str(ROOT / words[1]), *words[2:]]
+    return subprocess.run(
+        words, cwd=cwd, env=os.environ | environment, capture_output=True, text=True
+    )
 
 
 def calibrated(model: nn.Module, size: int = 64) -> nn.Module:

@@ -152,6 +152,17 @@ class Terminated(BaseException):
 
 def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     """Run a script: its log goes to standard error, a user's mistake is one line and status 1."""
+    try:
+        try:
+            _run(main, parser)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads what would be printed, as before `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     args = parser.parse_args()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch, not yet imported, asks for it
     logging.basicConfig(level=logging.ERROR if RANK else logging.INFO, format="%(message)s")
@@ -163,12 +174,11 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     signal.signal(signal.SIGTERM, terminate)
     try:
         main(args)
-        sys.stdout.flush()
     except UsageError as error:
         parser.error(str(error))
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            sys.exit(128 + signal.SIGPIPE)
         sys.exit(f"{parser.prog}{_of_rank()}: error: {error}")
     except (RuntimeError, MemoryError) as error:
         from suite.running import devices
@@ -184,16 +194,6 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
         print(f"{parser.prog}: stopped", file=sys.stderr, flush=True)
         # The signal may have come while a lock was held, for which threads now wait for ever.
         os._exit(status)
-
-
-def _nobody_reads() -> bool:
-    """Say whether standard output is a closed pipe, as before `| head`; then nothing goes there."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
 
 
 def _of_rank() -> str:

@@ -9,13 +9,11 @@ import zlib
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from suite import images
 from suite.images import pictures
-from suite.running import checks, runs
 
 GREY = np.linspace(0, 255, 64).reshape(8, 8).round()
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -176,31 +174,6 @@ def test_file_name_that_no_csv_can_hold_is_refused(tmp_path):
         images.list_images(tmp_path)
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    epsilon=st.floats(0, 64),
-    step=st.floats(0, 64),
-    steps=st.integers(1, 6),
-    seed=st.integers(0, 99),
-)
-def test_no_pixel_leaves_the_ball_or_the_range(epsilon, step, steps, seed):
-    from suite.attack import attacks
-
-    generator = torch.Generator().manual_seed(seed)
-    natural = torch.randint(0, 256, (2, 3, 5, 5), generator=generator, dtype=torch.uint8)
-    weights = torch.randn(75, 4, generator=generator)
-    attack = attacks.make_attack(
-        lambda x: x.flatten(1) @ weights, epsilon, step, steps, momentum=seed % 2
-    )
-    labels = torch.tensor([0, 1])
-    pixels = pictures.to_float(natural)
-    start = attacks.random_start(pixels, epsilon, attacks.image_generators(seed, "ab"))
-    result = attacks.perturb(attack, pixels, labels, epsilon, start if seed % 3 else None)
-    saved = pictures.to_uint8(result, natural, epsilon)
-    assert saved.dtype == torch.uint8
-    assert abs(saved.int() - natural.int()).max() <= epsilon
-
-
 @SLOW
 @given(st.binary(max_size=300))
 def test_random_label_file_is_parsed_or_refused(tmp_path, content):
@@ -209,25 +182,6 @@ def test_random_label_file_is_parsed_or_refused(tmp_path, content):
     try:
         (image,) = images.list_images(tmp_path)
         assert image.label in range(1000)
-    except ValueError as error:
-        assert str(tmp_path) in str(error)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-)
-KEYS = ("status", "options", "weights", "source", "attack", "gamma", "epsilon", "targeted")
-
-
-@SLOW
-@given(st.binary(max_size=200) | st.dictionaries(st.sampled_from(KEYS), json_values))
-def test_random_run_json_is_parsed_or_refused(tmp_path, content):
-    text = content if isinstance(content, bytes) else json.dumps(content).encode()
-    (tmp_path / "run.json").write_bytes(text)
-    try:
-        run = runs.read(tmp_path)
-        runs.settings(run)
     except ValueError as error:
         assert str(tmp_path) in str(error)
 
@@ -247,96 +201,3 @@ def test_random_image_file_is_read_or_refused(tmp_path, content, kind):
         assert pictures.read_image(file).mode == "RGB"
     except ValueError as error:
         assert str(file) in str(error)
-
-
-@pytest.mark.parametrize(
-    ("labels", "warning"),
-    [
-        ([1, 2, 3, 4], None),
-        ([2, 3, 4, 5], "do the labels count from 1"),
-        ([9, 9, 9, 9], "wrong labels, or preprocessing"),
-    ],
-)
-def test_implausible_accuracy_is_warned_of(caplog, labels, warning):
-    records = [{"answer": n, "label": label} for n, label in enumerate(labels, 1)]
-    checks.warn_of_accuracy("net", records)
-    assert (warning or "") in caplog.text
-    assert bool(caplog.text) == bool(warning)
-
-
-def test_probabilities_are_warned_of(caplog):
-    logits = torch.randn(3, 10)
-    checks.warn_of_probabilities("net", logits)
-    assert not caplog.text
-    checks.warn_of_probabilities("net", logits.softmax(1))
-    assert "net seems to return probabilities" in caplog.text
-
-
-def test_gradients_that_are_not_finite_are_refused_by_name(run, natural, tmp_path, monkeypatch):
-    from suite.attack import attacks
-
-    perturb = attacks.perturb
-
-    def broken(*args):
-        pixels = perturb(*args)
-        pixels[1, 0, 3, 3] = torch.nan
-        return pixels
-
-    monkeypatch.setattr(attacks, "perturb", broken)
-    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
-    status, _, err = run(attack, i=natural, o=tmp_path)
-    second = sorted(file.name for file in natural.glob("*.png"))[1]
-    assert (status, f"the gradient is not finite at 1 images: {second}" in err) == (1, True)
-    assert not list(tmp_path.glob("*.png"))
-
-
-def test_zero_gradients_are_warned_of_by_name(run, natural, tmp_path, monkeypatch):
-    from suite import networks
-
-    load_model = networks.load_model
-
-    def constant(name, **options):
-        model = load_model(name, **options)
-        model.network.classifier.weight.zero_()
-        return model
-
-    monkeypatch.setattr(networks, "load_model", constant)
-    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
-    status, _, err = run(attack, i=natural, o=tmp_path)
-    assert status == 0
-    assert "the gradient is zero at 6 images, which stay as they are: imagenet_00_243.png" in err
-
-
-def test_evaluation_on_the_source_and_jpegs_are_warned_of(run, natural, tmp_path):
-    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
-    assert run(attack, i=natural, o=tmp_path)[0] == 0
-    for file in tmp_path.glob("*.png"):
-        PIL.Image.open(file).resize((200, 190)).save(file, "JPEG")
-    _, _, err = run("evaluate --input-dir {o} --arch efficientnet_lite0", o=tmp_path)
-    assert "was crafted on efficientnet_lite0: white-box, no transfer" in err
-    assert "is a JPEG: it washes perturbations out" in err
-    assert "has the size (200, 190), but was written as [224, 224]" in err
-
-
-def test_evaluation_on_any_source_of_an_ensemble_is_warned_of(run, natural, tmp_path):
-    attack = (
-        "attack_iter --input-dir {i} --output-dir {o} --num-steps 1 --ensemble gradients "
-        "--arch efficientnet_lite0 efficientnet_lite1"
-    )
-    assert run(attack, i=natural, o=tmp_path)[0] == 0
-    _, _, err = run("evaluate --input-dir {o} --arch efficientnet_lite1", o=tmp_path)
-    assert "was crafted on efficientnet_lite1: white-box, no transfer" in err
-
-
-def test_folder_removed_meanwhile_is_one_line(run, natural, tmp_path, monkeypatch):
-    write = pictures.Writer.write
-
-    def remove_first(writer, pixels, file):
-        shutil.rmtree(file.parent, ignore_errors=True)
-        write(writer, pixels, file)
-
-    monkeypatch.setattr(pictures.Writer, "write", remove_first)
-    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
-    status, _, err = run(attack, i=natural, o=tmp_path / "gone")
-    assert status == 1
-    assert f"can't write {tmp_path / 'gone'}/imagenet_00_243.png: No such file" in err

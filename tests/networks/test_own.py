@@ -1,17 +1,12 @@
-"""Checkpoints and modules of the user's own."""
+"""Modules of the user's own."""
 
-import argparse
 import hashlib
 import json
-import pickle
 
 import pytest
-import safetensors.torch
-import timm
 import torch
 
 from suite import networks
-from suite.networks import catalogue
 
 PIXELS = torch.rand(2, 3, 32, 32)
 NETWORK = """
@@ -30,111 +25,6 @@ def number():
 def fails():
     return nn.Linear(4)
 """
-
-
-@pytest.fixture
-def resnet(tmp_path):
-    """A small network of timm's with 7 classes, and a file of its weights."""
-    network = timm.create_model("resnet10t", num_classes=7).eval()
-    torch.save(network.state_dict(), tmp_path / "seven.pth")
-    return network, tmp_path / "seven.pth"
-
-
-# Checkpoints
-
-
-@pytest.mark.parametrize("form", ["plain", "state_dict", "model", "module.", "safetensors"])
-def test_checkpoint_in_each_form(resnet, tmp_path, form):
-    network, file = resnet
-    tensors = network.state_dict()
-    if form == "module.":
-        options = argparse.Namespace(lr=0.1)
-        tensors = {f"module.{key}": tensor for key, tensor in tensors.items()}
-        torch.save({"state_dict": tensors, "epoch": 3, "args": options}, file)
-    elif form == "safetensors":
-        file = tmp_path / "seven.safetensors"
-        safetensors.torch.save_file(tensors, file)
-    elif form != "plain":
-        torch.save({form: tensors, "epoch": 3}, file)
-    model = networks.load_model("timm/resnet10t.c3_in1k", checkpoint=file)
-    assert model(PIXELS).shape == (2, 7)
-    assert all(map(torch.equal, model.network.state_dict().values(), network.state_dict().values()))
-    assert model.digests == {str(file): hashlib.sha256(file.read_bytes()).hexdigest()}
-
-
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "torchvision/resnet18", "xception"])
-def test_number_of_classes_comes_from_the_checkpoint(tmp_path, name):
-    network = catalogue.find(name).build(None, 11)
-    torch.save(network.state_dict(), tmp_path / "eleven.pth")
-    model = networks.load_model(name, checkpoint=tmp_path / "eleven.pth")
-    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 11)
-
-
-def test_keys_and_shapes_that_do_not_fit_are_one_error(resnet):
-    network, file = resnet
-    tensors = network.state_dict()
-    tensors["conv1.0.weight"] = torch.zeros(2, 3, 5, 5)
-    tensors["head.weight"] = tensors.pop("fc.weight")
-    torch.save(tensors, file)
-    with pytest.raises(ValueError, match="does not fit this network") as error:
-        networks.load_model("timm/resnet10t", checkpoint=file)
-    for part in (
-        str(file),
-        "conv1.0.weight is 2x3x5x5, not 24x3x3x3",
-        "missing fc.weight",
-        "unexpected head.weight",
-    ):
-        assert part in str(error.value)
-
-
-def test_error_lists_ten_keys_at_most(resnet):
-    with pytest.raises(ValueError, match=r"and \d+ more") as error:
-        networks.load_model("resnet18", checkpoint=resnet[1])
-    assert str(error.value).count("; ") == 10  # between ten keys and the number of the others
-
-
-class RunsCode:
-    def __reduce__(self):
-        return (print, ("this ran",))
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("pickle", "run code"),
-        ("old pickle", "run code"),
-        ("truncated", "not usable"),
-        ("truncated safetensors", "not usable"),
-        ("list", "no state dict"),
-        ("network", "run code"),
-        ("absent", "no such file"),
-    ],
-)
-def test_unusable_checkpoints_are_refused(resnet, tmp_path, capsys, content, reason):
-    network, file = resnet
-    if content == "pickle":
-        torch.save({"state_dict": network.state_dict(), "epoch": RunsCode()}, file)
-    elif content == "old pickle":
-        file.write_bytes(pickle.dumps({"fc.weight": RunsCode()}))
-    elif content == "truncated":
-        file.write_bytes(file.read_bytes()[:100_000])
-    elif content == "truncated safetensors":
-        file = tmp_path / "seven.safetensors"
-        safetensors.torch.save_file(network.state_dict(), file)
-        file.write_bytes(file.read_bytes()[:100_000])
-    elif content == "list":
-        torch.save([1, 2], file)
-    elif content == "network":
-        torch.save(network, file)
-    else:
-        file.unlink()
-    with pytest.raises((ValueError, OSError), match=reason) as error:
-        networks.load_model("timm/resnet10t", checkpoint=file)
-    assert str(file) in str(error.value)
-    assert "this ran" not in capsys.readouterr().out
-
-
-# Modules from a file
 
 
 @pytest.fixture
@@ -181,24 +71,6 @@ def test_input_size_that_is_none(code, size):
         networks.load_model(f"{code}:tiny")
 
 
-# The scripts
-
-
-def test_ensemble_takes_each_checkpoint_by_its_name(run, natural, tmp_path):
-    thousand = timm.create_model("resnet10t")
-    torch.save(thousand.state_dict(), tmp_path / "own.pth")
-    command = (
-        "attack_iter --input-dir {i} --output-dir {o} --num-steps 1 "
-        "--arch efficientnet_lite0 timm/resnet10t --checkpoint timm/resnet10t={t}/own.pth"
-    )
-    status, _, err = run(command, i=natural, o=tmp_path / "out", t=tmp_path)
-    assert status == 0, err
-    digests = json.loads((tmp_path / "out" / "run.json").read_text())["weights"]
-    own = tmp_path / "own.pth"
-    assert digests[str(own)] == hashlib.sha256(own.read_bytes()).hexdigest()
-    assert len(digests) == 2
-
-
 def test_target_with_other_weights_than_the_source_is_no_white_box(run, natural, tmp_path, caplog):
     network = networks.load_model("efficientnet_lite0").network
     torch.save(network.state_dict(), tmp_path / "own.pth")
@@ -235,26 +107,6 @@ def test_digest_of_a_module_s_file_stands_in_run_json(run, natural, code, tmp_pa
     assert status == 0, err
     digests = json.loads((tmp_path / "out" / "run.json").read_text())["weights"]
     assert digests == {str(code): hashlib.sha256(code.read_bytes()).hexdigest()}
-
-
-@pytest.mark.parametrize(
-    ("given", "reason"),
-    [
-        ("own.pth", "each file needs its network's name"),
-        ("resnet18=own.pth", "each file needs its network's name"),
-        ("resnet34=a.pth resnet34=b.pth", "A network has one file"),
-    ],
-)
-def test_checkpoint_of_an_unclear_network_is_refused(run, tmp_path, given, reason):
-    for command in (
-        "attack_iter --input-dir {i} --output-dir {i}/o",
-        "evaluate --input-dir {i}",
-        "select_images --input-dir {i} --output-dir {i}/o",
-    ):
-        command += f" --arch resnet34 resnet50 --checkpoint {given}"
-        status, _, err = run(command, i=tmp_path)
-        assert status == 2
-        assert reason in err
 
 
 def test_networks_of_an_ensemble_must_have_the_same_classes(run, natural, code, tmp_path):

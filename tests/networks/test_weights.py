@@ -3,9 +3,7 @@
 import functools
 import hashlib
 import http.server
-import sys
 import threading
-import types
 
 import pytest
 import safetensors.torch
@@ -60,7 +58,7 @@ def slim(monkeypatch):
     def network(architecture):
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1000))
 
-    monkeypatch.setitem(sys.modules, "slim", types.SimpleNamespace(network=network))
+    monkeypatch.setattr("suite.networks.slim.network", network)
     return network
 
 
@@ -184,7 +182,7 @@ def test_short_name_takes_the_converted_file(checkpoints, slim):
 
 @pytest.mark.parametrize("name", ["inc_v3_ens3", "inc_v3_ens4"])
 def test_short_name_without_any_weights_says_what_to_do(checkpoints, name):
-    with pytest.raises(OSError, match=r"python convert_slim.py CHECKPOINT") as error:
+    with pytest.raises(OSError, match=r"python scripts/convert_slim.py CHECKPOINT") as error:
         networks.load_model(name)
     assert str(checkpoints / f"{name}.safetensors") in str(error.value)
 

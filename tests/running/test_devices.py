@@ -3,9 +3,7 @@ import json
 import pytest
 import torch
 
-from suite import images, networks, results
-from suite.attack import attacks
-from suite.images import pictures
+from suite import networks
 from suite.running import devices
 
 
@@ -75,24 +73,6 @@ def test_batch_size_is_found_by_trying_on_a_gpu_alone():
     assert devices.find_batch_size("cpu", devices.Parts(), limited(0, [])) == 16
 
 
-def test_run_out_of_memory_goes_on_with_smaller_batches(run, natural, tmp_path, monkeypatch):
-    perturb = attacks.perturb
-
-    def limited(attack, pixels, *args):
-        if len(pixels) > 3:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return perturb(attack, pixels, *args)
-
-    attack = "attack_iter --input-dir {nat} --num-steps 1 --rand-init --di-prob 0.5 --json"
-    assert run(f"{attack} --output-dir {{out}}/3 --batch-size 3", nat=natural, out=tmp_path)[0] == 0
-    monkeypatch.setattr(attacks, "perturb", limited)
-    status, out, err = run(f"{attack} --output-dir {{out}}/6", nat=natural, out=tmp_path)
-    assert (status, json.loads(out)["images"]) == (0, 6)
-    assert "memory is short: 3 images at a time now (DefaultCPUAllocator" in err
-    for file in (tmp_path / "3").glob("*.png"):
-        assert file.read_bytes() == (tmp_path / "6" / file.name).read_bytes()
-
-
 def test_bfloat16_leaves_pixels_gradient_and_logits_float32():
     model = networks.load_model("efficientnet_lite0").accelerate("bf16")
     seen = []
@@ -120,43 +100,3 @@ def test_success_at_lower_precision_agrees_with_float32s(run, tmp_path):
     assert rows[0]["images"] == 17
     for rounded in lower:
         assert max(exact["low"], rounded["low"]) <= min(exact["high"], rounded["high"])
-
-
-@pytest.fixture
-def batches(natural):
-    return list(pictures.read_batches(images.batches(images.list_images(natural), 2)))
-
-
-def test_batch_norms_are_folded_before_a_network_moves():
-    """A GPU's TF32 rounds more than folding may change."""
-    model = results.Committee(["efficientnet_lite0"], {}, "meta").networks["efficientnet_lite0"]
-    assert not [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-
-
-def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
-    batches, monkeypatch, caplog
-):
-    archs = ["efficientnet_lite0", "efficientnet_lite1"]
-    together = results.Committee(archs, {}, "cpu")
-    expected = [answers for _, _, answers in together.answers(batches)]
-    there, most = set(), 0
-    predict, to = networks.predict, networks.Classifier.to
-
-    def moved(model, device=None, **options):
-        if device:
-            (there.add if device == "cpu:0" else there.discard)(model)
-        return to(model, *([device] * bool(device)), **options)
-
-    def crowded(model, pixels):
-        nonlocal most
-        if len(there) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        most = max(most, len(there))
-        return predict(model, pixels)
-
-    monkeypatch.setattr(networks, "predict", crowded)
-    monkeypatch.setattr(networks.Classifier, "to", moved)
-    in_turn = results.Committee(archs, {}, "cpu:0")
-    assert [answers for _, _, answers in in_turn.answers(batches)] == expected
-    assert "they take turns" in caplog.text
-    assert most == 1

@@ -10,10 +10,14 @@ import subprocess
 import sys
 import time
 
+import PIL.Image
 import pytest
 from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from suite.images import pictures
+from suite.running import runs
 
 KILLS = int(os.environ.get("KILLS", "1"))
 OPTIONS = "--num-steps 6 --batch-size 2 --gamma 0.5 --rand-init --di-prob 0.5 --no-cuda"
@@ -105,7 +109,7 @@ def test_full_disk_leaves_whole_files_and_one_line(natural, tmp_path, undisturbe
 
 def test_second_run_on_a_folder_is_refused_until_the_first_is_dead(run, natural, tmp_path):
     hold = (
-        "import runs, sys, pathlib, time\n"
+        "import sys, pathlib, time; from suite.running import runs\n"
         "with runs.output_folder(pathlib.Path(sys.argv[1]), {}, False):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"
@@ -169,7 +173,7 @@ def test_damaged_image_is_made_again(run, natural, tmp_path, damage):
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[:9000])
     elif damage == "resized":
-        file.write_bytes(_small_png())
+        PIL.Image.new("RGB", (5, 5)).save(file)
     else:
         file.unlink()
     assert run(attack, nat=natural, adv=tmp_path)[0] == 0
@@ -190,8 +194,6 @@ def test_resumed_run_keeps_to_its_batch_size(run, natural, tmp_path):
 
 def _small_png():
     import io
-
-    import PIL.Image
 
     stream = io.BytesIO()
     PIL.Image.new("RGB", (5, 5)).save(stream, "PNG")
@@ -215,10 +217,36 @@ def test_run_json_that_is_none_is_refused_by_name(run, natural, tmp_path, text):
     assert (status, f"{tmp_path / 'run.json'} is not" in err) == (1, True)
 
 
-def test_dead_decoder_is_one_line(run, natural, tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "read_image", lambda path: os._exit(1))
-    attack = "attack_iter --input-dir {nat} --output-dir {out} --batch-size 2 --workers 1"
-    status, _, err = run(attack, nat=natural, out=tmp_path)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+)
+
+
+KEYS = ("status", "options", "weights", "source", "attack", "gamma", "epsilon", "targeted")
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200) | st.dictionaries(st.sampled_from(KEYS), json_values))
+def test_random_run_json_is_parsed_or_refused(tmp_path, content):
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    (tmp_path / "run.json").write_bytes(text)
+    try:
+        run = runs.read(tmp_path)
+        runs.settings(run)
+    except ValueError as error:
+        assert str(tmp_path) in str(error)
+
+
+def test_folder_removed_meanwhile_is_one_line(run, natural, tmp_path, monkeypatch):
+    write = pictures.Writer.write
+
+    def remove_first(writer, pixels, file):
+        shutil.rmtree(file.parent, ignore_errors=True)
+        write(writer, pixels, file)
+
+    monkeypatch.setattr(pictures.Writer, "write", remove_first)
+    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
+    status, _, err = run(attack, i=natural, o=tmp_path / "gone")
     assert status == 1
-    assert "error: a process that reads images died" in err
-    assert "take fewer --workers" in err
+    assert f"can't write {tmp_path / 'gone'}/imagenet_00_243.png: No such file" in err

@@ -1,79 +1,16 @@
 import csv
-import hashlib
 import json
-import os
-import shlex
 import shutil
 import statistics
-import subprocess
-import sys
-from importlib.metadata import version
 
 import PIL.Image
 import pytest
 import torch
 import torchvision
-from conftest import ROOT, calibrated, labels_of, pixels_of
+from conftest import calibrated, labels_of, pixels_of
 
 from suite import results
 from suite.images import pictures
-
-
-def shell(command, cwd, **environment):
-    words = shlex.split(command)
-    words = [sys.executable, str(ROOT / words[1]), *words[2:]]
-    return subprocess.run(
-        words, cwd=cwd, env=os.environ | environment, capture_output=True, text=True
-    )
-
-
-@pytest.mark.parametrize(
-    ("arch", "file", "command"),
-    [
-        (
-            "densenet201",
-            "densenet201-5750cbb1e.pth",
-            "python attack_iter.py --input-dir=nat_images --output-dir=adv_images "
-            "--arch=densenet201 --gamma=0.5 --epsilon=16 --num-steps=10 --step-size=2",
-        ),
-        (
-            "resnet152",
-            "resnet152-b121ed2d.pth",
-            "python attack_iter.py --input_dir=nat_images --output_dir=adv_images "
-            "--arch=resnet152 --gamma=0.2 --num_steps=3 --step_size=-1 --momentum=1.0 "
-            "--batch-size=1 --no-cuda --print-freq=1",
-        ),
-    ],
-)
-def test_commands_of_the_original_readme_run_unchanged(tmp_path, natural, arch, file, command):
-    checkpoints = tmp_path / "hub" / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    network = calibrated(torchvision.models.get_model(arch))
-    torch.save(network.state_dict(), checkpoints / file)
-    (tmp_path / "nat_images").mkdir()
-    name = min(labels_of(natural))
-    (tmp_path / "nat_images" / name).write_bytes((natural / name).read_bytes())
-
-    done = shell(command, tmp_path, TORCH_HOME=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert "1 images have no label" in done.stderr
-    assert "images                1\n" in done.stdout
-    run = json.loads((tmp_path / "adv_images" / "run.json").read_text())
-    assert run["source"] == arch
-    assert run["hooks"] == ["relu"]
-    digest = hashlib.sha256((checkpoints / file).read_bytes()).hexdigest()
-    assert run["weights"] == {file: digest}
-    assert run["versions"]["torch"] == version("torch")
-    difference = pixels_of(tmp_path / "adv_images")[name] - pixels_of(tmp_path / "nat_images")[name]
-    assert abs(difference).max() == run["largest_perturbation"] == 16
-
-
-@pytest.mark.parametrize("script", ["attack_iter", "select_images", "evaluate"])
-def test_help_and_wrong_arguments_are_answered_before_torch_is_imported(script):
-    code = f"import sys, {script}; {script}.get_parser(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-    assert shell(f"python {script}.py --help", ROOT).returncode == 0
-    assert shell(f"python {script}.py --no-such-option", ROOT).returncode == 2
 
 
 @pytest.mark.parametrize("epsilon", [16, 1])
@@ -223,90 +160,6 @@ def test_perturbation_over_epsilon_fails(run, natural, tmp_path, budget):
     assert status == 1
     assert f"a pixel is 4/255 from the natural one, and run.json says epsilon {budget}/255" in err
     assert "4/255" in out
-
-
-@pytest.mark.parametrize(
-    ("command", "status", "message"),
-    [
-        ("attack_iter --input-dir {x}/no --output-dir {x}/o", 1, "no such folder: {x}/no"),
-        ("attack_iter --input-dir {x}/empty --output-dir {x}/o", 1, "no images in {x}/empty"),
-        ("attack_iter --input-dir {x}/bad --output-dir {x}/o", 1, "a.png is not a readable image"),
-        ("attack_iter --input-dir {x}/row --output-dir {x}/o", 1, "has no row for a.png"),
-        ("attack_iter --input-dir {x}/good --output-dir {x}/good", 2, "is the input folder"),
-        ("attack_iter --input-dir {x}/good --output-dir {x}/good/a.png", 1, "{x}/good/a.png"),
-        ("attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 0", 2, "0 is not above 0"),
-        (
-            "attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 1.5",
-            2,
-            "1.5 is not above 0",
-        ),
-        (
-            "attack_iter --input-dir {x}/good --output-dir {x}/o --epsilon -1",
-            2,
-            "-1 is not a number",
-        ),
-        (
-            "attack_iter --input-dir {x}/good --output-dir {x}/o --hooks relu --arch vgg11 vgg13",
-            2,
-            "take --hooks branch, or --ensemble gradients",
-        ),
-        ("attack_iter --input-dir {x}/good", 2, "--input-dir and --output-dir are needed"),
-        (
-            "attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 1 0.5",
-            2,
-            "2 gammas do not go with 1 networks",
-        ),
-        (
-            "attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 0.5 --branches [",
-            1,
-            "'[' is not a regular expression",
-        ),
-        (
-            "attack_iter --input-dir {x}/good --output-dir {x}/o --di-resize 0.9",
-            2,
-            "0.9 is not a number of 1 or more",
-        ),
-        (
-            "attack_iter --input-dir {x}/good --output-dir {x}/o --ti-kernel 4",
-            2,
-            "4 is not an odd whole number",
-        ),
-        (
-            "evaluate --input-dir {x}/row2 --output {x}/r.xls",
-            2,
-            "does not end in .txt or .csv",
-        ),
-        ("evaluate --input-dir {x}/row2 --plot {x}/r.svg", 2, "does not end in .png or .pdf"),
-        (
-            "attack_iter --input-dir {x}/good --output-dir {x}/o --arch resnet51",
-            1,
-            "unknown network resnet51: did you mean resnet50",
-        ),
-        (
-            "attack_iter --input-dir {x}/good --output-dir {x}/o --hooks relu --gamma 0.5",
-            1,
-            "no released hooks for efficientnet_lite0",
-        ),
-        ("evaluate --input-dir {x}/no", 1, "no such folder: {x}/no"),
-        ("evaluate --input-dir {x}/good", 1, "{x}/good has no labels"),
-        ("evaluate --input-dir {x}/good --gallery {x}/g.png", 2, "--gallery needs --nat-dir"),
-        ("evaluate --input-dir {x}/row2 --nat-dir {x}/good", 1, "{x}/good has no b.png"),
-        ("evaluate --input-dir {x}/row2 --arch vgg20_bn", 1, "did you mean vgg19_bn"),
-        ("select_images --input-dir {x}/good --output-dir {x}/o", 1, "{x}/good has no labels"),
-        ("select_images --input-dir {x}/row2 --output-dir {x}/o --resize 9", 2, "less than --size"),
-    ],
-)
-def test_bad_input_gets_one_clear_line(run, tmp_path, command, status, message):
-    for folder in ("empty", "bad", "row", "good", "row2"):
-        (tmp_path / folder).mkdir()
-    for folder, name in [("row", "a.png"), ("good", "a.png"), ("row2", "b.png")]:
-        PIL.Image.new("RGB", (32, 32)).save(tmp_path / folder / name)
-    (tmp_path / "bad" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n then nothing")
-    (tmp_path / "row" / "labels.csv").write_text("filename,label\n")
-    (tmp_path / "row2" / "labels.csv").write_text("filename,label\nb.png,1\n")
-    got, out, err = run(command, x=tmp_path)
-    assert (got, out) == (status, "")
-    assert message.format(x=tmp_path) in err.splitlines()[-1]
 
 
 def test_evaluation_reads_each_image_once(run, natural, tmp_path, monkeypatch):

@@ -5,42 +5,62 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import PIL.Image
 from conftest import ROOT
 
 
-def run_script(script, folder, **environment):
-    """Run a shell script, with the python that lies in `folder` if one does."""
-    path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+def commands_of(script, folder, **environment):
+    """Return the commands of a shell script, to run here without thirteen starts of Python."""
+    note = folder / "python"
+    note.write_text('#!/bin/sh\necho "$@" >>"$OUT/commands"\n')
+    note.chmod(0o755)
+    path = os.pathsep.join([str(folder), os.environ["PATH"]])
     done = subprocess.run(
         ["sh", str(ROOT / "scripts" / script)],
-        cwd=ROOT,
+        cwd=folder,
         env=os.environ | environment | {"PATH": path, "OUT": str(folder)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    commands = (folder / "commands").read_text().splitlines()
+    return [command.replace(".py", "", 1) for command in commands]
 
 
-def test_gamma_sweep_writes_table_and_plot(tmp_path):
+def test_gamma_sweep_writes_table_and_plot(run, tmp_path):
     two = {"GAMMAS": "1.0 0.5", "NUM_IMAGES": "2", "ATTACK": "--num-steps 2"}
-    run_script("sweep_gamma.sh", tmp_path, **two)
+    for command in commands_of("sweep_gamma.sh", tmp_path, **two):
+        status, _, err = run(command)
+        assert status == 0, err
     rows = csv.DictReader((tmp_path / "table.csv").open())
     assert [row["gamma"] for row in rows] == ["1", "0.5"]
     assert PIL.Image.open(tmp_path / "success_over_gamma.png").size[0] > 500
 
 
+def test_demo_ends_with_table_and_gallery(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in commands_of("demo.sh", tmp_path):
+        if command.startswith("attack_iter"):
+            command += " --num-steps 1"
+        status, out, err = run(command)
+        assert status == 0, err
+    rows = list(csv.DictReader((tmp_path / "demo" / "results.csv").open()))
+    assert [(row["attack"], row["gamma"]) for row in rows] == [
+        ("PGD", "1"),
+        ("PGD", "0.5"),
+        ("MI-FGSM", "1"),
+        ("MI-FGSM", "0.5"),
+    ]
+    assert "demo/momentum_1_gamma_0.5" in out
+    assert PIL.Image.open(tmp_path / "demo" / "gallery.png").size[0] > 500
+
+
 def test_paper_tables_attack_with_and_without_sgm(run, tmp_path):
-    note = tmp_path / "python"  # of thirteen commands, which then run here, without thirteen starts
-    note.write_text('#!/bin/sh\necho "$@" >>"$OUT/commands"\n')
-    note.chmod(0o755)
     small = {"NUM_IMAGES": "2", "NUM_STEPS": "1", "TARGETS": "efficientnet_lite1"}
-    run_script("paper_tables.sh", tmp_path, DEMO="1", **small)
-    *commands, last = (tmp_path / "commands").read_text().splitlines()
+    *commands, last = commands_of("paper_tables.sh", tmp_path, DEMO="1", **small)
     for command in commands:
-        status, _, err = run(command.replace(".py", "", 1))
+        status, _, err = run(command)
         assert status == 0, err
     table = tmp_path / "efficientnet_lite0.json"
     rows = [(row["attack"], row["gamma"]) for row in json.loads(table.read_text())]
@@ -48,7 +68,7 @@ def test_paper_tables_attack_with_and_without_sgm(run, tmp_path):
     plain = [(attack, 1) for attack in [*modifiers, "MI-FGSM+DI"]]
     assert sorted(rows) == sorted(plain + [(a, 0.5) for a, _ in plain])
     assert PIL.Image.open(tmp_path / "efficientnet_lite0.png").size[0] > 500
-    assert last == f"scripts/beside_paper.py {table}"
+    assert last == f"scripts/beside_paper {table}"
     assert "| efficientnet_lite0 | MI-FGSM+DI | 0.5 |" in beside_paper(table)
 
 

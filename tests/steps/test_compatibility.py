@@ -1,0 +1,92 @@
+"""Commands and folders of before: the authors' own, and those of earlier versions."""
+
+import hashlib
+import json
+from importlib.metadata import version
+
+import pytest
+import torch
+import torchvision
+from conftest import calibrated, labels_of, pixels_of, shell
+
+
+@pytest.mark.parametrize(
+    ("arch", "file", "command"),
+    [
+        (
+            "densenet201",
+            "densenet201-5750cbb1e.pth",
+            "python attack_iter.py --input-dir=nat_images --output-dir=adv_images "
+            "--arch=densenet201 --gamma=0.5 --epsilon=16 --num-steps=10 --step-size=2",
+        ),
+        (
+            "resnet152",
+            "resnet152-b121ed2d.pth",
+            "python attack_iter.py --input_dir=nat_images --output_dir=adv_images "
+            "--arch=resnet152 --gamma=0.2 --num_steps=3 --step_size=-1 --momentum=1.0 "
+            "--batch-size=1 --no-cuda --print-freq=1",
+        ),
+    ],
+)
+def test_commands_of_the_original_readme_run_unchanged(tmp_path, natural, arch, file, command):
+    checkpoints = tmp_path / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    network = calibrated(torchvision.models.get_model(arch))
+    torch.save(network.state_dict(), checkpoints / file)
+    (tmp_path / "nat_images").mkdir()
+    name = min(labels_of(natural))
+    (tmp_path / "nat_images" / name).write_bytes((natural / name).read_bytes())
+
+    done = shell(command, tmp_path, TORCH_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "1 images have no label" in done.stderr
+    assert "images                1\n" in done.stdout
+    run = json.loads((tmp_path / "adv_images" / "run.json").read_text())
+    assert run["source"] == arch
+    assert run["hooks"] == ["relu"]
+    digest = hashlib.sha256((checkpoints / file).read_bytes()).hexdigest()
+    assert run["weights"] == {file: digest}
+    assert run["versions"]["torch"] == version("torch")
+    difference = pixels_of(tmp_path / "adv_images")[name] - pixels_of(tmp_path / "nat_images")[name]
+    assert abs(difference).max() == run["largest_perturbation"] == 16
+
+
+def test_folder_of_an_earlier_version_is_resumed(run, natural, tmp_path):
+    """Its run.json has these options, in this order; a new one must not make it another run."""
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
+    run_json = json.loads((tmp_path / "run.json").read_text())
+    before = {
+        "input_dir": str(natural),
+        "output_dir": str(tmp_path),
+        "arch": ["efficientnet_lite0"],
+        "checkpoint": None,
+        "ensemble": "logits",
+        "epsilon": 16.0,
+        "num_steps": 1,
+        "step_size": 2.0,
+        "momentum": 0.0,
+        "di_prob": 0.0,
+        "di_resize": 1.1,
+        "ti_kernel": 1,
+        "ti_sigma": 3.0,
+        "rand_init": False,
+        "targeted": False,
+        "seed": 0,
+        "gamma": [1.0],
+        "hooks": "auto",
+        "branches": None,
+        "list_branches": False,
+        "overwrite": False,
+        "on_error": "stop",
+        "batch_size": None,
+        "workers": None,
+        "precision": "tf32",
+        "no_cuda": False,
+        "print_freq": 10,
+        "json": False,
+    }
+    (tmp_path / "run.json").write_text(json.dumps(run_json | {"options": before}))
+    min(tmp_path.glob("*.png")).unlink()
+    status, _, err = run(attack, nat=natural, adv=tmp_path)
+    assert status == 0, err

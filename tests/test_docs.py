@@ -1,0 +1,115 @@
+"""The documentation: its links lead somewhere, and its commands and examples run."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import torch
+import torchvision
+from conftest import ROOT, SCRIPTS, calibrated
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
+README = (ROOT / "README.md").read_text()
+
+
+def commands(text):
+    """Return the indented lines that are commands, continued ones as one."""
+    lines = re.findall(r"^    (?:\$ )?(.*)", text.replace("\\\n", " "), re.M)
+    words = [shlex.split(line, comments=True) for line in lines if re.match(r"[\w=\" ]+ ", line)]
+    starts = ("python", "pip", "make", "sh", "torchrun")
+    return [line for line in words if set(line[:9]) & set(starts)]
+
+
+def anchors(page):
+    text = page.read_text()
+    headings = re.findall(r"^#+ (.*)", text, re.M)
+    slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
+    return slugs | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.is_file(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page):
+    for name in re.findall(r"`((?:suite|tests|scripts|benchmarks)/[\w./]*)`", page.read_text()):
+        assert (ROOT / name).exists(), name
+
+
+def test_front_page_is_short_enough_to_be_read():
+    lines = README.splitlines()
+    assert len(lines) <= 120
+    assert max(map(len, lines)) <= 100
+
+
+def test_front_page_s_steps_run_in_their_order(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    steps = [line for line in commands(README) if line[0] == "python"]
+    assert [line[1] for line in steps] == ["select_images.py", "attack_iter.py", "evaluate.py"]
+    for _, script, *options in steps:
+        fewer = ["--num-images=3"] if script == "select_images.py" else []
+        command = shlex.join([script.removesuffix(".py"), *options, *fewer])
+        status, _, err = run(command)
+        assert status == 0, err
+    assert (tmp_path / "results.csv").is_file()
+
+
+def test_front_page_s_other_commands_have_what_they_need():
+    """Installing is tried on what is installed; the demo's steps are tested in test_shell.py."""
+    others = [line for line in commands(README) if line[0] != "python"]
+    assert {line[0] for line in others} == {"make", "pip"}
+    for line in others:
+        if line[0] == "pip":
+            line = [sys.executable, "-m", *line, "--dry-run", "--no-index"]
+        else:
+            line = [*line, "--dry-run"]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_have_options_that_exist(page):
+    for line in commands(page.read_text()):
+        script = next(
+            (n for n, word in enumerate(line) if re.fullmatch(r"[\w/]+\.(py|sh)", word)), None
+        )
+        if script is None:
+            continue
+        assert (ROOT / line[script]).is_file(), line
+        name = line[script].rpartition("/")[2].removesuffix(".py")
+        if name in SCRIPTS:
+            SCRIPTS[name].get_parser().parse_args(line[script + 1 :])
+
+
+def example(page, first):
+    """Return the Python example of a page that begins with a line."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    (code,) = [block for block in blocks if block.startswith(first)]
+    return code
+
+
+def test_attack_from_python_is_as_the_page_shows_it():
+    natural = torch.rand(2, 3, 224, 224)
+    names = {"natural": natural, "labels": torch.tensor([3, 4])}
+    exec(example("docs/attacks.md", "from suite.attack"), names)
+    change = (names["adversarial"] - natural).abs().max() * 255
+    assert change == pytest.approx(16, abs=1e-3)
+    assert [len(names["attacker"].handles), names["attacker"].hooks] == [9, ["branch"]]
+
+
+def test_hooks_come_off_again_as_the_page_shows_it():
+    model = calibrated(torchvision.models.resnet50())
+    names = {"model": model}
+    exec(example("docs/sgm.md", "from utils_sgm"), names)
+    assert len(names["handles"]) > 12
+    assert not any(module._forward_hooks for module in model.modules())
