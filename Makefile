@@ -20,7 +20,8 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) demo sweep paper_tables .hypothesis .pytest_cache .ruff_cache __pycache__ tests/__pycache__
+	rm -rf $(VENV) demo sweep paper_tables .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -r {} +
 
 $(VENV)/.installed: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)

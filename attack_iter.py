@@ -7,12 +7,9 @@ Writes a PNG for each image, labels.csv, and run.json, which says with what they
 interruption the same command does the rest.
 """
 
-import logging
 from pathlib import Path
 
 from suite.running import cli
-
-logger = logging.getLogger(__name__)
 
 
 def get_parser() -> cli.Parser:
@@ -87,13 +84,17 @@ def main(args) -> None:
     todo = images.list_images(args.input_dir)
     attacker = make_attacker(args, device)
     crafter = attack.Crafter(attacker, args.output_dir, device)
-    resumed = None if args.overwrite else ranks.first(lambda: runs.batch_size(args.output_dir))
+
+    def batch_size() -> int:
+        resumed = None if args.overwrite else runs.batch_size(args.output_dir)
+        return resumed or crafter.find_batch_size()
+
     run = {
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
         "weights": dict(pair for s in attacker.sources for pair in s.network.digests.items()),
         "device": device.partition(":")[0],
         "hooks": attacker.hooks,
-        "batch_size": args.batch_size or resumed or ranks.first(crafter.find_batch_size),
+        "batch_size": args.batch_size or ranks.first(batch_size),
     }
     share = crafter.share
     with runs.output_folder(args.output_dir, run, args.overwrite):
@@ -113,7 +114,7 @@ def main(args) -> None:
             raise ValueError(f"no readable image in {args.input_dir}")
         rows = [attack.label_row(record, args.targeted) for record in whole.records]
         images.write_labels(args.output_dir, rows)
-        run |= {"status": "done"} | attack.summary(attacker, whole.records)
+        run |= {"status": "done"} | attack.summary(attacker, args.gamma, whole.records)
         run |= {"size": list(whole.first[1]), "skipped": whole.skipped}
         runs.write(args.output_dir, run)
 
@@ -151,16 +152,11 @@ def make_attacker(args, device: str):
     named = {name: v for name, v in vars(args).items() if name in Attack.__dataclass_fields__}
     step_size = args.step_size if args.step_size >= 0 else args.epsilon / args.num_steps
     files = cli.checkpoints(args.arch, args.checkpoint)
+    models = [load_model(arch, checkpoint=files.get(arch)) for arch in args.arch]
     gammas = args.gamma * (len(args.arch) // len(args.gamma))
     sources = [
-        Source(
-            load_model(arch, checkpoint=files.get(arch)).accelerate(args.precision).to(device),
-            gamma,
-            args.hooks,
-            args.branches,
-            arch,
-        )
-        for arch, gamma in zip(args.arch, gammas, strict=True)
+        Source(model.accelerate(args.precision).to(device), gamma, args.hooks, args.branches, arch)
+        for arch, model, gamma in zip(args.arch, models, gammas, strict=True)
     ]
     return Attacker(Attack(**named | {"step_size": step_size}), sources)
 

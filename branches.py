@@ -5,7 +5,6 @@ term of it: x + f(x), or x + f(x) + g(x). A dense connection is a concatenation 
 The operand that was computed is the branch.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-logger = logging.getLogger(__name__)
 Size = tuple[int, int, int]
 
 
@@ -24,7 +22,7 @@ class Connection:
     """An addition or concatenation that has an identity skip, or an addition that has none.
 
     Attributes:
-        kind: "addition" or "concatenation".
+        kind: "addition", "concatenation" or "hidden", for a module that runs without gradients.
         place: name of the module in whose forward it happens; empty for the network itself.
         module: name of the module that returns the residual branch, the one to hook; None if there
             is no residual branch or if no module's every call returns one.
@@ -37,37 +35,32 @@ class Connection:
     residual: bool = True
     candidates: list[str] = field(default_factory=list, repr=False)
 
-
-def residual_branches(model: nn.Module, input_size: Size = (3, 224, 224)) -> list[Connection]:
-    """Return the residual branches of a network, in the order in which a forward pass runs them.
-
-    One forward pass of a random image is watched. A branch that no module returns at each of its
-    calls is left out, and a warning is logged.
-
-    Args:
-        model: any network on 1 x C x H x W inputs; its parameters and modes are left as they are.
-        input_size: C, H and W.
-    """
-    found = [c for c in trace_connections(model, input_size) if c.residual]
-    left_out = [c.place or "the network itself" for c in found if c.module is None]
-    if left_out:
-        places = ", ".join(dict.fromkeys(left_out))
-        logger.warning(
-            f"left out {len(left_out)} of {len(found)} residual branches, because no module "
-            f"returns them at each of its calls, in: {places}"
-        )
-    return [c for c in found if c.module]
+    @property
+    def reason(self) -> str:
+        """Why a residual branch is left out, where `module` is None."""
+        if self.kind == "hidden":
+            return "gradients are off there (use_reentrant=False makes checkpointing visible)"
+        return "no module returns the branch at each of its calls"
 
 
 def trace_connections(model: nn.Module, input_size: Size = (3, 224, 224)) -> list[Connection]:
     """Return the residual branches, those left out too, and the additions without a skip.
 
-    An addition whose operands both pass through layers, as in a block that downsamples, has no
-    skip connection. See `residual_branches`.
+    One forward pass of a random image is watched; the connections are in its order. An addition
+    whose operands both pass through layers, as in a block that downsamples, has no skip connection.
+
+    Args:
+        model: any network on 1 x C x H x W inputs; its parameters and modes are left as they are.
+        input_size: C, H and W.
+
+    Raises:
+        ValueError: no gradient goes through the network.
     """
     watch = Watch(model, input_size)
+    if not watch.differentiable:
+        raise ValueError("no gradient goes through this network: it turns them off (no_grad, ...)")
     connections = [
-        Connection(kind, place, residual=branch is not None, candidates=candidates)
+        Connection(kind, place, None, branch is not None or kind == "hidden", candidates)
         for kind, place, branch, skip in watch.noted
         for candidates in (_candidates(branch, skip) if branch else [[]])
     ]
@@ -144,6 +137,7 @@ class Watch(TorchFunctionMode):
 
     Attributes:
         pixels, output: a random image, 1 x C x H x W, and what the network makes of it.
+        differentiable: whether gradients reach the image.
         noted: of each connection its kind, the module in whose forward it happens, the branch and
             the skip connection; None for both if there is none.
         runs: of each call of a module its name and its input and output values.
@@ -159,10 +153,10 @@ class Watch(TorchFunctionMode):
         self.runs: list[tuple[str, list[_Value], _Value | None]] = []
         self._values: dict[int, tuple[Tensor, _Value]] = {}  # the tensor is kept, so its id is too
         self._count = 0
-        self._running: list[tuple[str, list[_Value]]] = []
+        self._running: list[tuple[str, list[_Value], bool]] = []  # and whether gradients are on
         pixels = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0))
         self.pixels = pixels.to(next(model.parameters(), pixels))
-        training = [module for module in model.modules() if module.training]
+        training = [(module, module.training) for module in model.modules()]
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         handles = [h for name, m in model.named_modules() for h in self._hooks(m, name)]
         try:
@@ -171,24 +165,28 @@ class Watch(TorchFunctionMode):
                 # A leaf could not be changed in place.
                 image = self.pixels.clone().requires_grad_().clone()
                 self._new_value(image, [])
-                self.output = main_output(model(image)).detach()
+                output = main_output(model(image))
+            self.output, self.differentiable = output.detach(), output.requires_grad
         finally:
             for handle in handles:
                 handle.remove()
-            for module in training:
-                module.training = True
+            for module, mode in training:
+                module.training = mode
             for parameter in trained:
                 parameter.requires_grad_(True)
         self.calls = Counter(name for name, _, _ in self.runs)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         tensors = list(_tensors((args, kwargs)))
+        for tensor in tensors:
+            if tensor.grad_fn and id(tensor) not in self._values and self._running:
+                self._new_value(tensor, self._running[-1][1])  # by what torch functions don't show
         parents = self._values_of(tensors)
-        before = [(tensor, tensor._version) for tensor in tensors]
+        before = [(t, None if t.is_inference() else t._version) for t in tensors]
         result = function(*args, **(kwargs or {}))
         if not parents:
             return result
-        changed = [tensor for tensor, version in before if tensor._version != version]
+        changed = [t for t, version in before if version is not None and t._version != version]
         made = [t for t in _tensors(result) if all(t is not other for other in tensors)]
         terms = []
         if function.__name__ in self.ADDITIONS and len(parents) == 2:
@@ -212,13 +210,16 @@ class Watch(TorchFunctionMode):
 
     def _hooks(self, module: nn.Module, name: str) -> list[RemovableHandle]:
         def enter(module, args, kwargs):
-            self._running.append((name, self._values_of(_tensors((args, kwargs)))))
+            values, on = self._values_of(_tensors((args, kwargs))), torch.is_grad_enabled()
+            if values and not on and (not self._running or self._running[-1][2]):
+                self.noted.append(("hidden", name, None, None))
+            self._running.append((name, values, on))
 
         def leave(module, args, output):
-            _, inputs = self._running.pop()
+            _, inputs, _ = self._running.pop()
             output = main_output(output)
             if isinstance(output, Tensor) and inputs and id(output) not in self._values:
-                self._new_value(output, inputs)  # by what torch functions don't show
+                self._new_value(output, inputs)
             value = next(iter(self._values_of([output])), None)
             if value:
                 value.returned_by.append((value in inputs, name))
@@ -239,8 +240,7 @@ class Watch(TorchFunctionMode):
 
     def _note_concatenation(self, operands: list[_Value]) -> None:
         for branch in operands:
-            skip = next((value for value in operands if branch.descends_from(value)), None)
-            if skip:
+            if skip := next((v for v in operands if branch.descends_from(v)), None):
                 self._note("concatenation", branch, skip)
 
     def _note(self, kind: str, branch: _Value | None, skip: _Value | None) -> None:

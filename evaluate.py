@@ -8,12 +8,9 @@ target class. Folders that differ in the seed alone become one row.
 """
 
 import json
-import logging
 from pathlib import Path
 
 from suite.running import cli
-
-logger = logging.getLogger(__name__)
 
 
 def get_parser() -> cli.Parser:
@@ -51,9 +48,10 @@ def main(args) -> None:
     device = devices.choose_device(args.no_cuda, args.precision)
     folders = {folder: images.list_images(folder) for folder in args.input_dir}
     made = {folder: runs.read(folder) for folder in folders}
-    naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
     for folder, run in made.items():
         checks.refuse_unfinished(folder, run)
+    naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
+    for folder, run in made.items():
         checks.warn_of_other_files(folders[folder][0].path, run.get("size"))
         checks.refuse_unlabelled(folder, folders[folder], run.get("targeted"))
         checks.refuse_unpaired(folder, folders[folder], args.nat_dir, naturals)

@@ -16,6 +16,7 @@ only, the gradient that passes through each residual module f_i (section 3 of th
         handle.remove()
 """
 
+import logging
 import re
 from collections.abc import Callable
 
@@ -23,7 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from branches import main_output, residual_branches
+from branches import Connection, main_output, trace_connections
+
+logger = logging.getLogger(__name__)
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 DENSENETS = ("densenet121", "densenet169", "densenet201")
@@ -49,8 +52,14 @@ def register_sgm(
         input_size, branches: see `register_hook_for_branches`.
 
     Raises:
-        ValueError: gamma out of range, no released hooks for `arch`, or no residual branch found.
+        ValueError: gamma out of range, no released hooks for `arch`, no residual branch found, or
+            `model` is compiled.
     """
+    if hasattr(model, "_orig_mod"):
+        raise ValueError(
+            "a compiled network does not run hooks that come later: register SGM on the network "
+            "itself (model._orig_mod), and attack that"
+        )
     hooks = choose_hooks(arch, hooks, branches)
     if hooks == "branch":
         return register_hook_for_branches(model, gamma, input_size, branches)
@@ -159,6 +168,24 @@ def register_hook_for_branches(
     hook = _scale_gradient(gamma)
     handles = [model.get_submodule(name).register_forward_hook(hook) for name in names]
     return _not_empty(handles, nothing)
+
+
+def residual_branches(
+    model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)
+) -> list[Connection]:
+    """Return the residual branches that can be hooked, in the order in which a pass runs them.
+
+    A warning is logged of those that can't be; for the arguments see `branches.trace_connections`.
+    """
+    found = [c for c in trace_connections(model, input_size) if c.residual]
+    left_out = [c for c in found if c.module is None]
+    for why in dict.fromkeys(connection.reason for connection in left_out):
+        places = [c.place or "the network itself" for c in left_out if c.reason == why]
+        logger.warning(
+            f"left out {len(places)} of {len(found)} residual branches, because {why}, in: "
+            f"{', '.join(dict.fromkeys(places))}"
+        )
+    return [c for c in found if c.module]
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -102,7 +102,7 @@ def child(args) -> None:
     """Work at each line of input, and print how long it took; at an empty one end."""
     warnings.simplefilter("ignore")
     if args.child not in LEVERS[: LEVERS.index(MEMORY)]:
-        os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as cli.py does, before torch is there
+        os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as the scripts do, before torch is there
     import torch
 
     work, operations = matrix_product(args) if "matrix" in args.child else attack(args)
@@ -158,8 +158,8 @@ def attack(args):
         device = devices.choose_device(False, args.precision)
     torch.manual_seed(0)
     network = torchvision.models.get_model(args.arch[0])
-    source = Origin(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
-    model = networks.Classifier(network, source, None)
+    origin = Origin(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
+    model = networks.Classifier(network, origin, None)
     if args.child == RELEASED:
         model.requires_grad_(True)
         legacy_hooks(network, args.arch[0], args.gamma)

@@ -5,14 +5,15 @@ No names of networks to load, no command line, no evaluation on targets. Begin w
 """
 
 from suite.attack.attacker import Attack, Attacker, Source
-from suite.attack.crafting import Crafter, Share, label_row, merged, summary
+from suite.attack.attacks import image_generators
+from suite.attack.crafting import Crafter, label_row, merged, summary
 
 __all__ = [
     "Attack",
     "Attacker",
     "Crafter",
-    "Share",
     "Source",
+    "image_generators",
     "label_row",
     "merged",
     "summary",

@@ -139,8 +139,8 @@ class Attacker:
             natural: float in [0, 1], N x 3 x H x W; unchanged.
             labels: N class indices: true ones, or the target classes if the attack is targeted;
                 where -1, the class that the sources predict where the attack starts.
-            generators: of each image's random numbers, see `attacks.image_generators`; if None,
-                they depend on the seed and the place in the batch.
+            generators: of each image's random numbers, of `image_generators`; if None, they depend
+                on the seed and the place in the batch.
         """
         if generators is None:
             places = [str(place) for place in range(len(natural))]

@@ -57,7 +57,7 @@ class Crafter:
     """Attacks batches of images, and saves what comes out.
 
     Args:
-        attacker: its sources are networks of `networks.load_model`, on the device.
+        attacker: its sources are networks of `networks.load_model`, accelerated, on the device.
         folder: where adversarial images are, or will be.
 
     Attributes:
@@ -158,7 +158,8 @@ class Crafter:
 
     def _first_answers(self) -> list[int]:
         if not self.share.crafted:
-            checks.warn_of_probabilities(self.attacker.name, self.attacker.logits)
+            names = " + ".join(source.name for source in self.attacker.sources)
+            checks.warn_of_probabilities(names, self.attacker.logits)
         return self.attacker.logits.argmax(1).tolist()
 
 
@@ -189,14 +190,19 @@ def label_row(record: dict, targeted: bool) -> dict:
     return row | {"target": record["target"]} if targeted else row
 
 
-def summary(attacker: Attacker, records: list[dict]) -> dict:
-    """Return what run.json says of a finished run; `records` as of `Share`."""
-    attack, gammas = attacker.attack, [source.gamma for source in attacker.sources]
+def summary(attacker: Attacker, gamma: list[float], records: list[dict]) -> dict:
+    """Return what run.json says of a finished run.
+
+    Args:
+        gamma: as given: one for all sources, or one for each.
+        records: as of `Share`.
+    """
+    attack = attacker.attack
     hits = sum((r["fooled"] == r["target"]) == attack.targeted for r in records)
     return {
         "source": attacker.name,
         "attack": attack.name,
-        "gamma": gammas[0] if len(set(gammas)) == 1 else gammas,
+        "gamma": gamma[0] if len(gamma) == 1 else gamma,
         "epsilon": attack.epsilon,
         "step_size": attack.step_size,
         "num_steps": attack.num_steps,

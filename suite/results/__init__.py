@@ -8,7 +8,6 @@ from suite.results.committee import Committee
 from suite.results.connections import listed_branches
 from suite.results.plots import GALLERY_ROWS, write_gallery, write_plot
 from suite.results.report import (
-    FORMATS,
     json_text,
     merge_repeats,
     run_json,
@@ -19,7 +18,6 @@ from suite.results.report import (
 from suite.results.transfer import classify, count, examples
 
 __all__ = [
-    "FORMATS",
     "GALLERY_ROWS",
     "Committee",
     "classify",

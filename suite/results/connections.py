@@ -31,7 +31,7 @@ def _text(arch: str, found: list) -> str:
         if connection.module:
             what = f"branch {connection.module}"
         elif connection.residual:
-            what = f"left out: no module returns the branch, in {place}"
+            what = f"left out: {connection.reason}, in {place}"
         else:
             what = f"left alone: no skip connection, in {place}"
         lines.append(f"{connection.kind:<14} {what}")

@@ -153,13 +153,9 @@ class Terminated(BaseException):
 def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     """Run a script: its log goes to standard error, a user's mistake is one line and status 1."""
     try:
-        try:
-            _run(main, parser)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads what would be printed, as before `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        _run(main, parser)
+    finally:
+        _flush()
 
 
 def _run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
@@ -176,9 +172,9 @@ def _run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
         main(args)
     except UsageError as error:
         parser.error(str(error))
-    except BrokenPipeError:
-        raise
     except (OSError, ValueError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(141)  # as shells say of a program that a closed pipe ended
         sys.exit(f"{parser.prog}{_of_rank()}: error: {error}")
     except (RuntimeError, MemoryError) as error:
         from suite.running import devices
@@ -194,6 +190,25 @@ def _run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
         print(f"{parser.prog}: stopped", file=sys.stderr, flush=True)
         # The signal may have come while a lock was held, for which threads now wait for ever.
         os._exit(status)
+
+
+def _flush() -> None:
+    """Print what waits: at Python's own end a closed pipe, as `| head` leaves, is an error."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            sys.exit(f"can't write to standard output: {error.strerror}")
+
+
+def _nobody_reads() -> bool:
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _of_rank() -> str:

@@ -3,6 +3,7 @@
 Images are divided among them. Rank 0 prepares and completes what all of them share.
 """
 
+import atexit
 import datetime
 import itertools
 import os
@@ -28,6 +29,8 @@ def join() -> None:
         dist.init_process_group(
             "gloo", store=store, rank=number, world_size=total, timeout=patience
         )
+        # Its threads, where they outlive the interpreter, abort the process.
+        atexit.register(dist.destroy_process_group)
 
 
 def rank() -> int:

@@ -16,9 +16,9 @@ from blocks import (
 from conftest import calibrated, input_gradient
 from torch import nn
 
-from branches import residual_branches, trace_connections
+from branches import trace_connections
 from suite import networks
-from utils_sgm import register_hook_for_branches, register_sgm
+from utils_sgm import register_hook_for_branches, register_sgm, residual_branches
 
 
 @pytest.mark.parametrize(

@@ -160,3 +160,11 @@ def test_network_without_relus_has_no_released_hooks():
 )
 def test_auto_takes_released_hooks_where_the_authors_have_them(arch, kind):
     assert choose_hooks(arch) == kind
+
+
+def test_compiled_network_is_refused_and_what_it_compiled_is_not():
+    network = torchvision.models.resnet18().eval()
+    compiled = torch.compile(network, backend="eager")
+    with pytest.raises(ValueError, match=r"register SGM on the network itself \(model._orig_mod\)"):
+        register_sgm(compiled, "resnet18", 0.5)
+    assert register_sgm(compiled._orig_mod, "resnet18", 0.5)

@@ -4,9 +4,8 @@ import torchvision
 from conftest import calibrated, input_gradient
 from torch import nn
 
-from branches import residual_branches
 from suite.networks.faster import DenseBlock, Stem, speed_up
-from utils_sgm import register_sgm
+from utils_sgm import register_sgm, residual_branches
 
 
 def gradient(convolution, pixels, weights):

@@ -24,7 +24,28 @@ def test_output_that_nobody_reads_ends_quietly(command, unbuffered):
     )
     os.close(writing)
     assert done.stderr == b""
-    assert done.returncode == 141 or "--help" in command  # argparse ignores it by itself
+    # argparse ignores it by itself
+    assert done.returncode == (141 if unbuffered and "--help" not in command else 0)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "message"),
+    [
+        (">&-", 0, None),  # argparse then takes standard error
+        (">/dev/full", 1, "can't write to standard output: No space left on device\n"),
+    ],
+)
+def test_output_that_can_not_be_written(redirection, status, message):
+    done = subprocess.run(
+        f"{sys.executable} evaluate.py --help {redirection}",
+        shell=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == status
+    assert message is None or done.stderr == message
 
 
 def test_dead_decoder_is_one_line(run, natural, tmp_path, monkeypatch):

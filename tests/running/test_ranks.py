@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import ROOT
+
+from suite.running import ranks
 
 # torchrun gives each process one thread, and rounding depends on how many there are.
 ALONE = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -107,6 +110,22 @@ def test_error_of_one_rank_ends_the_run_with_its_message(natural, tmp_path):
     _, err = process.communicate()
     assert process.returncode == 1
     assert f"attack_iter.py (rank 1): error: {broken / names[2]} is not a readable image" in err
+
+
+def test_group_ends_before_the_interpreter_does(monkeypatch):
+    """Else one in six runs of two ranks aborted at its end."""
+    registered = []
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    ranks.join()
+    assert not dist.is_initialized()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(ranks, "_store", None)
+    monkeypatch.setattr(dist, "rendezvous", lambda url: iter([(dist.HashStore(), 0, 1)]))
+    monkeypatch.setattr("atexit.register", registered.append)
+    ranks.join()
+    assert registered == [dist.destroy_process_group]
+    registered.pop()()
+    assert not dist.is_initialized()
 
 
 def test_wrong_option_is_said_once(tmp_path):

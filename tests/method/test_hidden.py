@@ -1,0 +1,70 @@
+"""Parts of a forward pass that can not be seen as it is watched."""
+
+import pytest
+import torch
+from blocks import (
+    GAMMA,
+    JOINS,
+    Additive,
+    classifier,
+)
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from utils_sgm import register_sgm, residual_branches
+
+
+class Checkpointed(nn.Module):
+    """A block that is computed again in the backward pass, and one that is not."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.first, self.second = (Additive(JOINS["+"][0]) for _ in range(2))
+        self.reentrant = reentrant
+
+    def forward(self, z):
+        return self.second(checkpoint(self.first, z, use_reentrant=self.reentrant))
+
+
+def test_part_that_can_not_be_seen_is_warned_of_and_the_rest_is_found(caplog):
+    seen = residual_branches(classifier(Checkpointed(False)), (3, 6, 6))
+    assert [branch.place for branch in seen] == ["1.first", "1.second"]
+    assert not caplog.text
+    (branch,) = residual_branches(classifier(Checkpointed(True)), (3, 6, 6))
+    assert branch.place == "1.second"
+    assert "left out 1 of 2 residual branches, because gradients are off there" in caplog.text
+    assert caplog.text.endswith("in: 1.first\n")
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        return 2 * z
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+class OwnFunction(Additive):
+    def forward(self, z):
+        return super().forward(Doubled.apply(z))
+
+
+def test_branches_after_a_function_of_one_s_own_are_found(caplog):
+    (branch,) = residual_branches(classifier(OwnFunction(JOINS["+"][0])), (3, 6, 6))
+    assert branch.module == "1.f.3"
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_network_without_gradients_is_refused(off):
+    class Off(Additive):
+        forward = off()(Additive.forward)
+
+    class WhollyOff(nn.Sequential):
+        forward = off()(nn.Sequential.forward)
+
+    for network in (classifier(Off(JOINS["+"][0])), WhollyOff(*classifier(nn.Identity()))):
+        with pytest.raises(ValueError, match="no gradient goes through this network"):
+            register_sgm(network, "mine", GAMMA, input_size=(3, 6, 6))
