@@ -82,7 +82,10 @@ def main(args) -> None:
     device = devices.choose_device(args.no_cuda, args.precision)
     workers = devices.decoders(args.workers)
     todo = images.list_images(args.input_dir)
+    checks.refuse_own_targets(todo if args.targeted else [])
     attacker = make_attacker(args, device)
+    for source in attacker.sources:
+        checks.refuse_other_classes(source.name, source.network.classes, todo)
     crafter = attack.Crafter(attacker, args.output_dir, device)
 
     def batch_size() -> int:
@@ -96,18 +99,17 @@ def main(args) -> None:
         "hooks": attacker.hooks,
         "batch_size": args.batch_size or ranks.first(batch_size),
     }
-    share = crafter.share
     with runs.output_folder(args.output_dir, run, args.overwrite):
         with images.Writer(workers) as writer:
             batches = images.read_batches(
                 ranks.share(images.batches(todo, run["batch_size"])),
                 workers,
-                skipped=share.skipped if args.on_error == "skip" else None,
+                skipped=crafter.share.skipped if args.on_error == "skip" else None,
             )
             for batch, natural in cli.progress(batches, len(todo), args.print_freq):
                 if batch:
                     crafter.craft(batch, natural, writer)
-        whole = attack.merged(ranks.gather(share))
+        whole = attack.merged(ranks.gather(crafter.share))
         if ranks.rank():
             return
         if not whole.records:
@@ -119,7 +121,7 @@ def main(args) -> None:
         runs.write(args.output_dir, run)
 
     checks.warn_of_accuracy(run["source"], [r for r in whole.records if r["answer"] is not None])
-    checks.warn_of_unchanged(run["unchanged"])
+    checks.warn_of_unchanged(whole.records)
     checks.warn_of_absent_labels(run["labels_predicted"], run["targets_drawn"], args.seed)
     as_text = results.run_json if args.json else results.run_text
     print(as_text(run, whole.crafted / whole.seconds if whole.crafted else None))
@@ -135,6 +137,8 @@ def check(args) -> None:
     if args.output_dir.resolve() == args.input_dir.resolve():
         raise cli.UsageError("the output folder is the input folder")
     cli.checkpoints(args.arch, args.checkpoint)
+    anywhere = args.rand_init or args.step_size < 0
+    cli.refuse_no_levels(args.epsilon, None if anywhere else args.step_size * args.num_steps)
     if len(args.gamma) not in (1, len(args.arch)):
         raise cli.UsageError(f"{len(args.gamma)} gammas do not go with {len(args.arch)} networks")
     if len(args.arch) > 1 and args.ensemble == "logits" and args.hooks == "relu":

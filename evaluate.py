@@ -7,7 +7,6 @@ Success is the share of images that a target misclassifies or, for targeted atta
 target class. Folders that differ in the seed alone become one row.
 """
 
-import json
 from pathlib import Path
 
 from suite.running import cli
@@ -48,6 +47,7 @@ def main(args) -> None:
     device = devices.choose_device(args.no_cuda, args.precision)
     folders = {folder: images.list_images(folder) for folder in args.input_dir}
     made = {folder: runs.read(folder) for folder in folders}
+    checks.refuse_unlike_repeats(made, folders)
     for folder, run in made.items():
         checks.refuse_unfinished(folder, run)
     naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
@@ -58,6 +58,8 @@ def main(args) -> None:
     targets = results.Committee(archs, checkpoints, device, args.precision)
     for folder, run in made.items():
         checks.warn_of_white_box(folder, run, targets.networks)
+        for arch, model in targets.networks.items():
+            checks.refuse_other_classes(arch, model.classes, folders[folder])
 
     answers, largest = results.classify(
         folders,
@@ -71,7 +73,7 @@ def main(args) -> None:
     counted = [
         {
             "folder": str(folder),
-            "repeat": json.dumps(runs.settings(run) | {"seed": None}) if run else str(folder),
+            "repeat": checks.repeat_of(folder, run),
             **{key: run.get(key) for key in ("source", "attack", "gamma", "epsilon")},
             "images": len(folders[folder]),
             "targets": {
@@ -85,6 +87,10 @@ def main(args) -> None:
         for folder, run in made.items()
     ]
     rows = results.merge_repeats(counted)
+    for arch, classes in answers[None].items() if naturals else ():
+        known = [i for i in naturals.values() if i.name in classes and i.label is not None]
+        records = [{"answer": classes[i.name], "label": i.label} for i in known]
+        checks.warn_of_accuracy(arch, records)
 
     if args.output:
         results.write(rows, args.output)
@@ -95,13 +101,18 @@ def main(args) -> None:
         shown = folders[args.input_dir[-1]][: results.GALLERY_ROWS]
         results.write_gallery(results.examples(shown, naturals, targets, device), args.gallery)
     for folder, run in made.items():
-        checks.refuse_over_epsilon(folder, largest[folder], run.get("epsilon"))
+        if run and naturals:
+            checks.warn_of_natural(folder, largest[folder])
+            checks.refuse_over_epsilon(folder, largest[folder], run.get("epsilon"))
 
 
 def check(args) -> None:
     """Refuse options that do not go together, and files that could not be written at the end."""
     if args.gallery and not args.nat_dir:
         raise cli.UsageError("--gallery needs --nat-dir, the folder of the natural images")
+    for folder in args.input_dir:
+        if args.input_dir.count(folder) > 1:
+            raise cli.UsageError(f"{folder} stands twice in --input-dir")
     for file, suffixes in (
         (args.output, (".txt", ".csv", ".md", ".json")),
         (args.plot, (".png", ".pdf")),

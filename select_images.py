@@ -7,6 +7,7 @@ Writes them resized and cropped as 8-bit PNGs, with labels.csv. It is the saved 
 classified.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -49,21 +50,32 @@ def main(args) -> None:
     checkpoints = cli.checkpoints(args.arch, args.checkpoint)
 
     from suite import images, results
-    from suite.running import checks, devices, ranks
+    from suite.running import checks, devices, ranks, runs
 
     ranks.join()
     device = devices.choose_device(args.no_cuda, args.precision)
-    workers = devices.decoders(args.workers)
 
     candidates = images.list_images(args.input_dir) if args.input_dir else images.embedded_images()
     if any(image.label is None for image in candidates):
         raise ValueError(f"{args.input_dir} has no labels: it needs a labels.csv or class names")
     random.Random(args.seed).shuffle(candidates)
-    wanted = args.num_images or len(candidates)
     archs = list(dict.fromkeys(args.arch))
     networks = results.Committee(archs, checkpoints, device, args.precision)
-    ranks.first(lambda: prepare_folder(args))
+    for arch in archs:
+        checks.refuse_other_classes(arch, networks.networks[arch].classes, candidates)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    with contextlib.nullcontext() if ranks.rank() else runs.locked(args.output_dir):
+        ranks.first(lambda: prepare_folder(args.output_dir, args.overwrite))
+        select(args, archs, networks, candidates, device)
 
+
+def select(args, archs, networks, candidates, device: str) -> None:
+    """Keep what the networks classify correctly, and print the counts."""
+    from suite import images
+    from suite.running import checks, devices, ranks
+
+    workers, wanted = devices.decoders(args.workers), args.num_images or len(candidates)
+    resize = args.resize or round(args.size * 256 / 224)
     batches = images.batches(candidates, devices.batch_size(device, args.batch_size))
     prepare = functools.partial(centre_crop, resize=resize, size=args.size)
     skipped, answered, rows = [], {arch: [] for arch in archs}, []
@@ -104,20 +116,18 @@ def main(args) -> None:
         )
 
 
-def prepare_folder(args) -> None:
+def prepare_folder(folder: Path, overwrite: bool) -> None:
     """Make the output folder, or empty it if that is wanted and a selection wrote it."""
     from suite import images
 
-    folder = args.output_dir
     ours = [folder / name for name in (images.LABELS, images.UNFINISHED)]
     selected = any(file.is_file() for file in ours)
-    if args.overwrite and selected:
+    if overwrite and selected:
         for file in [*folder.glob("*.png"), *folder.glob(".*.part"), *ours]:
             file.unlink(missing_ok=True)
     if any(folder.glob("*.png")):
         hint = ", or --overwrite them" if selected else ""
         raise ValueError(f"{folder} has images: take another folder{hint}")
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / images.UNFINISHED).touch()
 
 

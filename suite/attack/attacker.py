@@ -1,5 +1,6 @@
 """An attack on one network or several, from tensors to tensors; SGM where gamma is below 1."""
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ class Attacker:
 
     def predict(self, pixels: Tensor) -> Tensor:
         """Return the classes that the sources' average logits predict, N."""
-        return networks.predict(self._average, pixels)
+        return networks.predict(self._average, pixels, self.name)
 
     def rehearse(self, pixels: Tensor) -> None:
         """Make one step, as a trial of the memory that it takes."""
@@ -176,13 +177,30 @@ class Attacker:
 
 
 def _register(source: Source, hooks: str) -> list:
+    """Register SGM on a source, and see to it that it changes the gradient."""
     network, size = source.network, networks.input_size(source.network)
     if network.training:
         raise ValueError(f"{source.name or 'a source'} is in training mode: call its eval() first")
     if isinstance(network, networks.Classifier):
         network = network.network
+    plain = _gradient(source.network, size) if source.gamma < 1 else None
     handles = utils_sgm.register_sgm(
         network, source.name, source.gamma, hooks, size, source.branches
     )
+    if source.gamma < 1 and plain.any() and plain.equal(_gradient(source.network, size)):
+        raise ValueError(
+            f"gamma {source.gamma:g} leaves the gradient of {source.name or 'a source'} as it is: "
+            f"its {len(handles)} hooks don't run (is a part of it compiled or scripted?)"
+        )
     logger.info("%s: gamma %g, %d hooks", source.name, source.gamma, len(handles))
     return handles
+
+
+def _gradient(network: nn.Module, size: tuple[int, int, int]) -> Tensor:
+    """Return the gradient of the logits' squares at a random image."""
+    some = next(itertools.chain(network.parameters(), network.buffers()), torch.empty(0))
+    pixels = torch.rand(1, *size, generator=torch.Generator().manual_seed(0)).to(some.device)
+    logits = network(pixels.requires_grad_())
+    if not logits.requires_grad:
+        raise ValueError("no gradient goes through this network: it turns them off (no_grad, ...)")
+    return torch.autograd.grad(logits.square().sum(), pixels)[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from suite import images
+from suite import images, networks
 from suite.attack import attacks
 from suite.attack.attacker import Attacker
 from suite.running import checks, devices, runs
@@ -21,7 +21,7 @@ class Share:
         records: of each image, a dict: `image`; `label`; `target`, the class by which success is
             measured; `answer`, what the source answers where the attack starts, None in a resumed
             batch; `fooled`, what it answers to the adversarial pixels; `change`, the largest change
-            of a pixel, in 1/255.
+            of a pixel, in 1/255; `moved`, whether there was any before rounding, None if resumed.
         skipped: names of unreadable images.
         first: path of the first image, and the width and height that all must have.
         crafted, seconds: how many images were attacked in this run, and in how long.
@@ -69,6 +69,7 @@ class Crafter:
         self.folder = folder
         self.device = device
         self.share = Share()
+        self._classes = attacker.sources[0].network.classes
         self._parts = devices.Parts()
 
     def find_batch_size(self) -> int:
@@ -92,6 +93,8 @@ class Crafter:
         start = time.perf_counter()
         self.share.refuse_other_size(batch[0].path, (natural.shape[3], natural.shape[2]))
         on_device = natural.to(self.device)
+        if not self.share.records:
+            self._warn_of_batch_dependence(images.to_float(on_device[:2]))
         finished = _finished(self.folder, batch, natural)
 
         def attacked(part: slice) -> dict:
@@ -99,9 +102,9 @@ class Crafter:
             return self._attacked(batch[part], on_device[part], there)
 
         parts = self._parts(attacked, len(batch))
-        labels, targets, answers, fooled = (
+        labels, targets, answers, fooled, moved = (
             [x for part in parts for x in part[key]]
-            for key in ("labels", "targets", "answers", "fooled")
+            for key in ("labels", "targets", "answers", "fooled", "moved")
         )
         adversarial = torch.cat([part["adversarial"] for part in parts])
         if finished is None:
@@ -110,8 +113,8 @@ class Crafter:
             self.share.crafted += len(batch)
             self.share.seconds += time.perf_counter() - start
         changes = (adversarial.int() - natural.int()).abs().flatten(1).amax(1).tolist()
-        keys = ("image", "label", "target", "answer", "fooled", "change")
-        columns = (batch, labels, targets, answers, fooled, changes)
+        keys = ("image", "label", "target", "answer", "fooled", "change", "moved")
+        columns = (batch, labels, targets, answers, fooled, changes, moved)
         self.share.records += [
             dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)
         ]
@@ -123,9 +126,6 @@ class Crafter:
         attack, floats = self.attacker.attack, images.to_float(natural)
         generators = attacks.image_generators(attack.seed, [image.name for image in batch])
         labels = [-1 if image.label is None else image.label for image in batch]
-        classes = self.attacker.sources[0].network.classes
-        if max(labels) >= classes:
-            raise ValueError(f"label {max(labels)}: the source has {classes} classes only")
         answers = [None] * len(batch)
         # Elsewhere the attack's first step answers, without a pass of its own.
         moved = attack.rand_init or attack.di_prob > 0 or attack.targeted
@@ -134,17 +134,18 @@ class Crafter:
             labels = _filled(labels, answers)
         targets = labels
         if attack.targeted:
-            draws = attacks.random_targets(labels, generators, classes)
+            draws = attacks.random_targets(labels, generators, self._classes)
             targets = [
                 draw if image.target is None else image.target
                 for image, draw in zip(batch, draws, strict=True)
             ]
-        adversarial = finished
+        adversarial, moved = finished, [None] * len(batch)
         if finished is None:
             aims = torch.tensor(targets, device=self.device)
             result = self.attacker(floats, aims, generators)
-            checks.refuse_not_finite(result, [image.name for image in batch])
             answers = self._first_answers()
+            checks.refuse_not_finite(result, [image.name for image in batch])
+            moved = (result != floats).flatten(1).any(1).tolist()
             labels = _filled(labels, answers)
             adversarial = images.to_uint8(result, natural, attack.epsilon)
         seen = images.to_float(adversarial.to(self.device))
@@ -154,9 +155,17 @@ class Crafter:
             "answers": answers,
             "adversarial": adversarial.cpu(),
             "fooled": self.attacker.predict(seen).tolist(),
+            "moved": moved,
         }
 
+    def _warn_of_batch_dependence(self, pixels: Tensor) -> None:
+        for source in self.attacker.sources:
+            if networks.depends_on_batch(source.network, pixels):
+                checks.warn_of_batch_dependence(source.name)
+
     def _first_answers(self) -> list[int]:
+        if not self.attacker.logits.isfinite().all():
+            raise ValueError(f"{self.attacker.name} answers with logits that are not finite")
         if not self.share.crafted:
             names = " + ".join(source.name for source in self.attacker.sources)
             checks.warn_of_probabilities(names, self.attacker.logits)

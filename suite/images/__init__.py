@@ -3,16 +3,9 @@
 No networks, no attacks. Begin with `list_images`, `read_batches` and `Writer`.
 """
 
-from suite.images.folders import (
-    LABELS,
-    UNFINISHED,
-    LabelledImage,
-    batches,
-    embedded_images,
-    list_images,
-    whole_file,
-    write_labels,
-)
+from suite.images.classes import UNFINISHED
+from suite.images.folders import LabelledImage, batches, embedded_images, list_images
+from suite.images.labels import LABELS, whole_file, write_labels
 from suite.images.pictures import (
     Writer,
     perturbation,

@@ -1,26 +1,48 @@
 """Folders of labelled images.
 
-Labels are 0-based ImageNet-1k class indices. Layouts that `list_images` reads:
+Labels are 0-based class indices. Layouts that `list_images` reads; `images/` is a folder of that
+name, and either it or the one above it is given:
 
-    labels.csv beside the images, with the columns filename, label and perhaps target
-    the NIPS 2017 set: dev_dataset.csv beside the images or beside the folder images/
-    an ImageNet tree: n01440764/*.JPEG
+    labels.csv beside the images, or beside images/ as TransferAttack has it, with the columns
+        filename, label and perhaps target or targeted_label
+    the NIPS 2017 set: dev_dataset.csv, Kaggle's images.csv, or any CSV file with the columns
+        ImageId and TrueLabel, beside the images or beside images/
+    TA-Bench's: any CSV file with the columns class_index and image_name, beside the images or
+        beside their folder, of whose images it selects some
+    an ImageNet tree: n01440764/*.JPEG, or Tiny-ImageNet's n01443537/images/*.JPEG and, for its
+        validation images, val_annotations.txt beside the images or beside images/
     flat files named n01440764_*.png
     flat files without labels
+    folders named by class index: 0/*.png, 1/*.png
+    torchvision's ImageFolder: cat/*.png, dog/*.png, whose sorted names are the classes
+
+What is left out of a folder is counted and logged. Names that begin with a dot are passed over.
 """
 
-import contextlib
-import csv
 import importlib.util
-import os
+import logging
 import re
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-LABELS = "labels.csv"
-UNFINISHED = ".unfinished"  # lies in a folder while select_images.py writes to it
+from suite.images.classes import SYNSET, UNFINISHED, class_folders, class_images, look
+from suite.images.labels import (
+    LABELS,
+    NIPS,
+    NIPS2017,
+    OURS,
+    SUFFIXES,
+    LabelFile,
+    one_line,
+    others,
+    synset_class,
+)
+
+OF_SYNSET = re.compile(rf"{SYNSET.pattern}(_|$)")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,17 +74,12 @@ def list_images(folder: Path) -> list[LabelledImage]:
         raise ValueError(
             f"the selection in {folder} was interrupted: give its command again, with --overwrite"
         )
-    if (folder / LABELS).is_file():
-        images = _with_labels_csv(folder)
-    elif (folder / "dev_dataset.csv").is_file():
-        inner = folder / "images"
-        images = _nips2017(inner if inner.is_dir() else folder, folder / "dev_dataset.csv")
-    elif folder.name == "images" and (folder.parent / "dev_dataset.csv").is_file():
-        images = _nips2017(folder, folder.parent / "dev_dataset.csv")
-    else:
-        images = _with_class_names(folder)
+    left = Counter()
+    images = _listed(folder, left)
+    left_out = ", ".join(f"{count} {what}" for what, count in (+left).items())
     if not images:
-        raise ValueError(f"no images in {folder} (looked for {', '.join(SUFFIXES)})")
+        hint = f"; it has {left_out}" if left_out else ""
+        raise ValueError(f"no images in {folder} (looked for {', '.join(SUFFIXES)}{hint})")
     by_name = {}
     for image in images:
         try:
@@ -71,9 +88,14 @@ def list_images(folder: Path) -> list[LabelledImage]:
             raise ValueError(f"{image.path!r}: a file name must be valid UTF-8") from None
         if image.name in by_name:
             raise ValueError(
-                f"{by_name[image.name]} and {image.path} would both become {image.name}"
+                f"{one_line(by_name[image.name])} and {one_line(image.path)} would both become "
+                f"{one_line(image.name)}"
             )
         by_name[image.name] = image.path
+    if left_out:
+        harmless = (+left).keys() <= {"files that are not images"}
+        level = logging.INFO if harmless else logging.WARNING
+        logger.log(level, "left out of %s: %s", folder, left_out)
     return images
 
 
@@ -89,117 +111,122 @@ def embedded_images() -> list[LabelledImage]:
     return [LabelledImage(f, f"{f.stem}.png", int(f.stem.rpartition("_")[2])) for f in files]
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-
-
-def _with_labels_csv(folder: Path) -> list[LabelledImage]:
-    file = folder / LABELS
-    rows = _rows(file, "filename", "label")
-    images = _files(folder)
-    for name in rows.keys() - {image.name for image in images}:
-        raise ValueError(f"{file} names {name}, which is not an image in {folder}")
-    return [_labelled(image, rows.get(image.name), file, "label", "target") for image in images]
-
-
-def _nips2017(folder: Path, file: Path) -> list[LabelledImage]:
-    rows = _rows(file, "ImageId", "TrueLabel")
-    return [  # the classes count from 1, in a scheme of 1001
-        _labelled(image, rows.get(image.stem), file, "TrueLabel", "TargetClass", first=1)
-        for image in _files(folder)
-    ]
-
-
-def _labelled(
-    path: Path, row: dict | None, file: Path, label: str, target: str, first: int = 0
-) -> LabelledImage:
-    if row is None:
-        raise ValueError(f"{file} has no row for {path.name}")
-    aim = _label(row[target], file, first) if row.get(target) else None
-    return LabelledImage(path, f"{path.stem}.png", _label(row[label], file, first), aim)
-
-
-def _with_class_names(folder: Path) -> list[LabelledImage]:
-    """List an ImageNet tree, or flat files that may begin with the name of their class."""
-    wnid = re.compile(r"(n\d{8})(_|$)")
-    classes = sorted(f for f in folder.iterdir() if f.is_dir() and wnid.fullmatch(f.name))
-    if not classes:
+def _listed(folder: Path, left: Counter) -> list[LabelledImage]:
+    images, folders = look(folder, left)
+    found = _label_file(folder, images, folders)
+    if found:
+        labels, place = found
+        if labels.path.parent == folder and labels.path.name not in (LABELS, NIPS2017):
+            left["files that are not images"] -= 1
+        if place != folder:
+            left[f"images outside its {place.name}/"] += len(images)
+            left["folders in it"] += len(folders) - 1
+            images, folders = look(place, left)
+        left["folders in it"] += len(folders)
+        return _with_labels(labels, images, place, left)
+    classes = class_folders(folder, images, folders)
+    if classes:
+        left["images outside its folders"] += len(images)
+        left["folders in it"] += len(folders) - len(classes)
         return [
-            LabelledImage(f, f"{f.stem}.png", _class_index(match[1], f) if match else None)
-            for f in _files(folder)
-            for match in [wnid.match(f.stem)]
+            _named(f, label, "" if OF_SYNSET.match(f.stem) else f"{c.name}_")
+            for c, label in classes.items()
+            for f in class_images(c, left)
         ]
+    left["folders in it"] += len(folders)
     return [
-        LabelledImage(f, f"{f.stem}.png" if wnid.match(f.stem) else f"{c.name}_{f.stem}.png", label)
-        for c in classes
-        for label in [_class_index(c.name, c)]
-        for f in _files(c)
+        _named(f, synset_class(match[1], f) if match else None)
+        for f in images
+        for match in [OF_SYNSET.match(f.stem)]
     ]
 
 
-def _class_index(wnid: str, path: Path) -> int:
-    from timm.data import ImageNetInfo
+def _named(
+    path: Path, label: int | None, before: str = "", target: int | None = None
+) -> LabelledImage:
+    """Return an image; its name has one form on all file systems, so that copies fit together."""
+    name = unicodedata.normalize("NFC", f"{before}{path.stem}.png")
+    return LabelledImage(path, name, label, target)
 
-    names = ImageNetInfo().label_names()
-    if wnid not in names:
-        raise ValueError(f"{path}: {wnid} is not one of ImageNet's 1000 classes")
-    return names.index(wnid)
+
+def _label_file(
+    folder: Path, images: list[Path], folders: list[Path]
+) -> tuple[LabelFile, Path] | None:
+    """Return the label file of a folder, and the folder of its images; None without one.
+
+    Args:
+        images, folders: what lies in `folder`.
+    """
+    inner = folder / "images"
+    if (folder / LABELS).is_file():
+        labels = LabelFile(folder / LABELS, OURS)
+        return labels, _place(labels, [folder, inner])
+    if (folder / NIPS2017).is_file():
+        labels = LabelFile(folder / NIPS2017, NIPS)
+        return labels, _place(labels, [inner, folder])
+    here = folder.resolve() if folder.name in ("", "..") else folder
+    beside = here.parent
+    if here.name == "images" and (beside / NIPS2017).is_file():
+        return LabelFile(beside / NIPS2017, NIPS), folder
+    if any(SYNSET.fullmatch(f.name) for f in folders):
+        return None
+    if here.name == "images" and images and (beside / LABELS).is_file():
+        try:
+            found = _fitting([LabelFile(beside / LABELS, OURS)], [folder], folder)
+        except ValueError as error:  # it may be about anything
+            logger.warning("%s is not used: %s", beside / LABELS, error)
+        else:
+            if found:
+                return found
+    if images and all(OF_SYNSET.match(image.stem) for image in images):
+        return None
+    found = _fitting(others(folder), [folder, inner], folder)
+    return found or (_fitting(others(beside), [folder], folder) if images else None)
 
 
-def _rows(file: Path, key: str, label: str) -> dict[str, dict]:
-    """Return the rows of a label file by their key column."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            header = reader.fieldnames or []
-            rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{file} is not a CSV file in UTF-8 ({error})") from error
-    if not {key, label} <= set(header):
+def _place(labels: LabelFile, places: list[Path]) -> Path:
+    """Return the first folder with images that have a row, else the first with any."""
+
+    def fit(place: Path) -> tuple[bool, bool]:
+        images, _ = look(place, Counter())
+        return any(map(labels.has, images)), bool(images)
+
+    return max(filter(Path.is_dir, places), key=fit)
+
+
+def _fitting(
+    files: list[LabelFile], places: list[Path], folder: Path
+) -> tuple[LabelFile, Path] | None:
+    """Return the label file that has rows for images in one of the places, and that place."""
+    found = []
+    for labels in files:
+        place = _place(labels, places)
+        if any(map(labels.has, look(place, Counter())[0])):
+            found.append((labels, place))
+        else:
+            logger.warning("%s is not used: it names no image in %s", labels.path, folder)
+    if len(found) > 1:
+        (one, _), (other, _), *_ = found
         raise ValueError(
-            f"{file} needs a header with the columns {key} and {label}, separated by commas; it "
-            f"has {header}"
+            f"{one.path} and {other.path} both name images in {folder}: keep one of them there"
         )
-    by_key = {}
-    for row in rows:
-        name = row[key]
-        if not name or name in (".", "..") or "/" in name or "\\" in name:
-            raise ValueError(f"{file}: {name!r} is not the name of a file beside it")
-        if by_key.get(name, row)[label] != row[label]:
-            raise ValueError(f"{file} has two labels for {name}")
-        by_key[name] = row
-    return by_key
+    return found[0] if found else None
 
 
-def _label(text: str, file: Path, first: int = 0) -> int:
-    digits = (text or "").strip()
-    if not re.fullmatch("[0-9]{1,4}", digits) or int(digits) - first not in range(1000):
-        raise ValueError(f"{file}: {text!r} is not a label from {first} to {999 + first}")
-    return int(digits) - first
-
-
-def write_labels(folder: Path, rows: Iterable[dict]) -> None:
-    """Write labels.csv; each row has filename and label, and any further columns."""
-    rows = list(rows)
-    columns = dict.fromkeys(column for row in rows for column in row)
-    with (
-        whole_file(folder / LABELS) as part,
-        part.open("w", newline="", encoding="utf-8") as stream,
-    ):
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-@contextlib.contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
-    """Give a name to write under, and then rename it: the file appears whole or not at all."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(file)
-    except OSError as error:
-        raise OSError(f"can't write {file}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+def _with_labels(
+    labels: LabelFile, images: list[Path], place: Path, left: Counter
+) -> list[LabelledImage]:
+    file = labels.path
+    absent = labels.without_image(images)
+    if absent and labels.form.complete:
+        raise ValueError(f"{file} names {one_line(absent[0])}, which is not an image in {place}")
+    left[f"rows of {file.name} without an image"] += len(absent)
+    if labels.form.selects:
+        selected = [image for image in images if labels.has(image)]
+        left[f"images without a row in {file.name}"] += len(images) - len(selected)
+        images = selected
+    listed = []
+    for image in images:
+        label, target = labels.classes(image)
+        listed.append(_named(image, label, target=target))
+    return listed

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import io
 import logging
 import math
 import multiprocessing
@@ -15,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from suite.images.folders import LabelledImage, whole_file
+from suite.images import metadata
+from suite.images.folders import LabelledImage
+from suite.images.labels import one_line, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -29,20 +31,30 @@ def read_image(path: Path) -> PIL.Image.Image:
     """Return an image file as 8-bit RGB, upright.
 
     Greyscale, palette and CMYK images are converted, 16-bit ones scaled to 8 bits, transparency is
-    dropped, and of an animation the first frame is taken.
+    dropped, and of an animation the first frame is taken. Of metadata, the orientation counts.
 
     Raises:
         ValueError: the file is not a readable image.
     """
     try:
-        with PIL.Image.open(path) as image:
-            upright = PIL.ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # PIL would clip 16-bit greys instead of scaling them
-                levels = np.asarray(upright).astype(float) / 257
-                upright = PIL.Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
-            return upright.convert("RGB")
+        return _decode(path)
     except Exception as error:  # PIL's decoders raise whatever comes up in a broken file
-        raise ValueError(f"{path} is not a readable image ({error})") from error
+        with contextlib.suppress(Exception):
+            return _decode(io.BytesIO(metadata.bare(path.read_bytes())))
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{one_line(path)} is not a readable image ({reason})") from error
+
+
+def _decode(file: Path | io.BytesIO) -> PIL.Image.Image:
+    with PIL.Image.open(file) as image:
+        image.load()
+        if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+            raise ValueError("what is white in 32-bit pixels is not known: save it with 8 bits")
+        upright = metadata.upright(image)
+        if upright.mode.startswith("I"):  # PIL would clip 16-bit greys instead of scaling them
+            levels = np.asarray(upright).astype(float) / 257
+            upright = PIL.Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
+        return upright.convert("RGB")
 
 
 def to_pixels(image: PIL.Image.Image) -> Tensor:
@@ -128,8 +140,8 @@ def size_error(one: tuple[Path, tuple[int, int]], other: tuple[Path, tuple[int, 
     """Say that two images, each a path with its width and height, have not one size."""
     (path, size), (first, first_size) = one, other
     return (
-        f"{path} is {size[0]} x {size[1]} pixels, but {first} is {first_size[0]} x "
-        f"{first_size[1]}; select_images.py makes images of one size"
+        f"{one_line(path)} is {size[0]} x {size[1]} pixels, but {one_line(first)} is "
+        f"{first_size[0]} x {first_size[1]}; select_images.py makes images of one size"
     )
 
 

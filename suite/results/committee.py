@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from suite import images, networks
-from suite.running import devices
+from suite.running import checks, devices
 
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -39,6 +39,7 @@ class Committee:
         self._device = device
         self._together = True
         self._parts = devices.Parts()
+        self._unchecked = set(archs)
 
     def answers(
         self, batches: Iterable[tuple[list[images.LabelledImage], Tensor]]
@@ -47,13 +48,13 @@ class Committee:
         batches = iter(batches)
         while chunk := list(islice(batches, 1 if self._together else CHUNK)):
             answers = self.each(
-                lambda model, chunk=chunk: [self._predicted(model, p) for _, p in chunk]
+                lambda arch, model, chunk=chunk: [self._predicted(arch, model, p) for _, p in chunk]
             )
             for number, (batch, natural) in enumerate(chunk):
                 yield batch, natural, {arch: answers[arch][number] for arch in answers}
 
-    def each(self, function: Callable[[networks.Classifier], Value]) -> dict[str, Value]:
-        """Return by name what a function of a network on the device returns."""
+    def each(self, function: Callable[[str, networks.Classifier], Value]) -> dict[str, Value]:
+        """Return by name what a function of a name and its network, on the device, returns."""
         try:
             return {arch: self._on_device(arch, function) for arch in self.networks}
         except (RuntimeError, MemoryError) as error:
@@ -66,15 +67,23 @@ class Committee:
             model.to("cpu")
         return {arch: self._on_device(arch, function) for arch in self.networks}
 
-    def _on_device(self, arch: str, function: Callable[[networks.Classifier], Value]) -> Value:
+    def _on_device(self, arch: str, function: Callable[[str, networks.Classifier], Value]) -> Value:
         model = self.networks[arch].to(self._device)
-        value = function(model)
+        value = function(arch, model)
         if not self._together:
             model.to("cpu")
         return value
 
-    def _predicted(self, model: networks.Classifier, natural: Tensor) -> list[int]:
-        def predict(part: slice) -> list[int]:
-            return networks.predict(model, images.to_float(natural[part].to(self._device))).tolist()
+    def _predicted(self, arch: str, model: networks.Classifier, natural: Tensor) -> list[int]:
+        def floats(part: slice) -> Tensor:
+            return images.to_float(natural[part].to(self._device))
 
-        return [answer for part in self._parts(predict, len(natural)) for answer in part]
+        def predict(part: slice) -> list[int]:
+            return networks.predict(model, floats(part), arch).tolist()
+
+        answers = [answer for part in self._parts(predict, len(natural)) for answer in part]
+        if arch in self._unchecked:
+            self._unchecked.remove(arch)
+            if networks.depends_on_batch(model, floats(slice(0, 2))):
+                checks.warn_of_batch_dependence(arch)
+        return answers

@@ -105,9 +105,11 @@ def examples(
     for image in listed:
         pair = [images.to_pixels(images.read_image(i.path)) for i in (naturals[image.name], image)]
         both = images.to_float(torch.stack(pair).to(device))
-        logits = targets.each(lambda model, both=both: networks.logits(model, both))
+        logits = targets.each(lambda _, model, both=both: networks.logits(model, both))
         answers = {arch: _confident(each, names) for arch, each in logits.items()}
-        shown.append({"label": names[image.label], "pixels": pair, "answers": answers})
+        of_imagenet = all(each.shape[1] == len(names) for each in logits.values())
+        label = names[image.label] if of_imagenet else f"class {image.label}"
+        shown.append({"label": label, "pixels": pair, "answers": answers})
     return shown
 
 

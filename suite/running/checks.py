@@ -1,7 +1,9 @@
 """Cheap warnings and refusals where a measurement would mislead."""
 
 import contextlib
+import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import PIL.Image
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from suite.images import LABELS, LabelledImage
+from suite.running.runs import settings
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +29,40 @@ def warn_of_probabilities(arch: str, logits: Tensor) -> None:
 
 def warn_of_accuracy(arch: str, records: list[dict]) -> None:
     """Warn if a network's `answer` is hardly ever the `label` of natural images."""
+    enough = 0.4 * len(records)
     right = sum(record["answer"] == record["label"] for record in records)
-    if right >= 0.4 * len(records):
+    if right >= enough:
         return
     hint = "wrong labels, or preprocessing that is not the network's?"
-    if sum(record["answer"] == record["label"] - 1 for record in records) >= 0.4 * len(records):
+    if sum(record["answer"] == record["label"] - 1 for record in records) >= enough:
         hint = "do the labels count from 1? They must count from 0"
+    elif sum(record["answer"] == record["label"] + 1 for record in records) >= enough:
+        hint = "does its first class stand for the background? Classes must count from 0 without it"
     logger.warning("%s is right on %d of %d natural images: %s", arch, right, len(records), hint)
+
+
+def refuse_other_classes(arch: str, classes: int, listed: Iterable[LabelledImage]) -> None:
+    """Raise a ValueError if a label or a target class is beyond the classes of a network."""
+    if classes == 1001:
+        logger.warning(
+            "%s has 1001 classes: if the first is the background, as TF-Slim's, ImageNet's labels "
+            "are one too low for it",
+            arch,
+        )
+    for image in listed:
+        for what, index in (("label", image.label), ("target class", image.target)):
+            if index is not None and index >= classes:
+                raise ValueError(
+                    f"{image.path}: its {what} is {index}, but {arch} has {classes} classes only, "
+                    f"0 to {classes - 1}"
+                )
+
+
+def refuse_own_targets(listed: Iterable[LabelledImage]) -> None:
+    """Raise a ValueError if a target class is the label: being right would count as a success."""
+    for image in listed:
+        if image.target is not None and image.target == image.label:
+            raise ValueError(f"{image.path}: its target class {image.target} is its label")
 
 
 def warn_of_other_files(file: Path, size: list[int] | None) -> None:
@@ -52,15 +82,17 @@ def refuse_not_finite(pixels: Tensor, names: list[str]) -> None:
         raise ValueError(f"the gradient is not finite at {sum(broken)} images: {named}")
 
 
-def warn_of_unchanged(names: list[str]) -> None:
-    """Warn of images that an attack did not change."""
-    if names:
-        logger.warning(
-            "the gradient is zero at %d images, which stay as they are: %s%s",
-            len(names),
-            ", ".join(names[:10]),
-            ", ..." if len(names) > 10 else "",
-        )
+def warn_of_unchanged(records: list[dict]) -> None:
+    """Warn of images that an attack did not change; `records` as of `attack.Crafter`."""
+    for moved, why in (
+        (None, "nothing was changed at"),
+        (False, "the gradient is zero at"),
+        (True, "the perturbation is under half a level, 0.5/255, at"),
+    ):
+        names = [r["image"].name for r in records if r["change"] == 0 and r["moved"] is moved]
+        if names:
+            shown = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
+            logger.warning("%s %d images, which stay as they are: %s", why, len(names), shown)
 
 
 def warn_of_absent_labels(labels: int, targets: int, seed: int) -> None:
@@ -77,6 +109,35 @@ def refuse_unfinished(folder: Path, run: dict) -> None:
         raise ValueError(f"the run in {folder} is not finished: give its command again")
 
 
+def refuse_unlike_repeats(made: dict[Path, dict], folders: dict[Path, list]) -> None:
+    """Raise a ValueError if folders that differ in the seed alone are one run, or of other images.
+
+    Args:
+        made: run.json by folder, empty where there is none; a copy of a folder has the same.
+        folders: their images.
+    """
+    known = {}
+    for folder, run in made.items():
+        repeat, seed = repeat_of(folder, run), run.get("seed")
+        for other, its_seed in known.setdefault(repeat, []):
+            if seed == its_seed:
+                raise ValueError(f"{other} and {folder} are the same run: repeats need other seeds")
+            names, its_names = ({i.name for i in folders[f]} for f in (folder, other))
+            if names != its_names:
+                raise ValueError(
+                    f"{other} and {folder} are repeats, but of other images: only one of them has "
+                    f"{min(names ^ its_names)}"
+                )
+        known[repeat].append((folder, seed))
+
+
+def repeat_of(folder: Path, run: dict) -> str:
+    """Return what is equal in folders that differ in the seed alone."""
+    if not run:
+        return str(folder.resolve())
+    return json.dumps(settings(run) | {"seed": None}, sort_keys=True)
+
+
 def refuse_unlabelled(folder: Path, listed: list[LabelledImage], targeted: bool) -> None:
     """Raise a ValueError if an image lacks its label or, of a targeted attack, its target class."""
     for image in listed:
@@ -87,10 +148,32 @@ def refuse_unlabelled(folder: Path, listed: list[LabelledImage], targeted: bool)
 def refuse_unpaired(
     folder: Path, listed: list[LabelledImage], natural: Path, naturals: dict[str, LabelledImage]
 ) -> None:
-    """Raise a ValueError if an image has no natural one of its name, where those are wanted."""
+    """Raise a ValueError if an image has no natural one of its name and label; none are wanted
+    where `naturals` is empty."""
     for image in listed if naturals else ():
         if image.name not in naturals:
             raise ValueError(f"{natural} has no {image.name}, but {folder} has")
+        label = naturals[image.name].label
+        if label is not None and label != image.label:
+            raise ValueError(
+                f"{image.name} has the label {label} in {natural}, but {image.label} in {folder}: "
+                "does one of them count from 1?"
+            )
+
+
+def warn_of_batch_dependence(arch: str) -> None:
+    """Warn of a network that answers an image otherwise alone than in a batch."""
+    logger.warning(
+        "%s answers an image otherwise alone than in a batch: its numbers depend on --batch-size "
+        "(has it a batch norm without running statistics?)",
+        arch,
+    )
+
+
+def warn_of_natural(folder: Path, largest: int) -> None:
+    """Warn if no image of an attack's folder differs from the natural one."""
+    if largest == 0:
+        logger.warning("%s: every image equals the natural one: nothing was attacked", folder)
 
 
 def warn_of_white_box(folder: Path, run: dict, networks: dict) -> None:

@@ -107,7 +107,7 @@ def output_folder(folder: Path, run: dict, overwrite: bool) -> Iterator[None]:
         ranks.gather(None)
         yield
         return
-    with _lock(folder):
+    with locked(folder):
         if overwrite and (folder / FILE).is_file():
             for file in [*folder.glob("*.png"), folder / LABELS, folder / FILE]:
                 file.unlink(missing_ok=True)
@@ -124,8 +124,12 @@ def output_folder(folder: Path, run: dict, overwrite: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends, also on network file systems."""
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process, however it ends, also on network file systems.
+
+    Raises:
+        ValueError: another run holds it.
+    """
     with (folder / ".lock").open("w") as file:
         try:
             if fcntl is None:

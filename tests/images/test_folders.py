@@ -96,7 +96,7 @@ def test_embedded_images_carry_their_labels():
     ("text", "message"),
     [
         ("filename,label\n", "labels.csv has no row for a.png"),
-        ("filename,label\na.png,1000\n", "'1000' is not a label from 0 to 999"),
+        ("filename,label\na.png,1000000\n", "'1000000' is not a label: a class index from 0"),
         ("filename,label\na.png,cat\n", "'cat' is not a label"),
         ("filename,label\na.png,1\nb.png,1\n", "names b.png, which is not an image"),
         ("name,class\na.png,1\n", "needs a header with the columns filename and label"),

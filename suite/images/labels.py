@@ -1,0 +1,211 @@
+"""Label files: CSVs that give images their classes; and the classes of ImageNet's synsets."""
+
+import contextlib
+import csv
+import functools
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff")
+LABELS = "labels.csv"
+NIPS2017 = "dev_dataset.csv"
+TINY = "val_annotations.txt"
+
+
+@dataclass(frozen=True)
+class Format:
+    """What the columns of a label file mean.
+
+    Attributes:
+        key: the column of the file names.
+        label: that of the classes.
+        targets: those of the classes that a targeted attack aims at; the first that is filled in.
+        synset: that of the classes' names in ImageNet, which the labels must agree with.
+        first: the number that the classes count from.
+        classes: how many there are; None if that is a matter of the network.
+        suffixes: whether names are compared with their suffixes.
+        selects: whether images without a row are left out; else they are an error.
+        complete: whether a row without an image is an error.
+        columns: those of a file that has no header, and tabs for commas.
+    """
+
+    key: str
+    label: str
+    targets: tuple[str, ...] = ()
+    synset: str | None = None
+    first: int = 0
+    classes: int | None = None
+    suffixes: bool = False
+    selects: bool = False
+    complete: bool = False
+    columns: tuple[str, ...] = ()
+
+
+OURS = Format(
+    "filename", "label", targets=("target", "targeted_label"), suffixes=True, complete=True
+)
+NIPS = Format("ImageId", "TrueLabel", targets=("TargetClass",), first=1, classes=1000)
+TA_BENCH = Format("image_name", "class_index", synset="class", selects=True)
+TINY_IMAGENET = Format("image", "synset", synset="synset", columns=("image", "synset"))
+
+
+class LabelFile:
+    """A label file and its rows, by the names of their images.
+
+    Raises:
+        ValueError: it is no CSV file in UTF-8, lacks a column, or contradicts itself.
+    """
+
+    def __init__(self, path: Path, form: Format):
+        self.path, self.form = path, form
+        rows = _rows(path, "\t" if form.columns else ",")
+        header = form.columns or next(rows, [])
+        if not {form.key, form.label} <= set(header):
+            raise ValueError(
+                f"{path} needs a header with the columns {form.key} and {form.label}, separated by "
+                f"commas; it has {header}"
+            )
+        self._rows: dict[str, dict] = {}
+        for cells in rows:
+            row = dict.fromkeys(header) | dict(zip(header, cells, strict=False))
+            name = row[form.key]
+            if not name or name in (".", "..") or "/" in name or "\\" in name:
+                raise ValueError(f"{path}: {name!r} is not the name of a file beside it")
+            if name.startswith("."):
+                continue
+            other = self._rows.setdefault(self._key(name), row)
+            if other[form.label] != row[form.label]:
+                raise ValueError(f"{path} has two labels for {one_line(name)}")
+            if self._target(other) != self._target(row):
+                raise ValueError(f"{path} has two targets for {one_line(name)}")
+
+    def _key(self, name: str) -> str:
+        if not self.form.suffixes:
+            name = name.strip()
+            name = name.rpartition(".")[0] if name.lower().endswith(SUFFIXES) else name
+        return unicodedata.normalize("NFC", name)
+
+    def _target(self, row: dict) -> str | None:
+        cells = [(row.get(column) or "").strip() for column in self.form.targets]
+        return next(filter(None, cells), None)
+
+    def has(self, image: Path) -> bool:
+        """Return whether there is a row for an image."""
+        return self._key(image.name) in self._rows
+
+    def without_image(self, images: list[Path]) -> list[str]:
+        """Return the names in rows that are none of these images."""
+        missing = self._rows.keys() - {self._key(image.name) for image in images}
+        return sorted(self._rows[key][self.form.key] for key in missing)
+
+    def classes(self, image: Path) -> tuple[int, int | None]:
+        """Return an image's class, and that which a targeted attack aims at, both counted from 0.
+
+        Raises:
+            ValueError: it has no row, or no class that can be.
+        """
+        row = self._rows.get(self._key(image.name))
+        if row is None:
+            raise ValueError(f"{self.path} has no row for {one_line(image.name)}")
+        target = self._target(row)
+        target = None if target is None else self._class(target)
+        synset = (row.get(self.form.synset) or "").strip()
+        if self.form.synset == self.form.label:
+            return synset_class(synset, self.path), target
+        label = self._class(row[self.form.label])
+        if synset and synsets().get(synset, label) != label:
+            raise ValueError(
+                f"{self.path}: {synset} is ImageNet's class {synsets()[synset]}, not {label}"
+            )
+        return label, target
+
+    def _class(self, text: str | None) -> int:
+        first, classes = self.form.first, self.form.classes
+        digits = re.fullmatch(r"([0-9]{1,6})(\.0)?", (text or "").strip())  # .0 comes from pandas
+        if digits:
+            index = int(digits[1]) - first
+            if index >= 0 and (classes is None or index < classes):
+                return index
+        allowed = f" from {first} to {first + classes - 1}" if classes else ": a class index from 0"
+        raise ValueError(f"{self.path}: {text!r} is not a label{allowed}")
+
+
+def _rows(file: Path, delimiter: str = ",") -> Iterator[list[str]]:
+    """Yield the header of a CSV file, and its other rows that are not blank."""
+    header = True
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            for row in csv.reader(stream, delimiter=delimiter, strict=True):
+                if any(cell.strip() for cell in row):
+                    yield [cell.strip() for cell in row] if header else row
+                    header = False
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} is not a CSV file in UTF-8 ({error})") from error
+
+
+def others(folder: Path) -> list[LabelFile]:
+    """Return a folder's label files with NIPS 2017's or TA-Bench's columns, or Tiny-ImageNet's."""
+    tiny = folder / TINY
+    found = [LabelFile(tiny, TINY_IMAGENET)] if tiny.is_file() else []
+    for file in sorted(folder.glob("[!.]*.[cC][sS][vV]")):
+        header = []
+        if file.is_file():
+            with contextlib.suppress(OSError, ValueError):
+                header = next(_rows(file), [])
+        found += [
+            LabelFile(file, form)
+            for form in (NIPS, TA_BENCH)
+            if {form.key, form.label} <= set(header)
+        ]
+    return found
+
+
+@functools.cache
+def synsets() -> dict[str, int]:
+    """Return ImageNet-1k's classes by their WordNet ids."""
+    from timm.data import ImageNetInfo
+
+    return {name: index for index, name in enumerate(ImageNetInfo().label_names())}
+
+
+def synset_class(synset: str, path: Path) -> int:
+    """Return the class of a synset that a path is named by."""
+    if synset not in synsets():
+        raise ValueError(f"{path}: {synset} is not one of ImageNet's 1000 classes")
+    return synsets()[synset]
+
+
+def one_line(name: str | Path) -> str:
+    """Return a name as it is if it can be printed, else with escapes and in quotes."""
+    return str(name) if str(name).isprintable() else repr(str(name))
+
+
+def write_labels(folder: Path, rows: Iterable[dict]) -> None:
+    """Write labels.csv; each row has filename and label, and any further columns."""
+    rows = list(rows)
+    columns = dict.fromkeys(column for row in rows for column in row)
+    with (
+        whole_file(folder / LABELS) as part,
+        part.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@contextlib.contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """Give a name to write under, and then rename it: the file appears whole or not at all."""
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(file)
+    except OSError as error:
+        raise OSError(f"can't write {file}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -1,0 +1,256 @@
+"""Every label file that people have: where it lies, and the names and classes in it."""
+
+import unicodedata
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from suite import images
+
+SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+NIPS_HEADER = "ImageId,URL,x1,y1,x2,y2,TrueLabel,TargetClass\n"
+ILSVRC = "ILSVRC2012_val_00002138"
+
+
+def make(root, *names):
+    """Make images, or text files from (name, text); return the root."""
+    for name in names:
+        name, text = (name, None) if isinstance(name, str) else name
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if text is None:
+            PIL.Image.new("RGB", (4, 4)).save(file, "TIFF" if "tif" in file.suffix else "PNG")
+        else:
+            file.write_text(text, encoding="utf-8")
+    return root
+
+
+def listed(folder):
+    return [(image.name, image.label, image.target) for image in images.list_images(folder)]
+
+
+NIPS_ROW = "0c7ac4a8c9dfa802,u,0,0,1,1,306,9\n"
+LABEL_FILES = {  # file, text, image, expected
+    "TransferAttack": ("labels.csv", "filename,label\na.png,7\n", "a.png", ("a.png", 7, None)),
+    "TransferAttack, targeted": (
+        "labels.csv",
+        "filename,label,targeted_label\na.png,0,999.0\n",
+        "a.png",
+        ("a.png", 0, 999),
+    ),
+    "Kaggle's NIPS": (
+        "images.csv",
+        NIPS_HEADER + NIPS_ROW,
+        "0c7ac4a8c9dfa802.png",
+        ("0c7ac4a8c9dfa802.png", 305, 8),
+    ),
+    "NIPS with suffixes": (
+        "images.csv",
+        NIPS_HEADER + NIPS_ROW.replace(",", ".png,", 1),
+        "0c7ac4a8c9dfa802.png",
+        ("0c7ac4a8c9dfa802.png", 305, 8),
+    ),
+    "NIPS by another name": (
+        "nips.CSV",
+        NIPS_HEADER + NIPS_ROW,
+        "0c7ac4a8c9dfa802.png",
+        ("0c7ac4a8c9dfa802.png", 305, 8),
+    ),
+    "TA-Bench": (
+        "rand_5000.csv",
+        f"class_index,class,image_name\n0,n01440764,{ILSVRC}.JPEG\n",
+        f"{ILSVRC}.JPEG",
+        (f"{ILSVRC}.png", 0, None),
+    ),
+    "Tiny-ImageNet's validation images": (
+        "val_annotations.txt",
+        "val_0.JPEG\tn01443537\t0\t32\t44\t62\n",
+        "val_0.JPEG",
+        ("val_0.png", 1, None),
+    ),
+    "TA-Bench with spaces, and its images as PNGs": (
+        "x.csv",
+        f"class_index, class, image_name\n0,n01440764,{ILSVRC}.JPEG\n",
+        f"{ILSVRC}.png",
+        (f"{ILSVRC}.png", 0, None),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("csv_in", "images_in", "given_folder"),
+    [(".", "images", "."), (".", "images", "images"), (".", ".", "."), ("images", "images", None)],
+)
+@pytest.mark.parametrize("kind", LABEL_FILES)
+def test_label_file_lies_beside_the_images_or_beside_their_folder(
+    tmp_path, kind, csv_in, images_in, given_folder
+):
+    file, text, image, expected = LABEL_FILES[kind]
+    make(tmp_path / csv_in, (file, text))
+    make(tmp_path / images_in, image)
+    assert listed(tmp_path / (given_folder or images_in)) == [expected]
+
+
+def test_folder_with_labels_beside_it_may_be_the_working_folder(tmp_path, monkeypatch):
+    make(tmp_path, "images/a.png", ("labels.csv", "filename,label\na.png,7\n"))
+    monkeypatch.chdir(tmp_path / "images")
+    assert listed(Path()) == [("a.png", 7, None)]
+
+
+@pytest.mark.parametrize("csv_in", [".", "val"])
+def test_ta_bench_selects_from_a_folder_and_says_what_it_leaves(tmp_path, caplog, csv_in):
+    text = "class_index,class,image_name\n0,n01440764,a.JPEG\n5,n01484850,gone.JPEG\n"
+    text = text.replace("5,", "2,")
+    make(tmp_path, "val/a.JPEG", "val/b.JPEG", "val/c.JPEG", (f"{csv_in}/rand.csv", text))
+    caplog.set_level("INFO")
+    assert listed(tmp_path / "val") == [("a.png", 0, None)]
+    (line,) = caplog.messages
+    assert "2 images without a row in rand.csv" in line
+    assert "1 rows of rand.csv without an image" in line
+    assert "not images" not in line
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "images.csv", "rand.csv"])
+def test_label_file_of_other_images_beside_a_folder_is_not_used_and_that_is_said(
+    tmp_path, caplog, name
+):
+    text = {
+        "labels.csv": "filename,label\nother.png,3\n",
+        "images.csv": NIPS_HEADER + NIPS_ROW,
+        "rand.csv": "class_index,class,image_name\n0,n01440764,other.JPEG\n",
+    }[name]
+    make(tmp_path, "images/a.png", (name, text))
+    assert listed(tmp_path / "images") == [("a.png", None, None)]
+    assert f"{name} is not used: it names no image in" in caplog.text
+
+
+def test_labels_csv_of_other_columns_beside_a_folder_is_not_used_and_that_is_said(tmp_path, caplog):
+    make(tmp_path, "images/n01443537_a.png", ("labels.csv", "id,name\n0,tench\n"))
+    assert listed(tmp_path / "images") == [("n01443537_a.png", 1, None)]
+    assert "labels.csv is not used" in caplog.text
+    assert "columns filename and label" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            [("labels.csv", "filename,label\na.png,7\n"), "images/a.png", "images/b.png"],
+            "labels.csv has no row for b.png",
+        ),
+        (
+            [("labels.csv", "filename,label\na.png,7\nc.png,8\n"), "images/a.png"],
+            "labels.csv names c.png, which is not an image in .*images",
+        ),
+        (
+            [("labels.csv", "filename,label\na.jpg,7\n"), "images/a.png"],
+            "labels.csv names a.jpg, which is not an image in .*images",
+        ),
+        (
+            [("images.csv", NIPS_HEADER + NIPS_ROW.replace("306", "1001"))]
+            + ["0c7ac4a8c9dfa802.png"],
+            "images.csv: '1001' is not a label from 1 to 1000",
+        ),
+        (
+            [("images.csv", NIPS_HEADER + NIPS_ROW.replace(",9", ",0")), "0c7ac4a8c9dfa802.png"],
+            "images.csv: '0' is not a label from 1 to 1000",
+        ),
+        (
+            [("r.csv", "class_index,class,image_name\n1,n01440764,a.JPEG\n"), "a.JPEG"],
+            "r.csv: n01440764 is ImageNet's class 0, not 1",
+        ),
+        (
+            [(f"{r}.csv", "class_index,class,image_name\n0,n01440764,a.JPEG\n") for r in "rs"]
+            + ["a.JPEG"],
+            "r.csv and .*s.csv both name images in .*: keep one",
+        ),
+        (
+            [("labels.csv", "filename,label,target\na.png,7,1\na.png,7,2\n"), "a.png"],
+            "labels.csv has two targets for a.png",
+        ),
+    ],
+)
+def test_label_file_that_does_not_fit_is_refused_by_name_and_value(tmp_path, files, words):
+    make(tmp_path, *files)
+    with pytest.raises(ValueError, match=words) as error:
+        images.list_images(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("label", [0, 999, 1000, 5000, 21840, 203093, 999999])
+@pytest.mark.parametrize("column", ["label", "target"])
+def test_label_is_a_class_index_of_any_network(tmp_path, label, column):
+    row = {"filename": "a.png", "label": 3, column: label}
+    images.write_labels(make(tmp_path, "a.png"), [row])
+    (image,) = images.list_images(tmp_path)
+    assert getattr(image, column) == label
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "filename,label\na.png,7\n,\n",
+        "filename,label\n\na.png,7\n\n\n",
+        "filename,label\n , \na.png,7\n,,,\n",
+        "\n,\nfilename,label\na.png,7\n",
+        " filename , label\na.png,7\n",
+        "filename,label\na.png,7\n._a.png,7\n",
+        "filename,label\r\na.png,7\r\n,\r\n",
+    ],
+)
+def test_blank_rows_and_dot_files_are_ignored(tmp_path, text):
+    make(tmp_path, "a.png", ("._a.png", "no image"), ("labels.csv", text))
+    assert listed(tmp_path) == [("a.png", 7, None)]
+
+
+@pytest.mark.parametrize("of_file", ["NFC", "NFD"])
+@pytest.mark.parametrize("of_row", ["NFC", "NFD"])
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("labels.csv", "filename,label\nñé.png,7\n"),
+        ("dev_dataset.csv", "ImageId,TrueLabel\nñé,8\n"),
+        ("x.csv", "class_index,class,image_name\n7,x,ñé.png\n"),
+    ],
+)
+def test_names_are_compared_in_one_normal_form(tmp_path, of_file, of_row, file, text):
+    make(tmp_path, unicodedata.normalize(of_file, "ñé.png"))
+    make(tmp_path, (file, unicodedata.normalize(of_row, text)))
+    # Of one form wherever the images come from: evaluate.py finds natural images by their names.
+    assert listed(tmp_path) == [(unicodedata.normalize("NFC", "ñé.png"), 7, None)]
+
+
+NAMES = st.text(st.characters(exclude_characters="/\\\0", codec="utf-8"), min_size=1, max_size=20)
+
+
+@SLOW
+@given(
+    st.dictionaries(NAMES, st.integers(0, 999999), min_size=1, max_size=5),
+    st.sampled_from(["\n", "\r\n"]),
+    st.lists(st.sampled_from(["", ",", " , ", ",,"]), max_size=3),
+    st.sampled_from(["NFC", "NFD"]),
+)
+def test_labels_of_any_name_are_read(tmp_path_factory, labels, end, blank, form):
+    folder = tmp_path_factory.mktemp("labels")
+    normal = {unicodedata.normalize("NFC", f"x{name}").encode(): n for name, n in labels.items()}
+    labels = {name.decode(): label for name, label in normal.items()}
+    for name in labels:
+        (folder / f"{name}.png").touch()
+    rows = [f'"{name.replace(chr(34), chr(34) * 2)}.png",{label}' for name, label in labels.items()]
+    text = end.join(["filename,label", *blank, *rows, *blank, ""])
+    (folder / "labels.csv").write_bytes(unicodedata.normalize(form, text).encode())
+    assert {i.name: i.label for i in images.list_images(folder)} == {
+        f"{name}.png": label for name, label in labels.items()
+    }
+
+
+def test_only_the_header_of_csv_files_beside_a_folder_is_read(tmp_path):
+    make(tmp_path, "images/a.png", ("big.csv", "x,y\n1,2\n"), ("._x.csv", ""))
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\0\0")
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "link.csv").symlink_to("nowhere")
+    assert listed(tmp_path / "images") == [("a.png", None, None)]
