@@ -95,20 +95,19 @@ def main(args) -> None:
     run = {
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
         "weights": dict(pair for s in attacker.sources for pair in s.network.digests.items()),
-        "device": device.partition(":")[0],
+        **runs.machine(device),
         "hooks": attacker.hooks,
         "batch_size": args.batch_size or ranks.first(batch_size),
     }
     with runs.output_folder(args.output_dir, run, args.overwrite):
-        with images.Writer(workers) as writer:
+        with images.Writer(workers, waiting=max(64, 2 * run["batch_size"])) as writer:
             batches = images.read_batches(
                 ranks.share(images.batches(todo, run["batch_size"])),
                 workers,
                 skipped=crafter.share.skipped if args.on_error == "skip" else None,
             )
-            for batch, natural in cli.progress(batches, len(todo), args.print_freq):
-                if batch:
-                    crafter.craft(batch, natural, writer)
+            shown = cli.progress(batches, len(todo), args.print_freq, writer)
+            crafter.craft(shown, writer)
         whole = attack.merged(ranks.gather(crafter.share))
         if ranks.rank():
             return
@@ -124,7 +123,7 @@ def main(args) -> None:
     checks.warn_of_unchanged(whole.records)
     checks.warn_of_absent_labels(run["labels_predicted"], run["targets_drawn"], args.seed)
     as_text = results.run_json if args.json else results.run_text
-    print(as_text(run, whole.crafted / whole.seconds if whole.crafted else None))
+    print(as_text(run, whole.speeds))
     if whole.skipped:
         names = ", ".join(whole.skipped)
         raise ValueError(f"{len(whole.skipped)} images were not readable: {names}")

@@ -1,8 +1,7 @@
 """The residual branches of any network, found by watching one forward pass. Needs torch only.
 
-A residual addition is an addition of which one operand was computed from the other one, or from a
-term of it: x + f(x), or x + f(x) + g(x). A dense connection is a concatenation with such a pair.
-The operand that was computed is the branch.
+A residual addition is one of which one operand, the branch, was computed from the other one or from
+a term of it: x + f(x), or x + f(x) + g(x). A dense connection is a concatenation of such a pair.
 """
 
 from collections import Counter
@@ -104,7 +103,6 @@ class _Value:
     """A tensor that was computed from the network's input, at one moment of its life.
 
     Attributes:
-        number: values are numbered as they are made.
         terms: of a sum; those of x + f(x) + g(x) are x, f(x) and g(x); else none.
         users: how many values were computed from this one.
         returned_by: names of modules, and whether the module only handed the tensor on.
@@ -149,6 +147,8 @@ class Watch(TorchFunctionMode):
 
     def __init__(self, model: nn.Module, input_size: Size):
         super().__init__()
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            raise ValueError("a part of this network is scripted or traced, which takes no hooks")
         self.noted: list[tuple[str, str, _Value | None, _Value | None]] = []
         self.runs: list[tuple[str, list[_Value], _Value | None]] = []
         self._values: dict[int, tuple[Tensor, _Value]] = {}  # the tensor is kept, so its id is too

@@ -55,7 +55,7 @@ def register_sgm(
         ValueError: gamma out of range, no released hooks for `arch`, no residual branch found, or
             `model` is compiled.
     """
-    if hasattr(model, "_orig_mod"):
+    if gamma < 1 and hasattr(model, "_orig_mod"):
         raise ValueError(
             "a compiled network does not run hooks that come later: register SGM on the network "
             "itself (model._orig_mod), and attack that"

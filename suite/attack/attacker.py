@@ -152,8 +152,8 @@ class Attacker:
         return self._perturbed(self._steps, natural, labels, generators, start)
 
     def predict(self, pixels: Tensor) -> Tensor:
-        """Return the classes that the sources' average logits predict, N."""
-        return networks.predict(self._average, pixels, self.name)
+        """Return the classes of the sources' average logits, N; see `networks.predict`."""
+        return networks.predict(self._average, pixels)
 
     def rehearse(self, pixels: Tensor) -> None:
         """Make one step, as a trial of the memory that it takes."""
@@ -190,7 +190,7 @@ def _register(source: Source, hooks: str) -> list:
     if source.gamma < 1 and plain.any() and plain.equal(_gradient(source.network, size)):
         raise ValueError(
             f"gamma {source.gamma:g} leaves the gradient of {source.name or 'a source'} as it is: "
-            f"its {len(handles)} hooks don't run (is a part of it compiled or scripted?)"
+            f"its {len(handles)} hooks don't run, as in compiled parts, or branches return zeros"
         )
     logger.info("%s: gamma %g, %d hooks", source.name, source.gamma, len(handles))
     return handles
@@ -200,7 +200,8 @@ def _gradient(network: nn.Module, size: tuple[int, int, int]) -> Tensor:
     """Return the gradient of the logits' squares at a random image."""
     some = next(itertools.chain(network.parameters(), network.buffers()), torch.empty(0))
     pixels = torch.rand(1, *size, generator=torch.Generator().manual_seed(0)).to(some.device)
-    logits = network(pixels.requires_grad_())
+    logits = network(pixels.requires_grad_().clone())
     if not logits.requires_grad:
         raise ValueError("no gradient goes through this network: it turns them off (no_grad, ...)")
-    return torch.autograd.grad(logits.square().sum(), pixels)[0]
+    logits.square().sum().backward()  # which re-entrant checkpointing needs
+    return pixels.grad

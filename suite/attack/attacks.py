@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +115,8 @@ def image_generators(seed: int, names: Sequence[str]) -> list[torch.Generator]:
 def random_start(natural: Tensor, epsilon: float, generators: Sequence[torch.Generator]) -> Tensor:
     """Return pixels drawn uniformly from the ball around the natural ones, clipped to [0, 1]."""
     shape = natural.shape[1:]
-    uniform = torch.stack([torch.rand(shape, generator=generator) for generator in generators])
+    with ThreadPoolExecutor() as pool:  # each image's numbers come from a generator of its own
+        uniform = torch.stack(list(pool.map(lambda g: torch.rand(shape, generator=g), generators)))
     return (natural + (2 * uniform.to(natural) - 1) * epsilon / 255).clamp(0, 1)
 
 

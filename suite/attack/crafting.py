@@ -1,6 +1,7 @@
 """The attack on a folder of images, batch by batch: labels, adversarial images, records."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Share:
         skipped: names of unreadable images.
         first: path of the first image, and the width and height that all must have.
         crafted, seconds: how many images were attacked in this run, and in how long.
+        elapsed: the same with reading, and waiting for others.
     """
 
     records: list[dict] = field(default_factory=list)
@@ -32,6 +34,14 @@ class Share:
     first: tuple[Path, tuple[int, int]] | None = None
     crafted: int = 0
     seconds: float = 0
+    elapsed: float = 0
+
+    @property
+    def speeds(self) -> tuple[float, float] | None:
+        """Images per second, of the attack alone and with reading; None if none was attacked."""
+        if not self.crafted:
+            return None
+        return self.crafted / self.seconds, self.crafted / self.elapsed
 
     def refuse_other_size(self, path: Path, size: tuple[int, int]) -> None:
         """Raise a ValueError if an image has not the width and height of the first one."""
@@ -42,7 +52,11 @@ class Share:
 
 def merged(shares: list[Share]) -> Share:
     """Return the shares of all ranks as one, which does not depend on how many there were."""
-    whole = Share(crafted=sum(s.crafted for s in shares), seconds=max(s.seconds for s in shares))
+    whole = Share(
+        crafted=sum(s.crafted for s in shares),
+        seconds=max(s.seconds for s in shares),
+        elapsed=max(s.elapsed for s in shares),
+    )
     for share in shares:
         whole.records += share.records
         whole.skipped += share.skipped
@@ -71,6 +85,7 @@ class Crafter:
         self.share = Share()
         self._classes = attacker.sources[0].network.classes
         self._parts = devices.Parts()
+        self._begin: float | None = None
 
     def find_batch_size(self) -> int:
         """Return a batch size that fits the device, for images as large as the first source's."""
@@ -83,54 +98,59 @@ class Crafter:
         return devices.find_batch_size(self.device, self._parts, attempt)
 
     def craft(
-        self, batch: list[images.LabelledImage], natural: Tensor, writer: images.Writer
+        self, batches: Iterable[tuple[list[images.LabelledImage], Tensor]], writer: images.Writer
     ) -> None:
-        """Attack and save a batch of images, unless it is there; add its records to the share.
+        """Attack and save batches of images, unless they are there; add their records to the share.
 
         Args:
-            natural: pixels of the batch, uint8, N x 3 x H x W.
+            batches: images and their pixels, uint8, N x 3 x H x W, as `images.read_batches` does.
         """
+        for batch, natural in devices.ahead(batches, self.device):
+            if batch:
+                self._craft(batch, natural, writer)
+
+    def _craft(
+        self, batch: list[images.LabelledImage], natural: Tensor, writer: images.Writer
+    ) -> None:
         start = time.perf_counter()
+        self._begin = self._begin or start
         self.share.refuse_other_size(batch[0].path, (natural.shape[3], natural.shape[2]))
-        on_device = natural.to(self.device)
         if not self.share.records:
-            self._warn_of_batch_dependence(images.to_float(on_device[:2]))
+            self._warn_of_batch_dependence(images.to_float(natural[:2]))
         finished = _finished(self.folder, batch, natural)
 
         def attacked(part: slice) -> dict:
             there = None if finished is None else finished[part]
-            return self._attacked(batch[part], on_device[part], there)
+            return self._attacked(batch[part], natural[part], there)
 
         parts = self._parts(attacked, len(batch))
-        labels, targets, answers, fooled, moved = (
-            [x for part in parts for x in part[key]]
-            for key in ("labels", "targets", "answers", "fooled", "moved")
-        )
+        keys = ("label", "target", "answer", "fooled", "change", "moved")
+        columns = [[x for part in parts for x in part[key]] for key in keys]
         adversarial = torch.cat([part["adversarial"] for part in parts])
         if finished is None:
             for image, png in zip(batch, adversarial, strict=True):
                 writer.write(png, self.folder / image.name)
             self.share.crafted += len(batch)
             self.share.seconds += time.perf_counter() - start
-        changes = (adversarial.int() - natural.int()).abs().flatten(1).amax(1).tolist()
-        keys = ("image", "label", "target", "answer", "fooled", "change", "moved")
-        columns = (batch, labels, targets, answers, fooled, changes, moved)
+            self.share.elapsed = time.perf_counter() - self._begin
         self.share.records += [
-            dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)
+            {"image": image} | dict(zip(keys, values, strict=True))
+            for image, *values in zip(batch, *columns, strict=True)
         ]
 
     def _attacked(
         self, batch: list[images.LabelledImage], natural: Tensor, finished: Tensor | None
     ) -> dict:
-        """Return labels, targets, answers, adversarial pixels on the CPU, and fooled answers."""
+        """Return the columns of the batch's records, and its adversarial pixels on the CPU."""
         attack, floats = self.attacker.attack, images.to_float(natural)
         generators = attacks.image_generators(attack.seed, [image.name for image in batch])
         labels = [-1 if image.label is None else image.label for image in batch]
         answers = [None] * len(batch)
         # Elsewhere the attack's first step answers, without a pass of its own.
-        moved = attack.rand_init or attack.di_prob > 0 or attack.targeted
-        if -1 in labels and (moved or finished is not None):
+        by_itself = attack.rand_init or attack.di_prob > 0 or attack.targeted
+        if -1 in labels and (by_itself or finished is not None):
             answers = self.attacker.predict(floats).tolist()
+            checks.refuse_no_answer(self.attacker.name, answers)
             labels = _filled(labels, answers)
         targets = labels
         if attack.targeted:
@@ -148,14 +168,18 @@ class Crafter:
             moved = (result != floats).flatten(1).any(1).tolist()
             labels = _filled(labels, answers)
             adversarial = images.to_uint8(result, natural, attack.epsilon)
-        seen = images.to_float(adversarial.to(self.device))
+        adversarial = adversarial.to(self.device)
+        fooled = self.attacker.predict(images.to_float(adversarial)).tolist()
+        checks.refuse_no_answer(self.attacker.name, fooled)
+        changes = (adversarial.int() - natural.int()).abs().flatten(1).amax(1)
         return {
-            "labels": labels,
-            "targets": targets if attack.targeted else labels,
-            "answers": answers,
-            "adversarial": adversarial.cpu(),
-            "fooled": self.attacker.predict(seen).tolist(),
+            "label": labels,
+            "target": targets if attack.targeted else labels,
+            "answer": answers,
+            "fooled": fooled,
+            "change": changes.tolist(),
             "moved": moved,
+            "adversarial": adversarial.cpu(),
         }
 
     def _warn_of_batch_dependence(self, pixels: Tensor) -> None:
@@ -165,7 +189,7 @@ class Crafter:
 
     def _first_answers(self) -> list[int]:
         if not self.attacker.logits.isfinite().all():
-            raise ValueError(f"{self.attacker.name} answers with logits that are not finite")
+            checks.refuse_no_answer(self.attacker.name, [-1])
         if not self.share.crafted:
             names = " + ".join(source.name for source in self.attacker.sources)
             checks.warn_of_probabilities(names, self.attacker.logits)

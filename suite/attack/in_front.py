@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.functional import conv2d, pad
+
+from suite.networks import resized
 
 
 class InputDiversity(nn.Module):
@@ -31,16 +33,16 @@ class InputDiversity(nn.Module):
         chance, scale, top, left = torch.rand(4, generator=generator).tolist()
         if chance >= self.probability:
             return image
-        own = image.shape[-2:]
+        own = tuple(image.shape[-2:])
         largest = [round(length * self.resize) for length in own]
-        size = [round(length * (1 + scale * (self.resize - 1))) for length in own]
+        size = tuple(round(length * (1 + scale * (self.resize - 1))) for length in own)
         y, x = (
             int(place * (most - length + 1))
             for place, most, length in zip((top, left), largest, size, strict=True)
         )
-        image = interpolate(image, size, mode="bilinear")
+        image = resized(image, size)
         image = pad(image, (x, largest[1] - size[1] - x, y, largest[0] - size[0] - y))
-        return interpolate(image, own, mode="bilinear", antialias=True)
+        return resized(image, own, antialias=True)
 
 
 class TranslationInvariance(nn.Module):

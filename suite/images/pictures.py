@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -98,7 +99,7 @@ def read_batches(
         if other_size:
             raise ValueError(other_size)
         kept = [image for n, image in enumerate(batch) if n not in broken]
-        yield kept, torch.from_numpy(pixels).contiguous()
+        yield kept, torch.from_numpy(pixels)
 
 
 class _Decoder(Dataset):
@@ -129,7 +130,8 @@ class _Decoder(Dataset):
             if picture.size != first[1]:
                 return np.empty(0), broken, size_error((image.path, picture.size), first)
             pixels.append(to_pixels(picture).numpy())
-        return np.stack(pixels) if pixels else np.empty(0), broken, None
+        # Laid out here, beside the network, as it takes them.
+        return np.ascontiguousarray(np.stack(pixels)) if pixels else np.empty(0), broken, None
 
 
 def _as_it_is(item: tuple) -> tuple:
@@ -181,6 +183,9 @@ def _leave_with_main_process(worker: int) -> None:
 class Writer(contextlib.AbstractContextManager):
     """Writes PNGs on threads behind the network; at most `waiting` of them are kept in memory.
 
+    Attributes:
+        waited: for how many seconds `write` has waited for a place in memory.
+
     Leaving it waits for all of them, unless by Ctrl-C. What goes wrong in a thread is raised at a
     later call, or on leaving.
     """
@@ -189,11 +194,14 @@ class Writer(contextlib.AbstractContextManager):
         self._pool = ThreadPoolExecutor(max(1, threads))
         self._jobs: deque[Future] = deque()
         self._waiting = waiting
+        self.waited = 0.0
 
     def write(self, pixels: Tensor, file: Path) -> None:
         """Write uint8 pixels, 3 x H x W, to a PNG file, soon."""
+        start = time.perf_counter()
         while len(self._jobs) >= self._waiting:
             self._jobs.popleft().result()
+        self.waited += time.perf_counter() - start
         self._jobs.append(self._pool.submit(write_png, pixels, file))
 
     def __exit__(self, kind, error, traceback) -> None:

@@ -4,16 +4,26 @@ No images, no attacks. Begin with `load_model`, `predict` and `listing`.
 """
 
 from suite.networks.catalogue import PAPER_TARGETS, listing
-from suite.networks.models import Classifier, class_names, load_model, logits, predict
-from suite.networks.own import input_size
+from suite.networks.models import (
+    Classifier,
+    class_names,
+    depends_on_batch,
+    load_model,
+    logits,
+    predict,
+)
+from suite.networks.resizing import resized
+from suite.networks.sizes import input_size
 
 __all__ = [
     "PAPER_TARGETS",
     "Classifier",
     "class_names",
+    "depends_on_batch",
     "input_size",
     "listing",
     "load_model",
     "logits",
     "predict",
+    "resized",
 ]

@@ -8,7 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from suite.networks import libraries, own, weights
+from suite.networks.adapting import adapted
 from suite.networks.libraries import EMBEDDED, Origin
+from suite.networks.sizes import input_size
 
 # The names of TF-Slim's released networks in the papers: the architecture, and timm's copy.
 SLIM = {
@@ -111,10 +113,11 @@ def listing(pattern: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _own(name: str) -> Origin:
-    network = own.call(name)
-    size = own.input_size(network)
+    network, code = own.call(name)
+    size = input_size(network, name)
+    network = adapted(name, network, size)
     zeros, ones = (0.0,) * 3, (1.0,) * 3
-    return Origin(lambda *_: network, size, zeros, ones, None, code=own.file_of(name))
+    return Origin(lambda *_: network, size, zeros, ones, None, code=code)
 
 
 def _slim(name: str) -> Origin:

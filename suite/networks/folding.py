@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from branches import Watch
+from branches import Watch, main_output
+from suite.networks import weights
+from suite.running import devices
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +43,14 @@ class ChannelAffine(nn.Module):
 class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: Tensor, affine: ChannelAffine) -> Tensor:
-        ctx.affine = affine
-        # Autocast would return float32 and leave everything that follows in it.
-        return torch.addcmul(affine.shift, features, affine.scale).to(features.dtype)
+        # In the features' dtype, which autocast chose: else all that follows would be float32.
+        ctx.scale, shift = affine.scale.to(features.dtype), affine.shift.to(features.dtype)
+        ctx.owns_gradient = affine.owns_gradient
+        return torch.addcmul(shift, features, ctx.scale)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        scale = ctx.affine.scale
-        return grad.mul_(scale) if ctx.affine.owns_gradient else grad * scale, None
+        return grad.mul_(ctx.scale) if ctx.owns_gradient else grad * ctx.scale, None
 
 
 @torch.no_grad()
@@ -56,14 +58,24 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
     """Fold batch norms into the convolutions before them; return the number of classes.
 
     Batch norms that follow no convolution become a multiplication and an addition. The network
-    stays equal up to rounding: where a pass before and one after differ by more, it is left as it
-    was. Modules keep their names, so that hooks find their places.
+    stays equal up to rounding: where a pass before and one after differ by more, or where a pass
+    can't be watched, it is left as it was. Modules keep their names, so that hooks find their
+    places.
 
     Args:
         network: frozen, in evaluation mode; changed in place.
         input_size: C, H and W of an input.
     """
-    watch = Watch(network, input_size)
+    try:
+        watch = Watch(network, input_size)
+    except Exception as error:  # whatever is in the way, it is not needed for an answer
+        if devices.out_of_memory(error):
+            raise
+        reason = weights.one_line(error)
+        logger.info("%s: batch norms are not folded (%s)", type(network).__name__, reason)
+        pixels = torch.zeros(1, *input_size)
+        pixels = pixels.to(next(network.parameters(), pixels))
+        return main_output(network(pixels)).flatten(1).shape[1]
     modules = dict(network.named_modules())
     convolutions = {
         output: name
@@ -93,11 +105,19 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
         # timm's batch norms have their activation inside
         inside = dict(norm.named_children())
         replace(name, nn.Sequential(OrderedDict(affine=affine, **inside)) if inside else affine)
-    if replaced and not _close(network(watch.pixels), watch.output):
+    if replaced and watch.output.isfinite().all() and not _is_equal(network, watch):
         for name, module in replaced:
             network.set_submodule(name, module)
         logger.warning("%s: its batch norms can't be folded, it stays slow", type(network).__name__)
     return watch.output.flatten(1).shape[1]
+
+
+def _is_equal(network: nn.Module, watch: Watch) -> bool:
+    try:
+        output = main_output(network(watch.pixels))
+    except (AttributeError, RuntimeError, TypeError):  # it looks into its batch norms, for instance
+        return False
+    return _close(output, watch.output)
 
 
 def _is_fixed(module: nn.Module) -> bool:

@@ -26,7 +26,7 @@ class Origin:
             come with a package or are put there; without a file there are none.
         bgr: whether the channels are in blue, green, red order.
         scale: the value of a white pixel, 1 or 255.
-        code: the user's file that the network itself comes from.
+        code: the user's files that the network itself comes from, if it is the user's.
         absent: what to do where the file is missing and has no URL.
         alternative: what else to take where the file is missing and can't be downloaded.
         note: what the log says when this is taken as an alternative.
@@ -40,7 +40,7 @@ class Origin:
     url: str | None = None
     bgr: bool = False
     scale: float = 1
-    code: Path | None = None
+    code: tuple[Path, ...] = ()
     absent: str = ""
     alternative: "Origin | None" = None
     note: str = ""

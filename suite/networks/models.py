@@ -1,16 +1,20 @@
 """Image classifiers by name, each as one frozen module from [0, 1] RGB pixels to logits."""
 
+import functools
 import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
-from suite.networks import catalogue, own, weights
+from suite.networks import catalogue, fitting, weights
+from suite.networks.adapting import failure, undisturbed
 from suite.networks.faster import speed_up
 from suite.networks.folding import fold_batch_norms
 from suite.networks.libraries import Origin
+from suite.networks.resizing import resized
+from suite.running import devices
+from suite.running.precision import DEFAULT
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,7 @@ class Classifier(nn.Module):
         classes: how many there are; None before `accelerate`.
         weights: the file that the weights came from; None if they are random or the user's code
             sets them.
+        own: whether it comes from the user's code.
         digests: SHA-256 of each file that the network was made from, as hexadecimal digits; by the
             file's name, or by the path that the user gave.
     """
@@ -40,9 +45,10 @@ class Classifier(nn.Module):
         self.weights = file
         self.digests = {
             str(made_of) if made_of != origin.file else made_of.name: weights.sha256(made_of)
-            for made_of in (origin.code, file)
+            for made_of in (*origin.code, file)
             if made_of
         }
+        self.own = bool(origin.code)
         self.classes: int | None = None
         self.bfloat16 = False
         self.bgr = origin.bgr
@@ -53,19 +59,25 @@ class Classifier(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         if pixels.shape[-2:] != self.input_size[1:]:
-            pixels = interpolate(pixels, self.input_size[1:], mode="bilinear", antialias=True)
+            pixels = resized(pixels, self.input_size[1:], antialias=True)
         if self.bgr:
             pixels = pixels.flip(1)
         pixels = (pixels * self.scale - self.mean) / self.std
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = self.network(pixels)
+        try:
+            with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bfloat16):
+                logits = self.network(pixels)
+        except Exception as error:
+            if not self.own or isinstance(error, ValueError) or devices.out_of_memory(error):
+                raise
+            raise failure(next(iter(self.digests)), pixels, error) from error
         return logits.flatten(1).float()
 
-    def accelerate(self, precision: str = "fp32") -> "Classifier":
+    def accelerate(self, precision: str = DEFAULT) -> "Classifier":
         """Make passes fast, the logits being equal up to rounding; before it moves to a device.
 
         Batch norms are folded into convolutions, some modules get faster.py's classes, and weights
-        are laid out as channels_last. TF32's rounding would hide whether folding is exact.
+        are laid out as channels_last. TF32's rounding would hide whether folding is exact. What a
+        network does not allow is left out, and the log says so.
 
         Args:
             precision: "bf16" runs the network under autocast; pixels, their gradient and the logits
@@ -74,7 +86,22 @@ class Classifier(nn.Module):
         self.classes = fold_batch_norms(self.network, self.input_size)
         speed_up(self.network)
         self.bfloat16 = precision == "bf16"
-        return self.to(memory_format=torch.channels_last)
+        try:
+            self.to(memory_format=torch.channels_last)
+            if self.own:
+                self._try()
+        except RuntimeError as error:  # as of `view`, which that layout does not always allow
+            if devices.out_of_memory(error):
+                raise
+            self.to(memory_format=torch.contiguous_format)
+            kind = type(self.network).__name__
+            logger.info("%s: not laid out as channels_last (%s)", kind, weights.one_line(error))
+        return self
+
+    def _try(self) -> None:
+        device = next(self.network.parameters(), self.mean).device
+        with undisturbed(device):
+            logits(self.network, torch.zeros(1, *self.input_size, device=device))
 
 
 def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = None) -> Classifier:
@@ -98,7 +125,9 @@ def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = Non
     if not pretrained:
         return Classifier(_build(origin, None), origin, None)
     if checkpoint:
-        network = own.load_checkpoint(lambda classes: origin.build(None, classes), checkpoint)
+        build = functools.partial(origin.build, None)
+        network, beside = fitting.load_checkpoint(build, checkpoint)
+        origin = fitting.normalised(origin, beside, checkpoint)
         return Classifier(network, origin, checkpoint)
     if origin.code:
         return Classifier(_build(origin, None), origin, None)
@@ -148,8 +177,24 @@ def logits(model: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def predict(model: nn.Module, pixels: Tensor) -> Tensor:
-    """Return the classes that a network predicts, N, of float pixels in [0, 1], N x 3 x H x W."""
-    return logits(model, pixels).argmax(1)
+    """Return the classes that a network predicts, N, of float pixels in [0, 1], N x 3 x H x W.
+
+    Where an image's logits are not finite, -1: to raise an error here would be to wait for a GPU.
+    """
+    answer = logits(model, pixels)
+    return torch.where(answer.isfinite().all(1), answer.argmax(1), -1)
+
+
+def depends_on_batch(model: nn.Module, pixels: Tensor) -> bool:
+    """Say whether a network answers the first image otherwise alone than beside the second.
+
+    Args:
+        pixels: float in [0, 1], N x 3 x H x W; where N is 1, nothing can be said.
+    """
+    if len(pixels) < 2:
+        return False
+    alone, beside = (logits(model, pixels[:number])[0] for number in (1, 2))
+    return bool((alone - beside).abs().max() > 0.05 * beside.abs().max())  # bf16 rounds to 0.02
 
 
 def class_names() -> list[str]:

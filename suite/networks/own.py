@@ -1,81 +1,18 @@
-"""A user's own networks: checkpoints for a known architecture, and modules from a Python file."""
+"""Modules of the user's own, from a function in a Python file."""
 
+import contextlib
 import importlib.util
-import logging
+import inspect
 import re
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
-from suite.networks import weights
-
-logger = logging.getLogger(__name__)
-
-SHOWN = 10  # of the keys that are wrong
-
-
-def load_checkpoint(build: Callable[[int], nn.Module], file: Path) -> nn.Module:
-    """Return a network with the weights of a checkpoint, and with as many classes as it has.
-
-    Args:
-        build: makes the network with random weights and a number of classes.
-        file: see `weights.read_state_dict`.
-
-    Raises:
-        OSError, ValueError: the file is not usable; names missing, unexpected and misshapen keys.
-    """
-    tensors = weights.read_state_dict(file)
-    with weights.usable(None):
-        network = build(1000)
-        classes = _classes(network.state_dict(), tensors)
-        if classes != 1000:
-            logger.info("%s: %d classes", file, classes)
-            network = build(classes)
-    wrong = _differences(network.state_dict(), tensors)
-    if wrong:
-        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise ValueError(
-            f"{file} does not fit this network: {'; '.join(wrong[:SHOWN])}{more}. Is --arch the "
-            "network that it was trained as? Libraries name layers differently: resnet50 is that "
-            "of pretrainedmodels, torchvision/resnet50 and timm/resnet50 are the others'."
-        )
-    network.load_state_dict(tensors, strict=False)
-    return network
-
-
-def _classes(expected: dict[str, Tensor], found: dict[str, Tensor]) -> int:
-    """Return how many rows the classifiers have, where all agree on another number than 1000."""
-    numbers = {
-        len(found[key])
-        for key, tensor in expected.items()
-        if key in found
-        and tensor.dim() == found[key].dim() > 0
-        and len(tensor) == 1000
-        and tensor.shape[1:] == found[key].shape[1:]
-    }
-    return numbers.pop() if len(numbers) == 1 else 1000
-
-
-def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
-    # Checkpoints from before PyTorch 0.4.1 lack this counter, which evaluation does not use.
-    missing = [
-        f"missing {key}"
-        for key in expected
-        if key not in found and not key.endswith(".num_batches_tracked")
-    ]
-    unexpected = [f"unexpected {key}" for key in found if key not in expected]
-    shapes = [
-        f"{key} is {_shape(found[key])}, not {_shape(tensor)}"
-        for key, tensor in expected.items()
-        if key in found and tensor.shape != found[key].shape
-    ]
-    return shapes + missing + unexpected
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"
+from suite.networks.apart import apart
+from suite.networks.weights import one_line
 
 
 def is_own(name: str) -> bool:
@@ -88,8 +25,11 @@ def file_of(name: str) -> Path:
     return Path(name.rpartition(":")[0] or name)
 
 
-def call(name: str) -> nn.Module:
-    """Return what the function in path/to/file.py:function returns. Only that file is run.
+def call(name: str) -> tuple[nn.Module, tuple[Path, ...]]:
+    """Return the network that path/to/file.py:function stands for, and the files it comes from.
+
+    That is what the function returns, or the module that the file has under that name. The files
+    are the given one and those that it imports from its own folder.
 
     Raises:
         OSError: there is no such file.
@@ -100,47 +40,63 @@ def call(name: str) -> nn.Module:
         raise ValueError(f"{name} lacks the function to call: {file}:FUNCTION")
     if not file.is_file():
         raise FileNotFoundError(f"no such file: {file}")
-    spec = importlib.util.spec_from_file_location(f"own_{file.stem}", file)
+    with apart(file) as imported:
+        network = _network(name, file, function)
+    siblings = {path for path in imported if path.suffix == ".py" and not _same(path, file)}
+    return network, (file, *sorted(siblings))
+
+
+def _network(name: str, file: Path, function: str) -> nn.Module:
+    name_inside = f"own_{file.stem.replace('.', '_')}"
+    spec = importlib.util.spec_from_file_location(name_inside, file)
     module = importlib.util.module_from_spec(spec)
-    try:
+    sys.modules[spec.name] = module  # where dataclasses and torch.jit look for it
+    with _blamed(file):
         spec.loader.exec_module(module)
-        if not callable(getattr(module, function, None)):
-            raise ValueError(f"{file} has no function {function}")
-        network = getattr(module, function)()
-    except Exception as error:
+    made = getattr(module, function, None)
+    if not callable(made):
+        raise ValueError(f"{file} has no function {function}")
+    if not isinstance(made, nn.Module):
+        _refuse_arguments(name, made)
+        with _blamed(file):
+            made = made()
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{name} returns {type(made).__name__}, not an nn.Module")
+    return made
+
+
+def _refuse_arguments(name: str, function: object) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # it does not tell
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise ValueError(
+            f"{name} can't be called without arguments ({error}): write a function into the file "
+            "that returns it with them"
+        ) from error
+
+
+@contextlib.contextmanager
+def _blamed(file: Path) -> Iterator[None]:
+    """While a user's code runs: what goes wrong is a ValueError of one line that names the file."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a script that parses its own command line exits
         line = _last_line(error, file)
-        if line is None:
-            raise
-        raise ValueError(f"{file}, line {line}: {type(error).__name__}: {error}") from error
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"{name} returns {type(network).__name__}, not an nn.Module")
-    return network
+        place = f"{file}, line {line}" if line else file
+        raise ValueError(f"{place}: {type(error).__name__}: {one_line(error)}") from error
 
 
-def _last_line(error: Exception, file: Path) -> int | None:
+def _last_line(error: BaseException, file: Path) -> int | None:
     """Return the line of a user's file at which an error came up; None if it is not from there."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename and _same(error.filename, file):
         return error.lineno
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _same(f.filename, file)]
     return lines[-1] if lines else None
 
 
-def _same(filename: str, file: Path) -> bool:
+def _same(filename: str | Path, file: Path) -> bool:
     return Path(filename).absolute() == file.absolute()
-
-
-def input_size(network: nn.Module) -> tuple[int, int, int]:
-    """Return channels, height and width by a module's `input_size`, 3 x 224 x 224 if it has none.
-
-    Raises:
-        ValueError: it is neither a size, nor height and width, nor channels, height and width.
-    """
-    size = getattr(network, "input_size", 224)
-    sizes = (size, size) if isinstance(size, int) else size
-    if not isinstance(sizes, tuple | list) or not all(isinstance(n, int) and n > 0 for n in sizes):
-        raise ValueError(f"input_size can't be {size!r}: 224, (224, 224) or (3, 224, 224)")
-    if len(sizes) == 2:
-        sizes = (3, *sizes)
-    if len(sizes) != 3 or sizes[0] != 3:
-        raise ValueError(f"input_size can't be {size!r}: 224, (224, 224) or (3, 224, 224)")
-    return tuple(sizes)

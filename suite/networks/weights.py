@@ -1,6 +1,5 @@
-"""Files of weights: where they are kept, how they are downloaded, checked and read."""
+"""Files of weights: where they are kept, how they are downloaded and checked."""
 
-import argparse
 import contextlib
 import hashlib
 import http.client
@@ -8,15 +7,14 @@ import logging
 import os
 import pickle
 import re
+import struct
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
@@ -25,11 +23,16 @@ TIMEOUT = 30  # seconds without an answer
 UNUSABLE = (
     RuntimeError,
     ValueError,
-    KeyError,
+    LookupError,
     EOFError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    struct.error,
     pickle.UnpicklingError,
     SafetensorError,
 )
+SELF_EXPLAINING = (RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError)
 
 
 def folder() -> Path:
@@ -90,38 +93,6 @@ def _fetch(url: str, part: Path) -> None:
             raise OSError(f"{file.tell()} of {length} bytes came")
 
 
-def read_state_dict(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint, by their names in the network.
-
-    Takes .safetensors, and what torch.save wrote: a state dict, or one under `state_dict` or
-    `model`. The prefix `module.`, which nn.DataParallel leaves, is dropped.
-
-    Raises:
-        OSError: there is no such file, or it can't be read.
-        ValueError: it is no checkpoint, or one that would run code.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(f"no such file: {file}")
-    with usable(file):
-        if file.suffix == ".safetensors":
-            content = safetensors.torch.load_file(file)
-        else:
-            # Training scripts save their options beside the weights; these are data, not code.
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(file, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not any(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(
-            f"{file} has no state dict, neither by itself nor under state_dict or model"
-        )
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    while all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return tensors
-
-
 @contextlib.contextmanager
 def usable(file: Path | None, advice: str = "") -> Iterator[None]:
     """While a library loads a file: no code from it runs, and what goes wrong names the file.
@@ -138,12 +109,35 @@ def usable(file: Path | None, advice: str = "") -> Iterator[None]:
         except UNUSABLE as error:
             if file is None:
                 raise
-            reason = str(error).strip().partition("\n")[0]
-            if isinstance(error, pickle.UnpicklingError):
-                reason = f"damaged, or a pickle that would run code: {reason}"
-            raise ValueError(
-                f"{file}: not usable as weights of this network ({reason}). {advice}".strip()
-            ) from error
+            message = f"{file}: not usable as weights of this network ({_reason(error)}). {advice}"
+            raise ValueError(message.strip()) from error
+
+
+def _reason(error: Exception) -> str:
+    text = one_line(error)
+    if "TorchScript archives" in text:
+        return (
+            "saved by torch.jit: a function of your own can load and return it, --arch FILE.py:NAME"
+        )
+    if not isinstance(error, pickle.UnpicklingError):
+        return text if isinstance(error, SELF_EXPLAINING) else f"{type(error).__name__}: {text}"
+    refused = re.search(r"GLOBAL (\S+) (was not an allowed|whose module)", text)
+    if refused:
+        return (
+            f"a pickle that would run code: it needs {refused[1]}. Save the weights alone, which "
+            "network.state_dict() returns"
+        )
+    # Around it stand torch's advice to switch the check off, and a link.
+    said = re.search(r"WeightsUnpickler error: (.*?)(?: Check the documentation|$)", text)
+    text = said[1] if said else text
+    if re.fullmatch(r"Unsupported operand 1(4\d|5[01])", text):
+        text = "its pickle protocol is above 2, that of torch.save"
+    return f"damaged, or a pickle that would run code: {text}"
+
+
+def one_line(error: object) -> str:
+    """Return an error's message without line breaks and a terminal's colours."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
 
 
 @contextlib.contextmanager

@@ -6,10 +6,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from suite import images, networks
 from suite.running import checks, devices
+from suite.running.precision import DEFAULT
 
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -30,7 +32,7 @@ class Committee:
     """
 
     def __init__(
-        self, archs: list[str], checkpoints: dict[str, Path], device: str, precision: str = "fp32"
+        self, archs: list[str], checkpoints: dict[str, Path], device: str, precision: str = DEFAULT
     ):
         self.networks = {
             arch: networks.load_model(arch, checkpoint=checkpoints.get(arch)).accelerate(precision)
@@ -40,6 +42,7 @@ class Committee:
         self._together = True
         self._parts = devices.Parts()
         self._unchecked = set(archs)
+        self._there: set[str] = set()
 
     def answers(
         self, batches: Iterable[tuple[list[images.LabelledImage], Tensor]]
@@ -47,11 +50,19 @@ class Committee:
         """Yield batches and their pixels, uint8 N x 3 x H x W, with the classes of each network."""
         batches = iter(batches)
         while chunk := list(islice(batches, 1 if self._together else CHUNK)):
-            answers = self.each(
-                lambda arch, model, chunk=chunk: [self._predicted(arch, model, p) for _, p in chunk]
+            pixels = [natural for _, natural in chunk]
+            if self._together:  # one copy for all networks
+                pixels = [devices.to_device(each, self._device) for each in pixels]
+            predicted = self.each(
+                lambda arch, model, pixels=pixels: [self._predicted(arch, model, p) for p in pixels]
             )
             for number, (batch, natural) in enumerate(chunk):
-                yield batch, natural, {arch: answers[arch][number] for arch in answers}
+                # One read for all networks, since each waits for the device.
+                classes = torch.stack([each[number] for each in predicted.values()]).tolist()
+                answers = dict(zip(predicted, classes, strict=True))
+                for arch, own in answers.items():
+                    checks.refuse_no_answer(arch, own)
+                yield batch, natural, answers
 
     def each(self, function: Callable[[str, networks.Classifier], Value]) -> dict[str, Value]:
         """Return by name what a function of a name and its network, on the device, returns."""
@@ -62,28 +73,35 @@ class Committee:
                 raise
         logger.warning("the networks don't fit into memory together: they take turns")
         self._together = False
+        self._there.clear()
         self._parts = devices.Parts()
         for model in self.networks.values():
             model.to("cpu")
         return {arch: self._on_device(arch, function) for arch in self.networks}
 
     def _on_device(self, arch: str, function: Callable[[str, networks.Classifier], Value]) -> Value:
-        model = self.networks[arch].to(self._device)
+        model = self.networks[arch]
+        if arch not in self._there:
+            model.to(self._device)
+            self._there.add(arch)
         value = function(arch, model)
         if not self._together:
             model.to("cpu")
+            self._there.remove(arch)
         return value
 
-    def _predicted(self, arch: str, model: networks.Classifier, natural: Tensor) -> list[int]:
+    def _predicted(self, arch: str, model: networks.Classifier, pixels: Tensor) -> Tensor:
+        """Return a network's classes, N, of uint8 pixels; they may be on the CPU or the device."""
+
         def floats(part: slice) -> Tensor:
-            return images.to_float(natural[part].to(self._device))
+            return images.to_float(pixels[part].to(self._device))
 
-        def predict(part: slice) -> list[int]:
-            return networks.predict(model, floats(part), arch).tolist()
+        def predict(part: slice) -> Tensor:
+            return networks.predict(model, floats(part))
 
-        answers = [answer for part in self._parts(predict, len(natural)) for answer in part]
-        if arch in self._unchecked:
+        classes = torch.cat(self._parts(predict, len(pixels)))
+        if arch in self._unchecked and self._parts.most != 1:
             self._unchecked.remove(arch)
             if networks.depends_on_batch(model, floats(slice(0, 2))):
                 checks.warn_of_batch_dependence(arch)
-        return answers
+        return classes if self._together else classes.cpu()

@@ -74,6 +74,12 @@ def warn_of_other_files(file: Path, size: list[int] | None) -> None:
             logger.warning("%s has the size %s, but was written as %s", file, image.size, size)
 
 
+def refuse_no_answer(arch: str, answers: list[int]) -> None:
+    """Raise a ValueError if a network's logits were not finite, for which its answer is -1."""
+    if -1 in answers:
+        raise ValueError(f"{arch} answers with logits that are not finite: are its weights broken?")
+
+
 def refuse_not_finite(pixels: Tensor, names: list[str]) -> None:
     """Raise a ValueError that names the images, N x 3 x H x W, with pixels that are not finite."""
     broken = (~pixels.isfinite()).flatten(1).any(1).tolist()

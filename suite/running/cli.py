@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from suite.running import precision
+
 logger = logging.getLogger(__name__)
 
 RANK = int(os.environ.get("RANK", 0))  # of the processes that torchrun starts
@@ -90,12 +92,12 @@ def add_running(add: Callable) -> None:
         "--workers",
         type=whole,
         help="processes that decode images ahead, and threads that write them; 0 decodes in the "
-        "main process; a process for each core, at most 8, if absent",
+        "main process; a process for each core if absent",
     )
     add(
         "--precision",
-        choices=("fp32", "tf32", "bf16"),
-        default="tf32",
+        choices=precision.CHOICES,
+        default=precision.DEFAULT,
         help="of the networks' arithmetic: tf32 is fp32 where there is no GPU; with bf16 the "
         "perturbation stays float32",
     )
@@ -147,22 +149,40 @@ class UsageError(Exception):
     """Options that do not go together; the exit status is 2, as for a wrong option."""
 
 
-def progress(batches: Iterable[tuple], total: int, every: int = 10) -> Iterator[tuple]:
+def progress(
+    batches: Iterable[tuple], total: int, every: int = 10, writer: object = None
+) -> Iterator[tuple]:
     """Pass batches on, with a bar on a terminal, else with a line of the log each `every` batches.
 
-    A batch is a tuple that begins with a list of images; `total` is the number of all images, those
-    of other ranks included.
+    A last line says what the run waited for: whatever takes most of its time is its bound.
+
+    Args:
+        batches: tuples that begin with a list of images.
+        total: number of all images, those of other ranks included.
+        writer: an `images.Writer`, whose `waited` is said.
     """
     from suite.running import ranks
 
-    count = ranks.counter()
+    count, done = ranks.counter(), 0
+    begin = before = time.perf_counter()
+    decoding = 0.0
     with tqdm(total=total, unit="image", disable=True if RANK else None) as bar:
         for number, batch in enumerate(batches, 1):
+            decoding += time.perf_counter() - before
             yield batch
             done = count(len(batch[0]))
             bar.update(done - bar.n)
             if bar.disable and number % every == 0:
                 logger.info("%d of %d images", done, total)
+            before = time.perf_counter()
+    seconds = time.perf_counter() - begin
+    if done:
+        shares = {"decoding": decoding, "writing": writer.waited if writer else 0.0}
+        shares = {what: round(100 * share / seconds) for what, share in shares.items()}
+        said = ", ".join(f"{what} {share} %" for what, share in shares.items())
+        logger.info(
+            "%.1f s: networks %d %%, waits for %s", seconds, 100 - sum(shares.values()), said
+        )
 
 
 class Terminated(BaseException):

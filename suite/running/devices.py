@@ -4,14 +4,19 @@ import contextlib
 import ctypes
 import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
+from torch import Tensor
+
+from suite.running.precision import DEFAULT
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
+LARGEST_BATCH = 1024
 SHORT_OF_MEMORY = (
     "out of memory",
     "t allocate memory",  # PyTorch on a CPU
@@ -22,12 +27,11 @@ SHORT_OF_MEMORY = (
 )
 
 
-def choose_device(no_cuda: bool, precision: str = "tf32") -> str:
+def choose_device(no_cuda: bool, precision: str = DEFAULT) -> str:
     """Return the device of this process, set up: a GPU where there is one, unless it is not wanted.
 
     Args:
-        precision: "fp32" for exact float32 on a GPU; "tf32" and "bf16" let matrix products and
-            convolutions of float32 round their factors to 10 bits (TensorFloat-32).
+        precision: see `precision.py`; with "fp32", sums on a GPU get a fixed order.
 
     Raises:
         ValueError: torchrun started more processes on this machine than it has GPUs.
@@ -35,8 +39,12 @@ def choose_device(no_cuda: bool, precision: str = "tf32") -> str:
     if no_cuda or not torch.cuda.is_available():
         _keep_freed_memory()
         return "cpu"
-    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
-    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    exact = precision == "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = not exact
+    torch.backends.cudnn.allow_tf32 = not exact
+    if exact:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it as it starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
     number, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if number >= there:
         raise ValueError(
@@ -74,7 +82,7 @@ def decoders(wanted: int | None = None) -> int:
     if wanted is not None:
         return wanted
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -114,8 +122,70 @@ class Parts:
 
 
 def find_batch_size(device: str, parts: Parts, attempt: Callable[[slice], object]) -> int:
-    """Return a batch size that fits the device; on a GPU, `attempt` of so many images shows it."""
+    """Return a batch size that fits the device; on a GPU, one with which it is busy.
+
+    Args:
+        attempt: what to do with so many images, as a trial; it is timed on a GPU, and sizes double
+            as long as that makes an image faster by a twentieth.
+    """
     size = batch_size(device)
-    if device != "cpu":  # whose memory shows no limit
-        parts(attempt, size)
-    return min(parts.most or size, size)
+    if device == "cpu":  # whose memory shows no limit, and which is busy
+        return size
+    parts(attempt, size)
+    size = min(parts.most or size, size)
+    seconds = _seconds(attempt, size)
+    while parts.most is None and size < LARGEST_BATCH:
+        try:
+            attempt(slice(0, 2 * size))
+            doubled = _seconds(attempt, 2 * size)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            _give_back_freed_memory()
+            break
+        if doubled > 2 * seconds / 1.05:
+            break
+        size, seconds = 2 * size, doubled
+    return size
+
+
+def _seconds(attempt: Callable[[slice], object], size: int) -> float:
+    """Return how long a trial takes that was made before, so that nothing is new to the device."""
+    synchronize()
+    start = time.perf_counter()
+    attempt(slice(0, size))
+    synchronize()
+    return time.perf_counter() - start
+
+
+def synchronize() -> None:
+    """Wait for a GPU to finish, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ahead(batches: Iterable[tuple[list, Tensor]], device: str) -> Iterator[tuple[list, Tensor]]:
+    """Yield batches with their pixels on a device; a GPU gets the next one while it has work."""
+    waiting = None
+    try:
+        for batch, pixels in batches:
+            if device == "cpu":
+                yield batch, pixels
+                continue
+            copied = batch, to_device(pixels, device)
+            if waiting:
+                yield waiting
+            waiting = copied
+    except Exception:
+        if waiting:  # an error of the next batch takes nothing from this one
+            yield waiting
+        raise
+    if waiting:
+        yield waiting
+
+
+def to_device(pixels: Tensor, device: str) -> Tensor:
+    """Return a tensor of the CPU on a device; a GPU copies it while the CPU goes on."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return pixels.to(device)
+    return pixels.pin_memory().to(device, non_blocking=True)

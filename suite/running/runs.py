@@ -28,6 +28,7 @@ TYPES = {
     "options": dict,
     "weights": dict,
     "device": str,
+    "hardware": dict,
     "source": str,
     "attack": str,
     "gamma": int | float | list,
@@ -157,6 +158,27 @@ def _refuse_other_settings(folder: Path, run: dict) -> None:
     ]
     if differ:
         raise ValueError(f"{folder} was made with other settings ({'; '.join(differ)}): {hint}")
+    for key, there in before.get("hardware", {}).items():
+        here = run.get("hardware", {}).get(key)
+        if here != there:
+            logger.warning(
+                "%s was begun with %s %s, and goes on with %s: it may round otherwise",
+                folder,
+                key,
+                there,
+                here,
+            )
+
+
+def machine(device: str) -> dict:
+    """Return what rounding depends on: the kind of device, a GPU's model and version of cuDNN."""
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return {"device": kind}
+    import torch
+
+    there = {"gpu": torch.cuda.get_device_name(device), "cudnn": torch.backends.cudnn.version()}
+    return {"device": kind, "hardware": there}
 
 
 def versions() -> dict[str, str]:

@@ -68,3 +68,11 @@ def test_network_without_gradients_is_refused(off):
     for network in (classifier(Off(JOINS["+"][0])), WhollyOff(*classifier(nn.Identity()))):
         with pytest.raises(ValueError, match="no gradient goes through this network"):
             register_sgm(network, "mine", GAMMA, input_size=(3, 6, 6))
+
+
+def test_scripted_part_is_refused_and_leaves_no_hooks():
+    network = classifier(Additive(JOINS["+"][0]))
+    network.append(torch.jit.script(nn.Linear(5, 5).double()))
+    with pytest.raises(ValueError, match="a part of this network is scripted or traced"):
+        register_sgm(network, "mine", GAMMA, input_size=(3, 6, 6))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())

@@ -135,3 +135,29 @@ def test_training_and_unfrozen_parameters_survive_the_pass():
     fold_batch_norms(model, (3, 64, 64))
     assert model.fc.weight.requires_grad
     assert not model.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_multiplication_and_addition_stay_in_the_features_dtype(dtype):
+    norm = calibrated_norm()
+    features = torch.rand(2, 4, 5, 5)
+    expected = norm(features)
+    leaf = features.to(dtype).requires_grad_()
+    result = ChannelAffine(norm)(leaf)
+    (gradient,) = torch.autograd.grad(result.sum(), leaf)
+    assert (result.dtype, gradient.dtype) == (dtype, dtype)
+    torch.testing.assert_close(result.float(), expected, rtol=2e-2, atol=2e-2)
+
+
+def calibrated_norm():
+    norm = nn.BatchNorm2d(4)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    return norm.eval().requires_grad_(False)
+
+
+def test_broken_weights_are_not_called_a_network_that_can_not_be_folded(caplog):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), calibrated_norm(), nn.Flatten()).eval()
+    network[0].weight.data[0, 0, 0, 0] = torch.nan
+    fold_batch_norms(network.requires_grad_(False), (3, 8, 8))
+    assert not caplog.text

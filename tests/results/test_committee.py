@@ -32,12 +32,12 @@ def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
             (there.add if device == "cpu:0" else there.discard)(model)
         return to(model, *([device] * bool(device)), **options)
 
-    def crowded(model, pixels, name):
+    def crowded(model, pixels):
         nonlocal most
         if len(there) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         most = max(most, len(there))
-        return predict(model, pixels, name)
+        return predict(model, pixels)
 
     monkeypatch.setattr(networks, "predict", crowded)
     monkeypatch.setattr(networks.Classifier, "to", moved)

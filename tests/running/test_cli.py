@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from suite.images import pictures
+from suite.running import cli
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -55,3 +56,22 @@ def test_dead_decoder_is_one_line(run, natural, tmp_path, monkeypatch):
     assert status == 1
     assert "error: a process that reads images died" in err
     assert "take fewer --workers" in err
+
+
+def test_last_line_says_what_a_run_waited_for(caplog, monkeypatch):
+    class Writer:
+        waited = 4
+
+    now = 0
+    monkeypatch.setattr(cli.time, "perf_counter", lambda: now)
+
+    def slowly():
+        nonlocal now
+        for _ in range(2):
+            now += 5
+            yield (["image"],)
+
+    caplog.set_level("INFO")
+    for _ in cli.progress(slowly(), 2, writer=Writer()):
+        now += 15
+    assert "40.0 s: networks 65 %, waits for decoding 25 %, writing 10 %" in caplog.text

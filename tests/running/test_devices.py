@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from suite import networks
-from suite.running import devices
+from suite.running import devices, runs
 
 
 def limited(most, calls):
@@ -69,8 +69,31 @@ def test_process_without_a_gpu_is_refused_where_others_have_one(monkeypatch):
 
 def test_batch_size_is_found_by_trying_on_a_gpu_alone():
     assert devices.find_batch_size("cuda:0", devices.Parts(), limited(20, [])) == 16
-    assert devices.find_batch_size("cuda:0", devices.Parts(), limited(999, [])) == 64
     assert devices.find_batch_size("cpu", devices.Parts(), limited(0, [])) == 16
+
+
+@pytest.mark.parametrize(
+    ("busy_at", "most", "size"), [(16, 999, 64), (256, 9999, 256), (9999, 130, 128)]
+)
+def test_batch_size_doubles_while_a_gpu_is_not_busy(busy_at, most, size, monkeypatch):
+    """A pass takes the same time for all numbers of images up to that which keeps it busy."""
+    fits, now = limited(most, []), 0
+    monkeypatch.setattr(devices.time, "perf_counter", lambda: now)
+
+    def attempt(part):
+        nonlocal now
+        fits(part)
+        now += max(1, part.stop / busy_at)
+
+    assert devices.find_batch_size("cuda:0", devices.Parts(), attempt) == size
+
+
+def test_decoders_take_the_cores_that_are_there(monkeypatch):
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda process: range(48), raising=False)
+    assert devices.decoders() == 48
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert devices.decoders() == 12
+    assert devices.decoders(3) == 3
 
 
 def test_bfloat16_leaves_pixels_gradient_and_logits_float32():
@@ -100,3 +123,33 @@ def test_success_at_lower_precision_agrees_with_float32s(run, tmp_path):
     assert rows[0]["images"] == 17
     for rounded in lower:
         assert max(exact["low"], rounded["low"]) <= min(exact["high"], rounded["high"])
+
+
+def test_run_that_goes_on_on_another_gpu_is_warned_of(tmp_path, caplog):
+    run = {"options": {}, "device": "cuda", "hardware": {"gpu": "A", "cudnn": 91}}
+    with runs.output_folder(tmp_path, run, overwrite=False):
+        pass
+    with runs.output_folder(tmp_path, run, overwrite=False):
+        assert not caplog.text
+    run["hardware"] = {"gpu": "B", "cudnn": 91}
+    with runs.output_folder(tmp_path, run, overwrite=False):
+        assert "was begun with gpu A, and goes on with B" in caplog.text
+        assert "cudnn" not in caplog.text
+
+
+def test_next_batch_is_copied_before_this_one_is_worked_on(monkeypatch):
+    events = []
+    monkeypatch.setattr(devices, "to_device", lambda pixels, device: events.append(pixels))
+
+    def batches():
+        yield ["a"], 1
+        yield ["b"], 2
+        raise ValueError("broken")
+
+    ahead = devices.ahead(batches(), "cuda:0")
+    events += next(ahead)[0]
+    events += next(ahead)[0]
+    with pytest.raises(ValueError, match="broken"):
+        next(ahead)
+    assert events == [1, 2, "a", "b"]
+    assert list(devices.ahead(iter([(["a"], 1)]), "cpu")) == [(["a"], 1)]

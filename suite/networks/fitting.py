@@ -1,0 +1,228 @@
+"""A checkpoint's tensors, fitted to a network whose keys may stand under other wrappers."""
+
+import dataclasses
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from suite.networks import checkpoints, weights
+from suite.networks.libraries import Origin
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 10  # of each kind of keys that are wrong
+# Counters that evaluation does not use; checkpoints from before PyTorch 0.4.1 lack the first one.
+OPTIONAL = re.compile(r"(^|\.)(num_batches_tracked|n_averaged)$")
+
+
+def load_checkpoint(
+    build: Callable[[int], nn.Module], file: Path
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Return a network with the weights of a checkpoint, and what that holds besides the network.
+
+    Args:
+        build: makes the network with random weights and a number of classes, which the checkpoint
+            tells.
+        file: see `checkpoints.read_state_dict`.
+
+    Raises:
+        OSError, ValueError: the file is not usable; names missing, unexpected and misshapen keys.
+    """
+    found = checkpoints.read_state_dict(file)
+    with weights.usable(None):
+        network = build(1000)
+        if any("_packed_params" in key for key in network.state_dict()):
+            raise ValueError(
+                f"{file}: a quantised network takes no --checkpoint, since its weights are no "
+                "tensors; load them in the function that returns it"
+            )
+        tensors, beside = fitted(_tensors(network), found, file)
+        classes = _classes(_tensors(network), tensors)
+        if classes != 1000:
+            logger.info("%s: %d classes", file, classes)
+            network = build(classes)
+    wrong = _differences(_tensors(network), tensors)
+    if wrong:
+        raise ValueError(
+            f"{file} does not fit this network: {'; '.join(wrong)}. Is --arch the network that it "
+            "was trained as? Libraries name layers differently: resnet50 is that of "
+            "pretrainedmodels, torchvision/resnet50 and timm/resnet50 are the others'."
+        )
+    with weights.usable(file):
+        network.load_state_dict(tensors, strict=False)
+    return network, beside
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
+
+
+def _classes(expected: dict[str, Tensor], found: dict[str, Tensor]) -> int:
+    """Return how many rows the classifiers have, where all agree on another number than 1000."""
+    numbers = {
+        len(found[key])
+        for key, tensor in expected.items()
+        if key in found
+        and tensor.dim() == found[key].dim() > 0
+        and len(tensor) == 1000
+        and tensor.shape[1:] == found[key].shape[1:]
+    }
+    return numbers.pop() if len(numbers) == 1 else 1000
+
+
+def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+    """Return what is wrong, in at most three parts."""
+    shapes = [
+        f"{key} is {_shape(found[key])}, not {_shape(tensor)}"
+        for key, tensor in expected.items()
+        if key in found and tensor.shape != found[key].shape
+    ]
+    missing = [key for key in expected if key not in found and not OPTIONAL.search(key)]
+    unexpected = [key for key in found if key not in expected]
+    kinds = {"": shapes, "missing ": missing, "unexpected ": unexpected}
+    return [what + _some(keys) for what, keys in kinds.items() if keys]
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(keys[:SHOWN]) + more
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def fitted(
+    expected: dict[str, Tensor], found: dict[str, Tensor], file: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return a checkpoint's tensors by a network's keys, and those that are not the network's.
+
+    On both sides the keys may stand under a prefix, as `model.` or `1.`. The one under which a
+    checkpoint has all keys of the network is taken off; what stands elsewhere is not the network's:
+    a normaliser, an attacker's copy of the weights. A network's own normaliser stays as it is.
+
+    Raises:
+        ValueError: there are two such prefixes, with different weights.
+    """
+    keys = {bare: key for key, bare in checkpoints.unwrapped(expected).items()}
+    for outer in _outer(keys):
+        inner = {bare.removeprefix(outer): keys[bare] for bare in keys if bare.startswith(outer)}
+        counts = _prefixes(inner, found)
+        needed = sum(not OPTIONAL.search(bare) for bare in inner)
+        whole = [prefix for prefix in {"": 0} | counts if counts[prefix] == needed]
+        if whole:
+            first, *copies = _ordered(whole, inner, found, file)
+            tensors, beside = _divided(inner, found, first, copies)
+            own = {key: expected[key] for key in keys.values() if key not in inner.values()}
+            return own | tensors, beside
+    # So that the error names no keys but those that are wrong.
+    counts = _prefixes(keys, found)
+    prefix = max({"": 0} | counts, key=lambda prefix: counts[prefix])
+    prefix = prefix if 2 * counts[prefix] > len(keys) else ""
+    return {
+        keys.get(k.removeprefix(prefix), k.removeprefix(prefix)): v for k, v in found.items()
+    }, {}
+
+
+def _outer(keys: Iterable[str]) -> Iterator[str]:
+    """Yield the prefixes under which a network, with a normaliser in front, has its own keys."""
+    yield ""
+    for path in sorted({path for key in keys for path in _paths(key)}, key=len):
+        inside = [key.removeprefix(path) for key in keys if key.startswith(path)]
+        outside = [key for key in keys if not key.startswith(path)]
+        # The only layer is no wrapper, unless it is called as one.
+        layers = any("." in key for key in inside) or all(map(_is_usual, path.split(".")[:-1]))
+        if layers and all(map(checkpoints.NORMALISER.search, outside)):
+            yield path
+
+
+def _is_usual(name: str) -> bool:
+    return name.isdigit() or name in checkpoints.STATE_DICTS
+
+
+def _paths(key: str) -> list[str]:
+    """Return what a key can begin with: of `1.conv.weight` nothing, `1.` and `1.conv.`."""
+    parts = key.split(".")
+    return ["".join(f"{part}." for part in parts[:depth]) for depth in range(len(parts))]
+
+
+def _prefixes(keys: Iterable[str], found: Iterable[str]) -> Counter[str]:
+    """Return under each prefix how many of a network's keys a checkpoint has."""
+    return Counter(
+        path
+        for key in found
+        for path in _paths(key)
+        if (rest := key.removeprefix(path)) in keys and not OPTIONAL.search(rest)
+    )
+
+
+def _ordered(
+    prefixes: Iterable[str], keys: Iterable[str], found: dict[str, Tensor], file: Path
+) -> list[str]:
+    """Return prefixes that have all keys of a network, the one to take first."""
+    first, *others = sorted(prefixes, key=_unlikeliness)
+    for other in others:
+        pairs = [(found[first + key], found[other + key]) for key in keys if first + key in found]
+        same = all(one.shape == two.shape and (one == two).all() for one, two in pairs)
+        if not same and _unlikeliness(other) == _unlikeliness(first):
+            raise ValueError(
+                f"{file} has different weights of this network under {first.strip('.')} and "
+                f"{other.strip('.')}: save one of them alone"
+            )
+    if first:
+        logger.info("%s: took the keys under %s", file, first.strip("."))
+    return [first, *others]
+
+
+def _unlikeliness(prefix: str) -> tuple[int, int]:
+    """Return what orders prefixes: the shortest first, of these the usual ones."""
+    usual, name = checkpoints.STATE_DICTS, prefix.partition(".")[0]
+    return prefix.count("."), usual.index(name) if name in usual else len(usual)
+
+
+def _divided(
+    keys: dict[str, str], found: dict[str, Tensor], prefix: str, copies: list[str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the network's tensors by its keys, unexpected ones too, and those besides it."""
+    tensors, beside = {}, {}
+    for key, tensor in found.items():
+        rest = key.removeprefix(prefix)
+        other = checkpoints.BESIDE.search(rest) or key.startswith(tuple(copies))
+        if key.startswith(prefix) and (rest in keys or not other):
+            tensors[keys.get(rest, rest)] = tensor
+        else:
+            beside[key] = tensor
+    return tensors, beside
+
+
+def normalised(origin: Origin, beside: dict[str, Tensor], file: Path) -> Origin:
+    """Return an origin with the mean and the standard deviation that a checkpoint brings along.
+
+    What else it holds besides the network is named in a warning; also these, where the network
+    takes other pixels than RGB in [0, 1] or is the user's own, which may normalise by itself.
+    """
+    mean, std = (
+        {tuple(tensor.flatten().tolist()) for key, tensor in beside.items() if name.search(key)}
+        for name in (checkpoints.MEAN, checkpoints.STD)
+    )
+    if len(mean) == len(std) == 1 and not origin.code and origin.scale == 1 and not origin.bgr:
+        (mean,), (std,) = mean, std
+        if len(mean) == len(std) == 3 and 0 <= min(mean) <= max(mean) <= 1 and min(std) > 0:
+            pairs = zip((*mean, *std), (*origin.mean, *origin.std), strict=True)
+            if any(abs(one - other) > 1e-3 for one, other in pairs):
+                values = (" ".join(f"{value:.4g}" for value in each) for each in (mean, std))
+                logger.warning(
+                    "%s: pixels get its mean %s and standard deviation %s", file, *values
+                )
+                origin = dataclasses.replace(origin, mean=mean, std=std)
+            used = checkpoints.NORMALISER
+            beside = {key: tensor for key, tensor in beside.items() if not used.search(key)}
+    if beside:
+        groups = Counter(key.partition(".")[0] for key in beside)
+        listed = ", ".join(f"{name} ({number} tensors)" for name, number in groups.items())
+        logger.warning("%s: beside the network it holds %s: not used", file, listed)
+    return origin

@@ -1,0 +1,35 @@
+"""Bilinear resizing whose gradient has one value, also on a GPU."""
+
+import functools
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+def resized(pixels: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:
+    """Return images, N x C x H x W, in another size, as `interpolate` does it.
+
+    On a GPU the gradient of `interpolate` adds up in an order that differs from run to run. There
+    two matrix products do the same, in float64, which TF32 does not round.
+    """
+    if pixels.device.type == "cpu":
+        return interpolate(pixels, size, mode="bilinear", antialias=antialias)
+    return by_matrices(pixels, size, antialias)
+
+
+def by_matrices(pixels: Tensor, size: tuple[int, int], antialias: bool = False) -> Tensor:
+    """Return the same as `resized`, up to rounding, by a matrix for the rows and the columns."""
+    rows, columns = (
+        _matrix(own, wanted, antialias, pixels.device)
+        for own, wanted in zip(pixels.shape[2:], size, strict=True)
+    )
+    return (rows @ pixels.double() @ columns.T).to(pixels.dtype)
+
+
+@functools.lru_cache(256)  # DI has a few dozen sizes
+def _matrix(own: int, wanted: int, antialias: bool, device: torch.device) -> Tensor:
+    """Return what resizing a line of `own` pixels multiplies it by, wanted x own."""
+    identity = torch.eye(own, dtype=torch.double)[None, None]
+    size = (wanted, own)
+    return interpolate(identity, size, mode="bilinear", antialias=antialias)[0, 0].to(device)

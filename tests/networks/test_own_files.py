@@ -1,0 +1,184 @@
+"""A user's Python file: what it imports, what the suite still imports, and what is wrong in it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, shell
+
+from suite import networks
+from suite.networks import apart
+
+NETWORK = """
+from torch import nn
+def tiny(classes=5):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))
+"""
+PIXELS = torch.rand(1, 3, 32, 32)
+
+
+def classes(file, function="tiny"):
+    return networks.load_model(f"{file}:{function}")(PIXELS).shape[1]
+
+
+def write(folder, files=None, **more):
+    for name, text in {**(files or {}), **more}.items():
+        file = folder / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return folder / "net.py"
+
+
+@pytest.fixture(autouse=True)
+def undisturbed():
+    """sys.path is the same before and after, and each module of before is the same one."""
+    path, modules = sys.path[:], dict(sys.modules)
+    yield
+    assert sys.path == path
+    assert {name for name in modules if sys.modules.get(name) is not modules[name]} == set()
+
+
+SUITES = ["suite", "branches", "utils_sgm", "evaluate", "attack_iter", "convert_slim"]
+
+
+@pytest.mark.parametrize("name", ["models", "networks", "conftest", "timm", *SUITES])
+@pytest.mark.parametrize("package", [False, True])
+def test_module_beside_the_file_is_the_one_that_it_imports(tmp_path, name, package):
+    import convert_slim  # noqa: F401  as in a run, some are loaded
+
+    sibling = f"{name}/__init__" if package else name
+    file = write(tmp_path, {sibling: NETWORK}, net=f"from {name} import *")
+    model = networks.load_model(f"{file}:tiny")
+    assert model(PIXELS).shape == (1, 5)
+    path = tmp_path / name / "__init__.py" if package else tmp_path / f"{name}.py"
+    assert list(model.digests) == [str(file), str(path)]
+    assert str(tmp_path) not in str(sys.modules.get(name))
+
+
+def test_files_of_two_folders_get_their_own_modules(tmp_path):
+    for count in (5, 7, 9):
+        text = NETWORK.replace("classes=5", f"classes={count}")
+        write(tmp_path / str(count), models=text, net="import models\ntiny = models.tiny")
+    assert [classes(tmp_path / str(n) / "net.py") for n in (5, 7, 9, 5)] == [5, 7, 9, 5]
+
+
+def test_packages_and_their_parts_are_the_folders_own(tmp_path):
+    for count in (5, 7):
+        text = NETWORK.replace("classes=5", f"classes={count}")
+        net = "from models.nets.tiny import tiny"
+        write(tmp_path / str(count), {"models/nets/tiny": text}, net=net)
+    assert [classes(tmp_path / str(n) / "net.py") for n in (5, 7, 5)] == [5, 7, 5]
+
+
+@pytest.mark.parametrize("name", ["utils_sgm", "branches", "suite", "models"])
+def test_folders_that_a_file_adds_are_kept_apart_too(tmp_path, name):
+    for count in (5, 7):
+        folder = tmp_path / str(count)
+        text = NETWORK.replace("classes=5", f"classes={count}")
+        net = f"import sys\nsys.path.insert(0, {str(folder / 'src')!r})\nfrom {name} import tiny"
+        write(folder, {f"src/{name}": text}, net=net)
+    assert [classes(tmp_path / str(n) / "net.py") for n in (5, 7)] == [5, 7]
+
+
+def test_suite_is_there_for_a_file_that_has_no_module_of_that_name(tmp_path):
+    text = NETWORK + "from suite import networks\nfrom utils_sgm import register_sgm\n"
+    assert classes(write(tmp_path, net=text)) == 5
+
+
+def test_what_a_file_imports_from_elsewhere_stays(tmp_path, monkeypatch):
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "lib_of_somebody.py").write_text("x = 1")
+    sys.modules.pop("lib_of_somebody", None)
+    monkeypatch.syspath_prepend(tmp_path / "library")
+    file = write(tmp_path / "own", net=NETWORK + "import lib_of_somebody")
+    assert classes(file) == 5
+    assert sys.modules.pop("lib_of_somebody").x == 1
+
+
+def test_files_of_the_suite_s_own_names_do_not_hide_them_from_a_script(natural, tmp_path):
+    names = [*SUITES, "select_images", "list_networks", "attack", "images"]
+    write(tmp_path, dict.fromkeys(names, "raise RuntimeError('not this one')"))
+    text = NETWORK.replace("classes=5", "classes=1000") + "\nfrom mine import x"
+    file = write(tmp_path, net=text, mine="x = 1")
+    done = shell(
+        f"python attack_iter.py --input-dir {natural} --output-dir out --num-steps 1 "
+        f"--arch {file}:tiny efficientnet_lite0",
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_linked_file_finds_the_modules_on_both_ends(tmp_path):
+    file = write(tmp_path / "there", net="from models import *", models=NETWORK)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "net.py").symlink_to(file)
+    assert classes(tmp_path / "here" / "net.py") == 5
+
+
+def test_odd_names_of_files_are_names(tmp_path):
+    write(tmp_path, {"my net.v2": "import sys\nsys.path = sys.path[1:]\n" + NETWORK})
+    assert classes(tmp_path / "my net.v2.py") == 5
+
+
+def test_switches_of_a_file_do_not_stay(tmp_path):
+    assert (
+        classes(write(tmp_path, net=NETWORK + "import torch\ntorch.set_grad_enabled(False)")) == 5
+    )
+    assert torch.is_grad_enabled()
+
+
+def test_names_are_those_of_the_suite_s_files():
+    assert {*SUITES, "select_images", "list_networks"} <= apart._names()
+    assert Path(ROOT) == apart.ROOT
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import absent_module", "line 1: ModuleNotFoundError: No module named 'absent_module'"),
+        ("import broken", r"line 1: SyntaxError: .*broken.py, line 1"),
+        ("import failing", "line 1: ZeroDivisionError: division by zero"),
+        ("\nraise SystemExit(2)", "line 2: SystemExit: 2"),
+        ("import argparse\nargparse.ArgumentParser().parse_args(['--x'])", "line 2: SystemExit"),
+        ("from . import models", "line 1: ImportError: attempted relative import"),
+        ("def tiny(): return tiny()", "line 1: RecursionError"),
+        (
+            "import torch\nclass tiny(torch.nn.Module):\n def forward(s, x): import failing",
+            "No module named 'failing'.. Import it at the beginning",
+        ),
+        ("x = '\0'", "SyntaxError: source code string cannot contain null bytes"),
+        ("raise ValueError('one\\n\\ttwo')", "line 1: ValueError: one two"),
+        ("def tiny(classes): pass", "without arguments .*'classes'.*write a function"),
+        ("def tiny(*, classes): pass", "without arguments .*'classes'"),
+        (
+            "import torch\nclass tiny(torch.nn.Module):\n def __init__(s, n): pass",
+            "arguments .*'n'",
+        ),
+        ("def tiny():\n return open('absent')", "line 2: FileNotFoundError"),
+        ("def tiny(): import torch; return torch.nn.Linear(3, 5), 3", "returns tuple, not"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_one_line(tmp_path, text, reason):
+    file = write(tmp_path, net=text, broken="def tiny(:", failing="1 / 0")
+    with pytest.raises(ValueError, match=reason) as error:
+        networks.load_model(f"{file}:tiny")
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "net = tiny()",  # a network
+        "net = lambda: tiny()",
+        "import functools\nnet = functools.partial(tiny, classes=5)",
+        "class net(nn.Sequential):\n def __init__(s): super().__init__(*tiny())",
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Options:\n    classes: int = 5\n" + NETWORK + "\n"
+        "def net(): return tiny(Options().classes)",
+    ],
+)
+def test_name_may_stand_for_anything_that_gives_a_network(tmp_path, text):
+    text = text if "future" in text else NETWORK + text
+    assert classes(write(tmp_path, net=text), "net") == 5

@@ -1,0 +1,224 @@
+"""Users' networks that are not just from float32 pixels to logits."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from conftest import input_gradient
+from own_networks import PIXELS, load, returning
+
+from utils_sgm import residual_branches
+
+OUTPUTS = {
+    "tuple": "return out, x",
+    "list": "return [out]",
+    "nested": "return (out, x), x",
+    "dict": "return {'features': x, 'logits': out}",
+    "ModelOutput": "return Output(loss=None, logits=out)",
+    "namedtuple": "return Named(x, out)",
+    "namespace": "return types.SimpleNamespace(hidden=x, logits=out)",
+    "dict in a tuple": "return [{'logits': out}]",
+}
+
+
+@pytest.mark.parametrize("expression", OUTPUTS.values(), ids=OUTPUTS)
+def test_logits_are_taken_out_of_what_a_network_returns(tmp_path, caplog, expression):
+    caplog.set_level("INFO")
+    expected = load(tmp_path, "net = plain").accelerate()
+    model = load(tmp_path, returning(expression))
+    assert "logits are taken" in caplog.text
+    assert torch.equal(model.accelerate()(PIXELS), expected(PIXELS))
+    assert model.classes == 5
+    assert torch.equal(input_gradient(model, PIXELS), input_gradient(expected, PIXELS))
+
+
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [
+        ("return {'features': x, 'out': out}", "returns a dict of features, out"),
+        ("return ()", "returns a tuple of 0"),
+        ("return None", "returns a NoneType"),
+        ("return Attributes(3)", "returns a int"),
+        ("return out.argmax(1)", "torch.int64 numbers of the shape 1 for"),
+        ("return out.squeeze()", "numbers of the shape 5 for"),
+        ("return out.sum()", "numbers of the shape a number for"),
+        ("return x", "numbers of the shape 1x3x16x16"),
+        ("return out.repeat(2, 1)", "numbers of the shape 2x5"),
+        ("return out / absent", "a pass of 1x3x16x16 pixels fails .NameError"),
+        ("raise RuntimeError('a\\nb')", "fails .RuntimeError: a b."),
+        ("raise KeyError('a')", "fails .KeyError: 'a'."),
+    ],
+)
+def test_network_without_logits_is_refused(tmp_path, expression, reason):
+    with pytest.raises(ValueError, match=reason) as error:
+        load(tmp_path, returning(expression))
+    assert f"{tmp_path}/net.py:net" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16, torch.double])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_pixels_are_cast_to_a_network_s_dtype_and_logits_are_float32(tmp_path, dtype, precision):
+    expected = load(tmp_path, "net = plain")
+    model = load(tmp_path, f"def net(): return Plain().to({dtype})").accelerate(precision)
+    logits = model(PIXELS)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected(PIXELS), atol=0.03, rtol=0.03)
+    gradient = input_gradient(model, PIXELS)
+    assert gradient.dtype == torch.float32
+    close = torch.cosine_similarity(
+        gradient.flatten(), input_gradient(expected, PIXELS).flatten(), 0
+    )
+    assert close > 0.99
+
+
+def test_network_that_casts_by_itself_gets_what_it_always_got(tmp_path):
+    text = """
+class net(Plain):
+    def __init__(self):
+        super().__init__()
+        self.half()
+    def forward(self, x):
+        assert x.dtype == torch.float32
+        return self.logits((x - 0.1).half())
+"""
+    model = load(tmp_path, text)
+    assert torch.equal(model(PIXELS), model.network(PIXELS).float())
+
+
+def test_flattening_network_at_the_wrong_size_is_one_line(tmp_path):
+    text = "def net(): return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))"
+    with pytest.raises(
+        ValueError, match="1x3x224x224 pixels fails .*attribute input_size"
+    ) as error:
+        load(tmp_path, text)
+    assert "\n" not in str(error.value)
+    assert f"{tmp_path}/net.py:net" in str(error.value)
+
+
+def test_data_parallel_with_device_ids_runs_where_the_suite_puts_it(tmp_path):
+    expected = load(tmp_path, "net = plain")
+    text = """
+def net():
+    net = nn.DataParallel(Plain())
+    net.device_ids, net.src_device_obj = [0, 1], torch.device("cuda:0")  # as where there are GPUs
+    return nn.Sequential(net)
+"""
+    model = load(tmp_path, text).accelerate()
+    torch.testing.assert_close(model(PIXELS), expected(PIXELS))
+
+
+HARD_TO_SPEED_UP = {
+    "view": "return nn.functional.linear(self.conv(x).view(len(x), -1)[:, :4], self.fc.weight)",
+    "five dimensions": "return self.fc(self.conv3(x[:, :, None]).mean((2, 3, 4)))",
+    "looks into its norms": "return self.logits(x) + self.norm.running_var.sum()",
+    "detached in part": "return self.logits(x) + self.logits(x.detach())",
+}
+
+
+@pytest.mark.parametrize("expression", HARD_TO_SPEED_UP.values(), ids=HARD_TO_SPEED_UP)
+def test_network_that_can_not_be_sped_up_stays_as_it_is(tmp_path, expression):
+    text = f"""
+class net(Plain):
+    def __init__(self):
+        super().__init__()
+        self.conv3 = nn.Conv3d(3, 4, (1, 3, 3))
+    def forward(self, x):
+        {expression}
+"""
+    model = load(tmp_path, text)
+    expected, gradient = model(PIXELS), input_gradient(model, PIXELS)
+    torch.testing.assert_close(model.accelerate()(PIXELS), expected)
+    torch.testing.assert_close(input_gradient(model, PIXELS), gradient)
+
+
+def test_first_pass_leaves_random_numbers_alone(tmp_path):
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    text = "import random, numpy as np\n" + returning(
+        "return out * (1 + 0 * (random.random() + np.random.rand() + torch.rand(1)))"
+    )
+    states = random.getstate(), np.random.get_state()
+    load(tmp_path, text)
+    drawn = draw()
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    load(tmp_path, "net = plain")
+    assert draw() == drawn
+
+
+def test_names_of_branches_are_those_of_the_user_s_modules(tmp_path):
+    for text in (
+        "net = plain",
+        returning("return {'logits': out}"),
+        "def net(): return Plain().half()",
+    ):
+        model = load(tmp_path, text)
+        assert [b.module for b in residual_branches(model.network, model.input_size)] == ["branch"]
+
+
+FOUND = {
+    "compiled": "def net(): return torch.compile(Plain())",
+    "averaged": "def net(): return torch.optim.swa_utils.AveragedModel(Plain())",
+    "lazy": """
+def net():
+    net = Plain()
+    net.fc, net.norm = nn.LazyLinear(5), nn.LazyBatchNorm2d()
+    return net
+""",
+    "default dtype": "def net():\n    torch.set_default_dtype(torch.float64)\n    return Plain()",
+    "default device": "def net():\n    net = Plain()\n    torch.set_default_device('meta')\n"
+    "    return net",
+    "no gradients": "def net():\n    torch.set_grad_enabled(False)\n    return Plain()",
+    "reentrant": "from torch.utils.checkpoint import checkpoint\nclass net(Plain):\n"
+    "    def forward(self, x): return checkpoint(self.logits, x, use_reentrant=True)",
+    "in place": "class net(Plain):\n    def forward(self, x): return self.logits(x.mul_(2))",
+}
+
+
+@pytest.mark.parametrize("text", FOUND.values(), ids=FOUND)
+def test_other_kinds_of_networks_work(tmp_path, text):
+    model = load(tmp_path, text)
+    logits, gradient = model(PIXELS), input_gradient(model, PIXELS)
+    assert logits.shape == (2, 5)
+    assert (logits.dtype, logits.device.type) == (torch.float32, "cpu")
+    model.accelerate()
+    torch.testing.assert_close(model(PIXELS), logits)
+    torch.testing.assert_close(input_gradient(model, PIXELS), gradient)
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.get_default_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (returning("return out.view(1, 5)"), "a pass of 2x3x16x16 pixels fails .RuntimeError"),
+        (returning("return {1: out}[len(x)]"), "a pass of 2x3x16x16 pixels fails .KeyError: 2"),
+    ],
+)
+def test_network_that_fails_at_later_images_is_one_line(tmp_path, text, reason):
+    model = load(tmp_path, text).accelerate()
+    with pytest.raises(ValueError, match=reason) as error:
+        model(PIXELS)
+    assert f"{tmp_path}/net.py" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "def net():\n    with torch.device('meta'): return Plain()",
+            "no weights: they are on the",
+        ),
+        (
+            "def net(): return torch.export.export(Plain(), (torch.rand(1, 3, 16, 16),)).module()",
+            "no evaluation mode .NotImplementedError",
+        ),
+    ],
+)
+def test_network_that_can_not_be_run_is_refused(tmp_path, text, reason):
+    with pytest.raises(ValueError, match=f"net.py:net has {reason}"):
+        load(tmp_path, text)

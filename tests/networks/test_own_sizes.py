@@ -1,0 +1,111 @@
+"""What `input_size` is found in a user's network, and inside its wrappers."""
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from suite import networks
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+
+
+class Tiny(nn.Module):
+    def __init__(self, size=32):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+        if size is not None:
+            self.input_size = size
+
+    def forward(self, pixels):
+        return self.fc(self.conv(pixels).mean((2, 3)))
+
+
+class Normalise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+
+    def forward(self, pixels):
+        return pixels - self.mean
+
+
+EXAMPLE = torch.rand(1, 3, 32, 32)
+WRAPPERS = {
+    "none": lambda network: network,
+    "DataParallel": nn.DataParallel,
+    "DataParallel twice": lambda network: nn.DataParallel(nn.DataParallel(network)),
+    "averaged": AveragedModel,
+    "compiled": torch.compile,
+    "scripted": torch.jit.script,
+    "traced": lambda network: torch.jit.trace(network, EXAMPLE),
+    "exported": lambda network: torch.export.export(network, (EXAMPLE,)).module(),
+    "with a normaliser": lambda network: nn.Sequential(Normalise(), network),
+    "of all": lambda network: nn.DataParallel(nn.Sequential(Normalise(), torch.compile(network))),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_size_is_found_through_wrappers(wrap, caplog):
+    caplog.set_level("INFO")
+    assert networks.input_size(wrap(Tiny())) == (3, 32, 32)
+    assert "assumed" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Tiny(None),
+        nn.DataParallel(Tiny(None)),
+        torch.fx.symbolic_trace(Tiny()),
+        nn.Sequential(nn.Flatten(), nn.Linear(7, 5)),
+        nn.Sequential(Tiny(32), Tiny(64)),  # whose is it?
+        nn.Sequential(nn.Flatten(2), nn.LSTM(49, 5)),  # there it is a number of features
+    ],
+    ids=lambda network: type(network).__name__,
+)
+def test_size_that_is_assumed_is_said(network, caplog):
+    caplog.set_level("INFO")
+    assert networks.input_size(network) == (3, 224, 224)
+    assert f"{type(network).__name__} has no attribute input_size: 3x224x224 is" in caplog.text
+
+
+def test_size_that_is_there_is_not_said(caplog):
+    caplog.set_level("INFO")
+    networks.input_size(Tiny())
+    networks.input_size(networks.load_model("torchvision/resnet18", pretrained=False))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "size", [32, (32, 32), [3, 32, 32], torch.Size([32, 32]), torch.arange(33).numpy()[32]]
+)
+def test_size_in_each_form(size):
+    assert networks.input_size(nn.DataParallel(Tiny(size))) == (3, 32, 32)
+
+
+@pytest.mark.parametrize("size", ["large", 0, (1, 32, 32), (32.0, 32.0), -32, ()])
+def test_size_that_is_none_is_named_with_the_network(size):
+    with pytest.raises(ValueError, match="Tiny: input_size can't be"):
+        networks.input_size(Tiny(size))
+
+
+@pytest.mark.parametrize(
+    "wrap", ["nn.DataParallel(net)", "torch.fx.symbolic_trace(net)", "torch.jit.trace(net, pixels)"]
+)
+def test_network_from_a_file_is_attacked_at_its_size_or_the_log_says_it(tmp_path, caplog, wrap):
+    caplog.set_level("INFO")
+    file = tmp_path / "net.py"
+    file.write_text(f"""
+import torch
+from torch import nn
+def tiny():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    net.input_size, pixels = 32, torch.rand(1, 3, 32, 32)
+    return {wrap}
+""")
+    model = networks.load_model(f"{file}:tiny")
+    if "symbolic" in wrap:
+        assert f"{file}:tiny has no attribute input_size: 3x224x224 is assumed" in caplog.text
+    else:
+        assert model.input_size == (3, 32, 32)

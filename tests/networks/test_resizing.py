@@ -1,0 +1,26 @@
+"""Resizing by matrices, which GPUs do, against torch's own, which CPUs do."""
+
+import pytest
+import torch
+from torch.nn.functional import interpolate
+
+from suite.networks.resizing import by_matrices, resized
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("size", [(7, 9), (13, 40), (224, 224), (246, 239), (299, 331)])
+def test_matrices_resize_as_interpolate_does(size, antialias):
+    pixels = torch.rand(2, 3, 24, 31).requires_grad_()
+    expected = interpolate(pixels, size, mode="bilinear", antialias=antialias)
+    found = by_matrices(pixels, size, antialias)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad((weights * expected).sum(), pixels)
+    (other,) = torch.autograd.grad((weights * found).sum(), pixels)
+    torch.testing.assert_close(other, gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_cpu_takes_torchs_own_bit_for_bit():
+    pixels = torch.rand(1, 3, 24, 31)
+    expected = interpolate(pixels, (40, 40), mode="bilinear", antialias=True)
+    assert torch.equal(resized(pixels, (40, 40), antialias=True), expected)

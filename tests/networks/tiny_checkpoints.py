@@ -1,0 +1,28 @@
+"""A network whose checkpoints take no time, and how a checkpoint is loaded into one."""
+
+import collections
+
+import torch
+from torch import nn
+
+from suite.networks import fitting
+
+PIXELS = torch.rand(2, 3, 8, 8)
+
+
+def build(classes=5):
+    layers = collections.OrderedDict(
+        features=nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flat=nn.Flatten(),
+        fc=nn.Linear(4, classes),
+    )
+    return nn.Sequential(layers).eval()
+
+
+def loaded(file, make=build):
+    return fitting.load_checkpoint(lambda _: make(), file)[0]
+
+
+def assert_loaded(file, network, make=build):
+    torch.testing.assert_close(loaded(file, make)(PIXELS), network(PIXELS))
