@@ -5,10 +5,11 @@
     python benchmarks/bench_attack.py --arch resnet152 --batch-size 64 --precision bf16
 
 The released way: advertorch's loop, gradients of the parameters computed, torch's default layout,
-legacy backward hooks, float32. Both have the same random weights and images. Each
-way runs in a process of its own, which alternate; medians are printed. The bound is the speed of a
-large matrix product, measured in between, over the floating-point operations that torch counts in a
-step. Needs torch, torchvision, advertorch, safetensors, tqdm, numpy and Pillow.
+legacy backward hooks. All ways have the same random weights and images and the same --precision;
+where torch's own default is another one, the released way is also measured with that. Each way runs
+in a process of its own, which alternate; medians are printed. The bound is the speed of a large
+matrix product, measured in between, over the floating-point operations that torch counts in a step.
+Needs torch, torchvision, advertorch, safetensors, tqdm, numpy and Pillow.
 """
 
 import argparse
@@ -26,7 +27,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 RELEASED = "released"
+# On a GPU, TF32 for convolutions and not for matrix products; elsewhere float32.
+DEFAULT = "released, torch's default precision"
 MEMORY = "freed memory kept, huge pages"
+ORDER = "sums in a fixed order"  # what is there on a GPU instead, with fp32
 # Each has what those before it have.
 LEVERS = (
     RELEASED,
@@ -64,8 +68,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 def measure(arch: str, args) -> None:
     """Run the ways in turn and print a line for each."""
-    ways = LEVERS if args.levers else (RELEASED, LEVERS[-1])
+    ways = choose_ways(args)
     children = {way: start(arch, way, args) for way in ("matrix product", *ways)}
+    for process in children.values():
+        process.stdout.readline()  # it is ready
     rounds = [{way: ask(process) for way, process in children.items()} for _ in range(args.rounds)]
     medians = {way: statistics.median(each[way] for each in rounds) for way in children}
     ratios = {way: statistics.median(each[RELEASED] / each[way] for each in rounds) for way in ways}
@@ -74,21 +80,41 @@ def measure(arch: str, args) -> None:
     bound = speed / ends[RELEASED]["operations"]
     for way in ways:
         steps = args.num_steps / medians[way]
-        name = way if way == RELEASED or not args.levers else f"+ {way}"
         print(
-            f"| {arch} | {name if args.levers or way == RELEASED else 'this suite'} | {steps:.2f} "
+            f"| {arch} | {label(way, args.levers)} | {steps:.2f} "
             f"| {ratios[way]:.2f} | {100 * steps / bound:.0f} % | {ends[way]['memory']:.2f} GB |",
             flush=True,
         )
+
+
+def choose_ways(args) -> list[str]:
+    ways = [RELEASED]
+    if on_gpu() or args.precision == "bf16":
+        ways.append(DEFAULT)
+    if not args.levers:
+        return [*ways, LEVERS[-1]]
+    return ways + [x for x in LEVERS[1:] if x != MEMORY or not on_gpu() or args.precision == "fp32"]
+
+
+def label(way: str, levers: bool) -> str:
+    if way in (RELEASED, DEFAULT):
+        return way
+    if not levers:
+        return "this suite"
+    return f"+ {ORDER if way == MEMORY and on_gpu() else way}"
+
+
+def on_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def start(arch: str, way: str, args) -> subprocess.Popen:
     command = [sys.executable, __file__, "--child", way, "--arch", arch]
     for option in ("gamma", "batch_size", "num_steps", "precision"):
         command += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()  # it is warm
-    return process
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def ask(process: subprocess.Popen) -> float:
@@ -101,25 +127,36 @@ def ask(process: subprocess.Popen) -> float:
 def child(args) -> None:
     """Work at each line of input, and print how long it took; at an empty one end."""
     warnings.simplefilter("ignore")
-    if args.child not in LEVERS[: LEVERS.index(MEMORY)]:
+    if args.child not in (DEFAULT, *LEVERS[: LEVERS.index(MEMORY)]):
         os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as the scripts do, before torch is there
     import torch
 
+    set_precision(args.child, args.precision)
     work, operations = matrix_product(args) if "matrix" in args.child else attack(args)
-    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    work()
-    print("warm", flush=True)
+    synchronize = torch.cuda.synchronize if on_gpu() else lambda: None
+    print("ready", flush=True)
     while sys.stdin.readline().strip():
-        work()  # what another process did before slows the first one down
+        work()  # the first time, and after another process's work, it is slow
         synchronize()
         begin = time.perf_counter()
         work()
         synchronize()
-        print(time.perf_counter() - begin, flush=True)
+        seconds = time.perf_counter() - begin
+        torch.cuda.empty_cache()  # all ways together may not fit a GPU
+        print(seconds, flush=True)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if torch.cuda.is_available():
+    if on_gpu():
         memory = torch.cuda.max_memory_allocated()
     print(json.dumps({"operations": operations, "memory": memory / 1e9}))
+
+
+def set_precision(way: str, precision: str) -> None:
+    """Set a GPU's arithmetic, as `devices.choose_device` does, for every way but torch's own."""
+    import torch
+
+    if on_gpu() and way != DEFAULT:
+        torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
 
 def matrix_product(args):
@@ -152,16 +189,16 @@ def attack(args):
     from suite.networks.libraries import Origin
     from suite.running import devices
 
-    levers = LEVERS[: LEVERS.index(args.child) + 1]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    released = args.child in (RELEASED, DEFAULT)
+    levers = () if released else LEVERS[: LEVERS.index(args.child) + 1]
+    device = "cuda" if on_gpu() else "cpu"
     if MEMORY in levers:
         device = devices.choose_device(False, args.precision)
     torch.manual_seed(0)
     network = torchvision.models.get_model(args.arch[0])
     origin = Origin(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
     model = networks.Classifier(network, origin, None)
-    if args.child == RELEASED:
-        model.requires_grad_(True)
+    if released:
         legacy_hooks(network, args.arch[0], args.gamma)
     if "channels_last" in levers:
         model.to(memory_format=torch.channels_last)
@@ -169,19 +206,20 @@ def attack(args):
         model.accelerate(args.precision)
     elif "batch norms folded" in levers:
         folding.fold_batch_norms(network)
+    model.bfloat16 = args.precision == "bf16" and args.child != DEFAULT
     model.to(device)
-    if args.child != RELEASED:
+    if not released:
         utils_sgm.register_sgm(network, args.arch[0], args.gamma)
     pixels = torch.rand(args.batch_size, 3, 224, 224).to(device)
     labels = torch.arange(args.batch_size, device=device)
     way = attacks.make_attack(model, 16, 2, args.num_steps)
 
-    model.requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
-        leaf = pixels.clone().requires_grad_()
+        leaf = pixels[:1].clone().requires_grad_()
         model(leaf).sum().backward()
-    model.requires_grad_(args.child == RELEASED)
-    return lambda: attacks.perturb(way, pixels, labels, 16), counter.get_total_flops()
+    model.requires_grad_(released)
+    operations = args.batch_size * counter.get_total_flops()
+    return lambda: attacks.perturb(way, pixels, labels, 16), operations
 
 
 def legacy_hooks(network, arch: str, gamma: float) -> None:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from branches import Watch, main_output
@@ -43,14 +44,18 @@ class ChannelAffine(nn.Module):
 class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: Tensor, affine: ChannelAffine) -> Tensor:
-        # In the features' dtype, which autocast chose: else all that follows would be float32.
-        ctx.scale, shift = affine.scale.to(features.dtype), affine.shift.to(features.dtype)
-        ctx.owns_gradient = affine.owns_gradient
-        return torch.addcmul(shift, features, ctx.scale)
+        ctx.affine = affine
+        if features.dtype not in (torch.bfloat16, torch.float16):
+            return torch.addcmul(affine.shift, features, affine.scale).to(features.dtype)
+        # Autocast's: in one pass, without a copy in float32, and without rounding the factors.
+        nothing, one = torch.zeros_like(affine.shift).flatten(), torch.ones_like(affine.scale)
+        factors = (affine.scale.flatten(), affine.shift.flatten())
+        return batch_norm(features, nothing, one.flatten(), *factors, eps=0)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.mul_(ctx.scale) if ctx.owns_gradient else grad * ctx.scale, None
+        scale = ctx.affine.scale.to(grad.dtype)
+        return grad.mul_(scale) if ctx.affine.owns_gradient else grad * scale, None
 
 
 @torch.no_grad()

@@ -204,3 +204,13 @@ def test_ctrl_c_while_decoders_start_is_not_lost(tmp_path):
     batches = images.batches(images.list_images(tmp_path), 1)
     with pytest.raises(KeyboardInterrupt):
         next(pictures.read_batches(batches, workers=1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pixels_come_as_a_network_takes_them(tmp_path, workers):
+    for name in "abc":
+        write(tmp_path / f"{name}.png")
+    batches = images.batches(images.list_images(tmp_path), 1)
+    for _, pixels in pictures.read_batches(batches, workers):
+        assert pixels.is_contiguous()
+        assert pixels.shape == (1, 3, 8, 8)

@@ -5,6 +5,7 @@ import torch
 
 from suite import images, networks, results
 from suite.images import pictures
+from suite.running import devices
 
 
 @pytest.fixture
@@ -45,3 +46,14 @@ def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
     assert [answers for _, _, answers in in_turn.answers(batches)] == expected
     assert "they take turns" in caplog.text
     assert most == 1
+
+
+def test_batch_is_copied_once_for_all_networks(batches, monkeypatch):
+    copied, to_device = [], devices.to_device
+    monkeypatch.setattr(
+        devices, "to_device", lambda pixels, device: copied.append(1) or to_device(pixels, device)
+    )
+    archs = ["efficientnet_lite0", "efficientnet_lite1"]
+    answers = list(results.Committee(archs, {}, "cpu").answers(batches))
+    assert len(copied) == len(answers) == len(batches)
+    assert all(list(each) == archs for _, _, each in answers)

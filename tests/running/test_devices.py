@@ -1,10 +1,12 @@
+import inspect
 import json
 
 import pytest
 import torch
+from conftest import SCRIPTS
 
-from suite import networks
-from suite.running import devices, runs
+from suite import networks, results
+from suite.running import devices, precision, runs
 
 
 def limited(most, calls):
@@ -153,3 +155,13 @@ def test_next_batch_is_copied_before_this_one_is_worked_on(monkeypatch):
         next(ahead)
     assert events == [1, 2, "a", "b"]
     assert list(devices.ahead(iter([(["a"], 1)]), "cpu")) == [(["a"], 1)]
+
+
+def test_default_precision_is_one():
+    functions = (devices.choose_device, networks.Classifier.accelerate, results.Committee)
+    found = {inspect.signature(each).parameters["precision"].default for each in functions}
+    found |= {
+        SCRIPTS[name].get_parser().get_default("precision")
+        for name in ("select_images", "attack_iter", "evaluate")
+    }
+    assert found == {precision.DEFAULT}

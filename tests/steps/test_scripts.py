@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 import statistics
 
@@ -188,3 +189,13 @@ def test_table_is_printed_before_a_drawing_fails(run, natural, tmp_path, monkeyp
     assert status == 1
     assert "efficientnet_lite1" in out
     assert "can't write" in err
+
+
+def test_speed_is_of_the_attack_and_of_the_run(run, natural, tmp_path):
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    _, out, err = run(attack, nat=natural, adv=tmp_path / "a")
+    alone, whole = re.search(r"speed +(\S+) images/s, (\S+) with reading and writing", out).groups()
+    assert float(alone) >= float(whole) > 0
+    assert re.search(r"s: networks \d+ %, waits for decoding \d+ %, writing \d+ %", err)
+    spoken = json.loads(run(f"{attack} --json", nat=natural, adv=tmp_path / "b")[1])
+    assert spoken["images_per_second"] >= spoken["images_per_second_of_run"] > 0
