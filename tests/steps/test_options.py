@@ -8,6 +8,7 @@ from conftest import SCRIPTS
 
 from suite import images, networks
 from suite.images import pictures
+from suite.running import devices
 
 # Of each option, arguments with and without it, or with two values. The outputs must differ.
 ATTACK = {
@@ -222,6 +223,7 @@ def test_no_cuda_stays_on_the_cpu(run, folders, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(devices, "to_device", lambda pixels, device: pixels)
     monkeypatch.setattr(torch.nn.Module, "to", record)
     for command in (
         "attack_iter --input-dir {few} --output-dir {out}/a",
