@@ -62,29 +62,28 @@ def start(natural, folder):
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_killed_run_is_finished_by_the_same_command(natural, tmp_path, undisturbed, number):
-    interrupted, attempts = 0, 0
-    while interrupted < KILLS:
-        folder = tmp_path / str(attempts // 3)  # a folder is interrupted up to three times
+def test_killed_run_is_finished_by_the_same_command(natural, tmp_path, undisturbed):
+    attempts, left = 0, [signal.SIGKILL, signal.SIGTERM, signal.SIGINT] * KILLS
+    while left:
+        folder, number = tmp_path / str((len(left) - 1) // 3), left[0]  # each is interrupted thrice
         attempts += 1
-        assert attempts <= 5 * KILLS
+        assert attempts <= 15 * KILLS
         process = start(natural, folder)
-        time.sleep(random.uniform(0, 0.8))
+        time.sleep(random.uniform(0, 0.6))
         process.send_signal(number)
         _, err = process.communicate(timeout=120)
         made = json.loads((folder / "run.json").read_text())
         if made["status"] == "done":  # it was faster
             shutil.rmtree(folder)
             continue
-        interrupted += 1
+        left.pop(0)
         if number != signal.SIGKILL:
             assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
             assert err.splitlines()[-2:] == [
                 f"{folder} is unfinished: the same command does the rest".encode(),
                 b"attack_iter.py: stopped",
             ]
-    print(f"{interrupted} of {attempts} runs were interrupted")
+    print(f"{3 * KILLS} of {attempts} runs were interrupted")
     for folder in tmp_path.iterdir():
         subprocess.run(command(natural, folder), check=True, capture_output=True)
         assert contents(folder) == undisturbed

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from conftest import SCRIPTS
+from small import NETWORKS
 
 from suite import images, networks
 from suite.images import pictures
@@ -35,7 +36,7 @@ ATTACK = {
         "--arch resnet18 --gamma 0.5 --hooks relu",
         "--arch resnet18 --gamma 0.5 --hooks branch",
     ),
-    "--branches": ("--gamma 0.5", r"--gamma 0.5 --branches blocks\.1\.1\.bn3"),
+    "--branches": ("--gamma 0.5", "--gamma 0.5 --branches norm"),
     "--list-branches": ("", "--list-branches"),
     "--overwrite": ("", "--overwrite"),
     "--on-error": ("", "--on-error skip"),
@@ -101,7 +102,16 @@ def folders(tmp_path_factory, natural):
     network = networks.load_model("efficientnet_lite0").network
     network.classifier.bias[listed[0].label] -= 100
     torch.save(network.state_dict(), root / "own.pth")
-    return {"few": root / "few", "fewer": root / "fewer", "own": root / "own.pth"}
+    (root / "nets.py").write_text(NETWORKS)
+    names = ("few", "fewer", "own.pth", "nets.py")
+    return {name.partition(".")[0]: root / name for name in names}
+
+
+def on_a_small_network(option, arguments):
+    """Add what an option's arguments leave out: images, and a network where any one does."""
+    images = "" if "--input-dir" in arguments else "--input-dir {few} "
+    any_one = "--arch" not in arguments and option not in ("--arch", "--checkpoint")
+    return images + "--arch {nets}:thousand " * any_one + arguments
 
 
 def outcome(run, command, folders, out):
@@ -132,8 +142,7 @@ def test_option_of_attack_iter(run, folders, tmp_path, monkeypatch, option):
     common = "attack_iter --output-dir {out} --step-size 2 --num-steps 2"
     outcomes = []
     for arguments in ATTACK[option]:
-        source = "" if "--input-dir" in arguments else "--input-dir {few} "
-        command = f"{common} {source}{arguments}"
+        command = f"{common} {on_a_small_network(option, arguments)}"
         outcomes.append(outcome(run, command, folders, tmp_path / "out"))
     if option in ("--print-freq", "--json", "--list-branches"):
         assert outcomes[0] != outcomes[1]
@@ -150,10 +159,7 @@ def test_option_of_select_images(run, folders, tmp_path, option):
 
 @pytest.mark.parametrize("option", EVALUATE)
 def test_option_of_evaluate(run, folders, tmp_path, option):
-    commands = [
-        f"evaluate {'' if '--input-dir' in arguments else '--input-dir {few} '}{arguments}"
-        for arguments in EVALUATE[option]
-    ]
+    commands = [f"evaluate {on_a_small_network(option, each)}" for each in EVALUATE[option]]
     first, second = (outcome(run, command, folders, tmp_path / "out") for command in commands)
     assert first != second
 
