@@ -66,16 +66,15 @@ def main(args) -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext() if ranks.rank() else runs.locked(args.output_dir):
         ranks.first(lambda: prepare_folder(args.output_dir, args.overwrite))
-        select(args, archs, networks, candidates, device)
+        select(args, resize, archs, networks, candidates, device)
 
 
-def select(args, archs, networks, candidates, device: str) -> None:
+def select(args, resize: int, archs, networks, candidates, device: str) -> None:
     """Keep what the networks classify correctly, and print the counts."""
     from suite import images
     from suite.running import checks, devices, ranks
 
     workers, wanted = devices.decoders(args.workers), args.num_images or len(candidates)
-    resize = args.resize or round(args.size * 256 / 224)
     batches = images.batches(candidates, devices.batch_size(device, args.batch_size))
     prepare = functools.partial(centre_crop, resize=resize, size=args.size)
     skipped, answered, rows = [], {arch: [] for arch in archs}, []

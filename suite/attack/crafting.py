@@ -188,12 +188,12 @@ class Crafter:
                 checks.warn_of_batch_dependence(source.name)
 
     def _first_answers(self) -> list[int]:
-        if not self.attacker.logits.isfinite().all():
-            checks.refuse_no_answer(self.attacker.name, [-1])
+        answers = networks.classes_of(self.attacker.logits).tolist()
+        checks.refuse_no_answer(self.attacker.name, answers)
         if not self.share.crafted:
             names = " + ".join(source.name for source in self.attacker.sources)
             checks.warn_of_probabilities(names, self.attacker.logits)
-        return self.attacker.logits.argmax(1).tolist()
+        return answers
 
 
 def _finished(folder: Path, batch: list[images.LabelledImage], natural: Tensor) -> Tensor | None:

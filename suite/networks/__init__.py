@@ -7,6 +7,7 @@ from suite.networks.catalogue import PAPER_TARGETS, listing
 from suite.networks.models import (
     Classifier,
     class_names,
+    classes_of,
     depends_on_batch,
     load_model,
     logits,
@@ -19,6 +20,7 @@ __all__ = [
     "PAPER_TARGETS",
     "Classifier",
     "class_names",
+    "classes_of",
     "depends_on_batch",
     "input_size",
     "listing",

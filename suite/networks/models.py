@@ -181,7 +181,11 @@ def predict(model: nn.Module, pixels: Tensor) -> Tensor:
 
     Where an image's logits are not finite, -1: to raise an error here would be to wait for a GPU.
     """
-    answer = logits(model, pixels)
+    return classes_of(logits(model, pixels))
+
+
+def classes_of(answer: Tensor) -> Tensor:
+    """Return the classes, N, that logits, N x classes, stand for; -1 where one is not finite."""
     return torch.where(answer.isfinite().all(1), answer.argmax(1), -1)
 
 

@@ -1,6 +1,9 @@
 """The output folder of an attack: one run at a time, resumed where it stopped, never mixed.
 
-`run.json` in it says with what it was made, and whether the run is "running" or "done".
+`run.json` in it says with what it was made, and whether the run is "running" or "done". A resumed
+run gives the bytes of an undisturbed one: on a CPU at an equal number of threads; on a GPU with
+--precision fp32, on one model and one version of cuDNN, of which another is warned of. With tf32
+and bf16 sums on a GPU have no fixed order.
 """
 
 import contextlib

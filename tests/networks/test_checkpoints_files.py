@@ -10,18 +10,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from tiny_checkpoints import assert_loaded, build, loaded
+from tiny_checkpoints import assert_loaded, build, file, loaded, network
 from torch import nn
 
-
-@pytest.fixture
-def network():
-    return build()
-
-
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "own.pth"
+__all__ = ["file", "network"]
 
 
 # Places

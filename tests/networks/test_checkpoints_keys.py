@@ -8,22 +8,14 @@ import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_checkpoints import PIXELS, assert_loaded, build, loaded
+from tiny_checkpoints import PIXELS, assert_loaded, build, file, loaded, network
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from suite import networks
 from suite.networks import checkpoints
 
-
-@pytest.fixture
-def network():
-    return build()
-
-
-@pytest.fixture
-def file(tmp_path):
-    return tmp_path / "own.pth"
+__all__ = ["file", "network"]
 
 
 PREFIXES = [

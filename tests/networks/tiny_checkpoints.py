@@ -2,6 +2,7 @@
 
 import collections
 
+import pytest
 import torch
 from torch import nn
 
@@ -18,6 +19,16 @@ def build(classes=5):
         fc=nn.Linear(4, classes),
     )
     return nn.Sequential(layers).eval()
+
+
+@pytest.fixture
+def network():
+    return build()
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "own.pth"
 
 
 def loaded(file, make=build):
