@@ -6,7 +6,6 @@ No images, no attacks. Begin with `load_model`, `predict` and `listing`.
 from suite.networks.catalogue import PAPER_TARGETS, listing
 from suite.networks.models import (
     Classifier,
-    class_names,
     classes_of,
     depends_on_batch,
     load_model,
@@ -19,7 +18,6 @@ from suite.networks.sizes import input_size
 __all__ = [
     "PAPER_TARGETS",
     "Classifier",
-    "class_names",
     "classes_of",
     "depends_on_batch",
     "input_size",

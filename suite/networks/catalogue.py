@@ -7,11 +7,16 @@ from pathlib import Path
 
 from torch import nn
 
-from suite.networks import libraries, own, weights
+from suite.networks import cifar10, libraries, own, weights
 from suite.networks.adapting import adapted
 from suite.networks.libraries import EMBEDDED, Origin
 from suite.networks.sizes import input_size
 
+# Of the embedded networks' family, but in no package: timm's copy of the same authors' weights.
+LARGER_LITES = {
+    "efficientnet_lite3": "timm/tf_efficientnet_lite3.in1k",
+    "efficientnet_lite4": "timm/tf_efficientnet_lite4.in1k",
+}
 # The names of TF-Slim's released networks in the papers: the architecture, and timm's copy.
 SLIM = {
     "inc_v3": ("inception_v3", "inception_v3.tf_in1k"),
@@ -22,6 +27,8 @@ SLIM = {
     "inc_v3_ens4": ("inception_v3", None),
     "incres_v2_ens": ("inception_resnet_v2", "inception_resnet_v2.tf_ens_adv_in1k"),
 }
+# The names that no library has.
+OURS = (*EMBEDDED, *LARGER_LITES, *SLIM, *cifar10.FILES)
 PAPER_TARGETS = (
     "vgg19_bn",
     "resnet152",
@@ -66,7 +73,9 @@ def find(name: str) -> Origin:
         return libraries.embedded(name)
     if name in SLIM:
         return _slim(name)
-    library, _, rest = name.rpartition("/")
+    library, _, rest = LARGER_LITES.get(name, name).rpartition("/")
+    if library == "cifar10":
+        return cifar10.origin(name)
     if library == "torchvision":
         return libraries.torchvision_network(rest)
     if library == "timm":
@@ -75,12 +84,15 @@ def find(name: str) -> Origin:
 
 
 def names() -> Iterator[str]:
-    """Yield every name that `find` takes for a network with weights for ImageNet's 1000 classes."""
+    """Yield every name that `find` takes for a network with weights.
+
+    Those are for ImageNet's 1000 classes, or for CIFAR-10's ten.
+    """
     import pretrainedmodels
     import timm
     from torchvision import models as torchvision
 
-    yield from (*EMBEDDED, *SLIM, *sorted(pretrainedmodels.model_names))
+    yield from (*OURS, *sorted(pretrainedmodels.model_names))
     for arch in torchvision.list_models(module=torchvision):
         yield f"torchvision/{arch}"
         for version in torchvision.get_model_weights(arch).__members__:
@@ -161,7 +173,7 @@ def _pretrainedmodels(name: str) -> Origin:
     import pretrainedmodels
 
     if name not in pretrainedmodels.model_names:
-        raise libraries.unknown(name, [*EMBEDDED, *SLIM, *pretrainedmodels.model_names])
+        raise libraries.unknown(name, [*OURS, *pretrainedmodels.model_names])
     known = pretrainedmodels.pretrained_settings[name]
     version = "imagenet" if "imagenet" in known else next(iter(known))  # DPNs have imagenet+5k
     settings = known[version]

@@ -30,6 +30,7 @@ class Origin:
         absent: what to do where the file is missing and has no URL.
         alternative: what else to take where the file is missing and can't be downloaded.
         note: what the log says when this is taken as an alternative.
+        class_names: in the order of their indices; empty for ImageNet's, if there are 1000.
     """
 
     build: Callable[..., nn.Module]
@@ -44,6 +45,7 @@ class Origin:
     absent: str = ""
     alternative: "Origin | None" = None
     note: str = ""
+    class_names: Sequence[str] = ()
 
 
 def embedded(name: str) -> Origin:

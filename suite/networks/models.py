@@ -50,6 +50,7 @@ class Classifier(nn.Module):
         }
         self.own = bool(origin.code)
         self.classes: int | None = None
+        self._class_names = origin.class_names
         self.bfloat16 = False
         self.bgr = origin.bgr
         self.scale = origin.scale
@@ -98,6 +99,11 @@ class Classifier(nn.Module):
             logger.info("%s: not laid out as channels_last (%s)", kind, weights.one_line(error))
         return self
 
+    def class_name(self, index: int) -> str:
+        """Return what a class is called, after `accelerate`; `class 7` where it has no name."""
+        names = self._class_names or _imagenet_classes()
+        return names[index] if len(names) == self.classes else f"class {index}"
+
     def _try(self) -> None:
         device = next(self.network.parameters(), self.mean).device
         with undisturbed(device):
@@ -108,11 +114,12 @@ def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = Non
     """Return a network by name, on the CPU.
 
     Args:
-        name: `efficientnet_lite0` to `2`, whose weights come with their packages; a name of
-            pretrainedmodels; `torchvision/<name>` with the first weights that were released, the
-            paper's, or `torchvision/<name>@<weights>`; `timm/<name>` with or without a tag; the
-            papers' short names of TF-Slim's networks, see `catalogue.SLIM`; or
-            `path/to/file.py:function`, a function that returns a module from pixels to logits.
+        name: `efficientnet_lite0` to `2`, whose weights come with their packages, and `3` and `4`,
+            timm's; `cifar10/resnet20` and others, see `cifar10.FILES`; a name of pretrainedmodels;
+            `torchvision/<name>` with the first weights that were released, the paper's, or
+            `torchvision/<name>@<weights>`; `timm/<name>` with or without a tag; the papers' short
+            names of TF-Slim's networks, see `catalogue.SLIM`; or `path/to/file.py:function`, a
+            function that returns a module from pixels to logits.
         pretrained: False gives random weights.
         checkpoint: a file of weights to take instead of those that the name stands for; the number
             of classes comes from it.
@@ -201,7 +208,7 @@ def depends_on_batch(model: nn.Module, pixels: Tensor) -> bool:
     return bool((alone - beside).abs().max() > 0.05 * beside.abs().max())  # bf16 rounds to 0.02
 
 
-def class_names() -> list[str]:
+def _imagenet_classes() -> list[str]:
     """Return the names of ImageNet's 1000 classes, in the order of their indices."""
     from torchvision.models import ResNet50_Weights
 

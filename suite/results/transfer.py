@@ -100,24 +100,21 @@ def examples(
     device: str,
 ) -> list[dict]:
     """Return what the gallery shows of a few images: their pixels and each target's answers."""
-    names = networks.class_names()
     shown = []
     for image in listed:
         pair = [images.to_pixels(images.read_image(i.path)) for i in (naturals[image.name], image)]
         both = images.to_float(torch.stack(pair).to(device))
         logits = targets.each(lambda _, model, both=both: networks.logits(model, both))
-        answers = {arch: _confident(each, names) for arch, each in logits.items()}
-        of_imagenet = all(each.shape[1] == len(names) for each in logits.values())
-        label = names[image.label] if of_imagenet else f"class {image.label}"
+        answers = {arch: _confident(targets.networks[arch], each) for arch, each in logits.items()}
+        names = {model.class_name(image.label) for model in targets.networks.values()}
+        label = names.pop() if len(names) == 1 else f"class {image.label}"
         shown.append({"label": label, "pixels": pair, "answers": answers})
     return shown
 
 
-def _confident(logits: Tensor, names: list[str]) -> list[str]:
+def _confident(model: networks.Classifier, logits: Tensor) -> list[str]:
     """Return the predicted class of each image and its confidence, as text."""
-    shares = logits.softmax(1)
-    known = shares.shape[1] == len(names)  # a network of one's own may have other classes
     return [
-        f"{names[index] if known else f'class {index}'} {100 * share:.0f} %"
-        for share, index in zip(*(each.tolist() for each in shares.max(1)), strict=True)
+        f"{model.class_name(index)} {100 * share:.0f} %"
+        for share, index in zip(*(each.tolist() for each in logits.softmax(1).max(1)), strict=True)
     ]

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from suite import images, networks
 from suite.images import pictures
-from suite.networks import libraries
+from suite.networks import catalogue, libraries
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def checkpoints(tmp_path, monkeypatch):
 
 
 def test_embedded_networks_recognise_the_embedded_images():
-    listed = images.embedded_images()
+    listed = images.embedded_images()[:20]
     resized = [pictures.read_image(image.path).resize((260, 260)) for image in listed]
     pixels = pictures.to_float(torch.stack([pictures.to_pixels(picture) for picture in resized]))
     labels = torch.tensor([image.label for image in listed])
@@ -95,6 +95,20 @@ def test_timms_weights_are_loaded(checkpoints):
     assert torch.equal(loaded.fc.weight, network.fc.weight)
 
 
+def test_larger_lite_takes_timms_file(checkpoints):
+    network = timm.create_model("tf_efficientnet_lite3")
+    file = checkpoints / "tf_efficientnet_lite3.in1k.safetensors"
+    safetensors.torch.save_file(network.state_dict(), file)
+    loaded = networks.load_model("efficientnet_lite3").network
+    assert torch.equal(loaded.classifier.weight, network.classifier.weight)
+
+
+def test_lites_are_one_family():
+    found = [catalogue.find(f"efficientnet_lite{number}") for number in range(5)]
+    assert [origin.input_size[1] for origin in found] == [224, 240, 260, 300, 380]
+    assert {(*origin.mean, *origin.std) for origin in found} == {(0.5,) * 6}
+
+
 @pytest.mark.parametrize(
     ("name", "url", "file"),
     [
@@ -112,6 +126,11 @@ def test_timms_weights_are_loaded(checkpoints):
             "timm/inception_v3.tf_adv_in1k",
             "https://huggingface.co/timm/inception_v3.tf_adv_in1k/resolve/main/model.safetensors",
             "inception_v3.tf_adv_in1k.safetensors",
+        ),
+        (
+            "efficientnet_lite4",
+            "https://huggingface.co/timm/tf_efficientnet_lite4.in1k/resolve/main/model.safetensors",
+            "tf_efficientnet_lite4.in1k.safetensors",
         ),
     ],
 )
@@ -151,7 +170,7 @@ def test_file_with_another_digest_than_its_name_is_warned_of(checkpoints, caplog
     ("name", "near"),
     [
         ("resnet51", "resnet50"),
-        ("efficientnet_lite3", "efficientnet_lite2"),
+        ("efficientnet_lite5", "efficientnet_lite4"),
         ("torchvision/resnet51", "torchvision/resnet50"),
         ("torchvision/resnet50@IMAGENET1K_V3", "torchvision/resnet50@IMAGENET1K_V2"),
         ("timm/resnet50.a1_in1", "timm/resnet50.a1_in1k"),

@@ -1,0 +1,107 @@
+"""The ResNets for CIFAR-10's 32 x 32 pixels, and where their published weights are.
+
+He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2:
+https://arxiv.org/abs/1512.03385. The weights are Yerlan Idelbayev's, under the BSD-2 licence, from
+https://github.com/akamaster/pytorch_resnet_cifar10, whose names the layers have.
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, relu
+
+from suite.networks import libraries, weights
+
+CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+URL = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"
+FILES = {
+    "cifar10/resnet20": "resnet20-12fca82f.th",
+    "cifar10/resnet32": "resnet32-d509ac18.th",
+    "cifar10/resnet44": "resnet44-014dd654.th",
+    "cifar10/resnet56": "resnet56-4bfd9763.th",
+    "cifar10/resnet110": "resnet110-1d1ed7c2.th",
+    "cifar10/resnet1202": "resnet1202-f3b1deed.th",
+}
+# ImageNet's, with which these networks were trained.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def origin(name: str) -> libraries.Origin:
+    """Return one of the networks above, or raise ValueError."""
+    if name not in FILES:
+        raise libraries.unknown(name, list(FILES))
+    depth = int(name.removeprefix("cifar10/resnet"))
+
+    def build(file: Path | None, classes: int = len(CLASSES)) -> nn.Module:
+        network = ResNet(depth, classes)
+        if file:
+            # The tensors were saved on a GPU, of a network inside nn.DataParallel.
+            saved = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+            tensors = {key.removeprefix("module."): tensor for key, tensor in saved.items()}
+            network.load_state_dict(tensors)
+        return network
+
+    file = weights.folder() / FILES[name]
+    url = f"{URL}/{FILES[name]}"
+    return libraries.Origin(build, (3, 32, 32), MEAN, STD, file, url, class_names=CLASSES)
+
+
+class ResNet(nn.Sequential):
+    """A ResNet for small images, N x 3 x 32 x 32, with three stages of 16, 32 and 64 channels.
+
+    Args:
+        depth: the number of layers with weights, 6 n + 2 with n blocks a stage.
+    """
+
+    def __init__(self, depth: int, classes: int = len(CLASSES)):
+        layers = OrderedDict(
+            conv1=nn.Conv2d(3, 16, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(16), relu=nn.ReLU()
+        )
+        for stage, (before, channels) in enumerate([(16, 16), (16, 32), (32, 64)], start=1):
+            widths = [before, *[channels] * ((depth - 2) // 6)]
+            blocks = [Block(width, channels) for width in widths[:-1]]
+            layers[f"layer{stage}"] = nn.Sequential(*blocks)
+        layers |= OrderedDict(
+            pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), linear=nn.Linear(64, classes)
+        )
+        super().__init__(layers)
+
+
+class Block(nn.Module):
+    """A residual block of two convolutions, with stride 2 where the number of channels grows."""
+
+    def __init__(self, before: int, channels: int):
+        super().__init__()
+        stride = 1 if channels == before else 2
+        self.conv1 = nn.Conv2d(before, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        branch = self.bn2(self.conv2(relu(self.bn1(self.conv1(features)))))
+        return relu(shortcut(features, branch.shape[1]) + branch)
+
+
+def shortcut(features: Tensor, channels: int) -> Tensor:
+    """Return features, N x C x H x W, with more channels: the paper's option A, no parameters.
+
+    Those are every second pixel, and as many channels of zeros before as behind the others.
+    """
+    added = channels - features.shape[1]
+    if not added:
+        return features
+    return pad(features[:, :, ::2, ::2], (0, 0, 0, 0, added // 2, added // 2))
