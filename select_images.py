@@ -4,7 +4,7 @@
         --arch resnet152 densenet201 --num-images=5000
 
 Writes them resized and cropped as 8-bit PNGs, with labels.csv. It is the saved pixels that are
-classified.
+classified. With --all every image is kept, and no network is run.
 """
 
 import contextlib
@@ -24,16 +24,25 @@ def get_parser() -> cli.Parser:
     # fmt: off
     add = parser.add_mutually_exclusive_group(required=True).add_argument
     add("--input-dir", type=Path, help="folder of ImageNet images, with labels")
-    add("--data", choices=("embedded",), help="embedded: the 20 images that come with foolbox")
+    add("--data", choices=("embedded", "foolbox"),
+        help="embedded: the 100 images in data/; foolbox: the 20 of that package")
     add = parser.add_argument
     add("--output-dir", type=Path, required=True, help="folder to write")
-    add("--arch", nargs="+", default=["efficientnet_lite0"], help="networks that must be right")
+    judged = parser.add_mutually_exclusive_group().add_argument
+    judged("--arch", nargs="+", default=["efficientnet_lite0"], help="networks that must be right")
+    judged("--all", action="store_true", help="keep all images, without running a network")
     cli.add_checkpoint(add)
     add("--num-images", type=cli.positive_int, help="how many to keep; all if absent")
     add("--seed", type=int, default=0, help="of the order in which they are taken")
-    add("--size", type=cli.positive_int, default=224, help="of the centre crop")
-    add("--resize", type=cli.positive_int,
-        help="short side before the crop; size * 256 / 224 if absent")
+    add("--size", type=cli.positive_int,
+        help="width and height of what is written; if absent 224, or, where every network takes "
+        "less, the largest of theirs")
+    resized = parser.add_mutually_exclusive_group().add_argument
+    resized("--resize", type=cli.positive_int,
+        help="short side before the crop; if absent size * 256 / 224, and images that have the "
+        "size already are taken as they are")
+    resized("--whole", action="store_true",
+        help="resize the whole image to size x size, whatever its shape, and crop nothing")
     add("--overwrite", action="store_true", help="delete the images that the output folder has")
     cli.add_running(add)
     add("--json", action="store_true", help="print the result as JSON")
@@ -42,11 +51,10 @@ def get_parser() -> cli.Parser:
 
 
 def main(args) -> None:
-    resize = args.resize or round(args.size * 256 / 224)
-    if resize < args.size:
-        raise cli.UsageError(f"--resize {resize} is less than --size {args.size}")
     if args.input_dir and args.output_dir.resolve() == args.input_dir.resolve():
         raise cli.UsageError("the output folder is the input folder")
+    if args.all and args.checkpoint:
+        raise cli.UsageError("--checkpoint is for a network, and --all runs none")
     checkpoints = cli.checkpoints(args.arch, args.checkpoint)
 
     from suite import images, results
@@ -55,86 +63,85 @@ def main(args) -> None:
     ranks.join()
     device = devices.choose_device(args.no_cuda, args.precision)
 
-    candidates = images.list_images(args.input_dir) if args.input_dir else images.embedded_images()
+    if args.input_dir:
+        candidates = images.list_images(args.input_dir)
+    else:
+        candidates = images.embedded_images(args.data)
     if any(image.label is None for image in candidates):
         raise ValueError(f"{args.input_dir} has no labels: it needs a labels.csv or class names")
     random.Random(args.seed).shuffle(candidates)
-    archs = list(dict.fromkeys(args.arch))
-    networks = results.Committee(archs, checkpoints, device, args.precision)
-    for arch in archs:
-        checks.refuse_other_classes(arch, networks.networks[arch].classes, candidates)
+    archs = [] if args.all else list(dict.fromkeys(args.arch))
+    committee = results.Committee(archs, checkpoints, device, args.precision)
+    for arch, network in committee.networks.items():
+        checks.refuse_other_classes(arch, network.classes, candidates)
+    size = args.size or default_size(committee.networks.values())
+    if args.resize and args.resize < size:
+        raise cli.UsageError(f"--resize {args.resize} is less than --size {size}")
+    prepare = functools.partial(images.square, size=size, resize=args.resize, whole=args.whole)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext() if ranks.rank() else runs.locked(args.output_dir):
-        ranks.first(lambda: prepare_folder(args.output_dir, args.overwrite))
-        select(args, resize, archs, networks, candidates, device)
+        ranks.first(lambda: images.prepare_folder(args.output_dir, args.overwrite))
+        select(args, committee, candidates, prepare, device)
 
 
-def select(args, resize: int, archs, networks, candidates, device: str) -> None:
+def default_size(networks) -> int:
+    """Return 224, or, where all networks take less, the most that one of them takes."""
+    most = max((max(network.input_size[1:]) for network in networks), default=224)
+    if most < 224:
+        logger.info("images become %d pixels square, as the networks take them", most)
+    return min(224, most)
+
+
+def select(args, committee, candidates, prepare, device: str) -> None:
     """Keep what the networks classify correctly, and print the counts."""
     from suite import images
     from suite.running import checks, devices, ranks
 
     workers, wanted = devices.decoders(args.workers), args.num_images or len(candidates)
     batches = images.batches(candidates, devices.batch_size(device, args.batch_size))
-    prepare = functools.partial(centre_crop, resize=resize, size=args.size)
-    skipped, answered, rows = [], {arch: [] for arch in archs}, []
-    decoded = images.read_batches(ranks.share(batches), workers, prepare, skipped)
-    judged = networks.answers(cli.progress(decoded, len(candidates)))
+    answered, rows, read = {arch: [] for arch in committee.networks}, [], 0
+    skipped, untouched = [], []
+    decoded = images.read_batches(ranks.share(batches), workers, prepare, skipped, untouched)
+    decoded = cli.progress(decoded, len(candidates))
+    judged = ((*each, {}) for each in decoded) if args.all else committee.answers(decoded)
     with images.Writer(workers) as writer:
         for image, pixels, answers in in_order(batches, judged):
-            for arch in archs:
-                answered[arch].append({"answer": answers[arch], "label": image.label})
+            read += 1
+            for arch, answer in answers.items():
+                answered[arch].append({"answer": answer, "label": image.label})
             if all(answer == image.label for answer in answers.values()):
-                rows.append(label_row(image, args.input_dir))
+                rows.append(images.label_row(image, args.input_dir))
                 if pixels is not None:
                     writer.write(pixels, args.output_dir / image.name)
             if len(rows) == wanted:
                 break
     skipped = sorted(name for names in ranks.gather(skipped) for name in names)
+    untouched = {name for names in ranks.gather(untouched) for name in names}
     if ranks.rank():
         return
     if rows:
         images.write_labels(args.output_dir, rows)
     (args.output_dir / images.UNFINISHED).unlink()
 
-    read = len(answered[args.arch[0]])
     correct = {a: sum(r["answer"] == r["label"] for r in rs) for a, rs in answered.items()}
     if args.json:
         print(json.dumps({"read": read, "correct": correct, "kept": len(rows)}))
     else:
         for what, number in [("read", read), *correct.items(), ("kept", len(rows))]:
             print(f"{what:<24}{number:>8}")
-    for arch in archs:
+    as_they_are = sum(row["filename"] in untouched for row in rows)
+    if as_they_are:
+        logger.info("%d images had the size already, and are kept as they were", as_they_are)
+    for arch in answered:
         checks.warn_of_accuracy(arch, answered[arch])
     if skipped:
         logger.warning("%d images were not readable: %s", len(skipped), ", ".join(skipped))
     if len(rows) < (args.num_images or 1):
+        fit = "readable" if args.all else "classified correctly by every network"
         raise ValueError(
-            f"only {len(rows)} of {args.num_images or len(candidates)} images are classified "
-            f"correctly by every network; those are kept in {args.output_dir}"
+            f"only {len(rows)} of {args.num_images or len(candidates)} images are {fit}; those "
+            f"are kept in {args.output_dir}"
         )
-
-
-def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Make the output folder, or empty it if that is wanted and a selection wrote it."""
-    from suite import images
-
-    ours = [folder / name for name in (images.LABELS, images.UNFINISHED)]
-    selected = any(file.is_file() for file in ours)
-    if overwrite and selected:
-        for file in [*folder.glob("*.png"), *folder.glob(".*.part"), *ours]:
-            file.unlink(missing_ok=True)
-    if any(folder.glob("*.png")):
-        hint = ", or --overwrite them" if selected else ""
-        raise ValueError(f"{folder} has images: take another folder{hint}")
-    (folder / images.UNFINISHED).touch()
-
-
-def centre_crop(picture, resize: int, size: int):
-    """Return a picture's centre, `size` pixels square, its short side being `resize`."""
-    from torchvision.transforms.v2 import functional as transforms
-
-    return transforms.center_crop(transforms.resize(picture, [resize]), [size])
 
 
 def in_order(batches, judged):
@@ -152,13 +159,6 @@ def in_order(batches, judged):
             for index, image in enumerate(theirs):
                 pixels = own[index] if rank == ranks.rank() else None
                 yield image, pixels, {arch: classes[index] for arch, classes in said.items()}
-
-
-def label_row(image, folder: Path | None) -> dict:
-    """Return a row of labels.csv; its `source` is the file that the image came from."""
-    source = image.path.relative_to(folder or image.path.parent)
-    row = {"filename": image.name, "label": image.label, "source": source}
-    return row if image.target is None else row | {"target": image.target}
 
 
 if __name__ == "__main__":

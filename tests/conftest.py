@@ -58,6 +58,7 @@ def natural(tmp_path_factory):
     folder = tmp_path_factory.mktemp("natural")
     archs = [f"efficientnet_lite{n}" for n in range(3)]
     options = ["--data", "embedded", "--output-dir", str(folder), "--num-images", "6"]
+    options += ["--batch-size", "4"]
     select_images.main(select_images.get_parser().parse_args([*options, "--arch", *archs]))
     return folder
 

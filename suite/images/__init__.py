@@ -4,7 +4,8 @@ No networks, no attacks. Begin with `list_images`, `read_batches` and `Writer`.
 """
 
 from suite.images.classes import UNFINISHED
-from suite.images.folders import LabelledImage, batches, embedded_images, list_images
+from suite.images.embedded import embedded_images
+from suite.images.folders import LabelledImage, batches, list_images
 from suite.images.labels import LABELS, whole_file, write_labels
 from suite.images.pictures import (
     Writer,
@@ -16,6 +17,7 @@ from suite.images.pictures import (
     to_pixels,
     to_uint8,
 )
+from suite.images.selection import label_row, prepare_folder, square
 
 __all__ = [
     "LABELS",
@@ -24,11 +26,14 @@ __all__ = [
     "Writer",
     "batches",
     "embedded_images",
+    "label_row",
     "list_images",
     "perturbation",
+    "prepare_folder",
     "read_batches",
     "read_image",
     "size_error",
+    "square",
     "to_float",
     "to_pixels",
     "to_uint8",

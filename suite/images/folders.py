@@ -19,7 +19,6 @@ name, and either it or the one above it is given:
 What is left out of a folder is counted and logged. Names that begin with a dot are passed over.
 """
 
-import importlib.util
 import logging
 import re
 import unicodedata
@@ -102,13 +101,6 @@ def list_images(folder: Path) -> list[LabelledImage]:
 def batches(images: list[LabelledImage], size: int) -> list[list[LabelledImage]]:
     """Return the images in batches of up to `size`."""
     return [images[start : start + size] for start in range(0, len(images), size)]
-
-
-def embedded_images() -> list[LabelledImage]:
-    """Return the 20 ImageNet images that the package foolbox carries."""
-    folder = Path(importlib.util.find_spec("foolbox").origin).parent / "data"
-    files = sorted(folder.glob("imagenet_*.jpg"))
-    return [LabelledImage(f, f"{f.stem}.png", int(f.stem.rpartition("_")[2])) for f in files]
 
 
 def _listed(folder: Path, left: Counter) -> list[LabelledImage]:

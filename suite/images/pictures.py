@@ -68,6 +68,7 @@ def read_batches(
     workers: int = 0,
     prepare: Callable[[PIL.Image.Image], PIL.Image.Image] | None = None,
     skipped: list[str] | None = None,
+    untouched: list[str] | None = None,
 ) -> Iterator[tuple[list[LabelledImage], Tensor]]:
     """Yield batches with their pixels as uint8, N x 3 x H x W.
 
@@ -76,6 +77,7 @@ def read_batches(
         prepare: applied to each picture, for example a resize; a function that pickle can take.
         skipped: where to note the names of unreadable images, which their batches, as many as
             given, then lack; None to stop at the first one.
+        untouched: where to note the names of images that `prepare` returns as they are.
 
     Raises:
         ValueError: an image is not readable, or has another size than others of its batch.
@@ -90,7 +92,7 @@ def read_batches(
     with _signals_wait():
         decoded = iter(loader)
     for batch in batches:
-        pixels, broken, other_size = next(decoded)
+        pixels, broken, same, other_size = next(decoded)
         for index, message in broken.items():
             if skipped is None:
                 raise ValueError(message)
@@ -98,12 +100,14 @@ def read_batches(
             logger.warning("skipped: %s", message)
         if other_size:
             raise ValueError(other_size)
+        if untouched is not None:
+            untouched += [batch[index].name for index in same]
         kept = [image for n, image in enumerate(batch) if n not in broken]
         yield kept, torch.from_numpy(pixels)
 
 
 class _Decoder(Dataset):
-    """Batches as their pixels, the errors of unreadable images, and an error about sizes.
+    """Batches: pixels, errors of unreadable images, which ones are as read, an error about sizes.
 
     Errors are returned, since a DataLoader adds its worker's traceback to what is raised. Pixels
     are numpy's, which come through a pipe: tensors would take shared memory, of which containers
@@ -117,21 +121,24 @@ class _Decoder(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, dict[int, str], str | None]:
-        pixels, broken, first = [], {}, None
+    def __getitem__(self, number: int) -> tuple[np.ndarray, dict[int, str], list[int], str | None]:
+        pixels, broken, same, first = [], {}, [], None
         for index, image in enumerate(self.batches[number]):
             try:
-                picture = read_image(image.path)
-                picture = self.prepare(picture) if self.prepare else picture
+                read = read_image(image.path)
+                picture = self.prepare(read) if self.prepare else read
             except ValueError as error:
                 broken[index] = str(error)
                 continue
+            if picture is read:
+                same.append(index)
             first = first or (image.path, picture.size)
             if picture.size != first[1]:
-                return np.empty(0), broken, size_error((image.path, picture.size), first)
+                return np.empty(0), broken, [], size_error((image.path, picture.size), first)
             pixels.append(to_pixels(picture).numpy())
         # Laid out here, beside the network, as it takes them.
-        return np.ascontiguousarray(np.stack(pixels)) if pixels else np.empty(0), broken, None
+        laid_out = np.ascontiguousarray(np.stack(pixels)) if pixels else np.empty(0)
+        return laid_out, broken, same, None
 
 
 def _as_it_is(item: tuple) -> tuple:

@@ -1,4 +1,5 @@
 import csv
+import importlib.util
 import os
 import signal
 import subprocess
@@ -86,10 +87,39 @@ def test_flat_files_without_labels(tmp_path):
     assert listed(tmp_path) == [("a.png", None)]
 
 
-def test_embedded_images_carry_their_labels():
+def test_embedded_images_are_the_listed_ones_wherever_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with (ROOT / "data" / "nips2017" / "dev_dataset.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    listed = {f"{r['ImageId']}.png": (int(r["TrueLabel"]), int(r["TargetClass"])) for r in rows}
     embedded = images.embedded_images()
-    assert len(embedded) == 20
-    assert ("imagenet_16_251.png", 251) in [(image.name, image.label) for image in embedded]
+    assert len(rows) == len(listed) == 100
+    assert {i.name: (i.label + 1, i.target + 1) for i in embedded} == listed
+    assert [image.name for image in embedded] == sorted(listed)
+    for row in rows:
+        assert row["Author"]
+        assert "flickr.com/" in row["OriginalLandingURL"]
+        assert row["License"] == "https://creativecommons.org/licenses/by/2.0/"
+
+
+def test_embedded_images_are_of_one_size_and_small_enough_for_a_repository():
+    files = [image.path for image in images.embedded_images()]
+    for file in files:
+        with PIL.Image.open(file) as picture:
+            assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (299, 299))
+    assert sum(file.stat().st_size for file in files) <= 5_000_000
+
+
+def test_foolbox_s_images_carry_their_labels():
+    listed = images.embedded_images("foolbox")
+    assert len(listed) == 20
+    assert ("imagenet_16_251.png", 251) in [(image.name, image.label) for image in listed]
+
+
+def test_foolbox_s_images_without_foolbox_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="pip install foolbox"):
+        images.embedded_images("foolbox")
 
 
 @pytest.mark.parametrize(

@@ -45,16 +45,18 @@ ATTACK = {
 }
 SELECT = {
     "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
-    "--data": ("--input-dir {few}", "--data embedded --num-images 2"),
-    "--arch": ("--data embedded", "--data embedded --arch efficientnet_lite1"),
-    "--checkpoint": ("--data embedded", "--data embedded --checkpoint {own}"),
+    "--data": ("--data embedded --num-images 2", "--data foolbox --num-images 2"),
+    "--arch": ("--data foolbox", "--data foolbox --arch efficientnet_lite1"),
+    "--all": ("--data foolbox", "--data foolbox --all"),
+    "--checkpoint": ("--input-dir {few}", "--input-dir {few} --checkpoint {own}"),
     "--num-images": ("--input-dir {few}", "--input-dir {few} --num-images 1"),
     "--seed": (
         "--data embedded --num-images 2 --seed 1",
         "--data embedded --num-images 2 --seed 2",
     ),
     "--size": ("--input-dir {few}", "--input-dir {few} --size 200"),
-    "--resize": ("--input-dir {few}", "--input-dir {few} --resize 224"),
+    "--resize": ("--input-dir {few}", "--input-dir {few} --resize 240"),
+    "--whole": ("--data embedded --num-images 1", "--data embedded --num-images 1 --whole"),
     "--overwrite": ("--input-dir {few}", "--input-dir {few} --overwrite"),
     "--json": ("--input-dir {few}", "--input-dir {few} --json"),
 }

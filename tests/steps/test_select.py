@@ -1,14 +1,24 @@
-"""What select_images.py keeps, and what it leaves behind when it is interrupted."""
+"""What select_images.py keeps, in which size, and what it leaves behind when interrupted."""
 
+import importlib.util
 import json
+from types import SimpleNamespace
 
+import numpy as np
+import PIL.Image
+import pytest
+import torch
 from conftest import labels_of, pixels_of
+from small import folder, label
 
-from suite import images
+import select_images
+from suite import images, networks
+
+__all__ = ["folder"]
 
 
 def test_select_keeps_what_every_network_classifies_correctly(run, tmp_path):
-    command = "select_images --data embedded --output-dir {out} --json --arch"
+    command = "select_images --data foolbox --output-dir {out} --json --arch"
     archs = ["efficientnet_lite0", "efficientnet_lite1"]
     kept = {}
     for names in (archs[:1], archs[1:], archs):
@@ -53,7 +63,7 @@ def test_select_names_and_skips_unreadable_images(run, natural, tmp_path):
 
 
 def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, tmp_path):
-    command = "select_images --data embedded --output-dir {out} --num-images 21"
+    command = "select_images --data foolbox --output-dir {out} --num-images 21"
     status, out, err = run(command, out=tmp_path)
     kept = len(list(tmp_path.glob("*.png")))
     assert status == 1
@@ -86,3 +96,131 @@ def test_selection_that_can_not_begin_deletes_nothing(run, natural, tmp_path):
     assert status == 1
     assert "resnet51" in err
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+FROM_NATURAL = "select_images --input-dir {nat} --output-dir {out} --json"
+
+
+def test_images_of_the_size_are_kept_as_they_are(run, natural, tmp_path):
+    status, _, err = run(FROM_NATURAL, nat=natural, out=tmp_path)
+    assert status == 0
+    assert "6 images had the size already" in err
+    before, after = pixels_of(natural), pixels_of(tmp_path)
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_images_of_the_size_are_told_from_others_one_by_one(run, natural, tmp_path):
+    larger, *same = sorted(natural.glob("*.png"))
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for file in natural.iterdir():
+        (mixed / file.name).write_bytes(file.read_bytes())
+    PIL.Image.open(larger).resize((300, 300)).save(mixed / larger.name)
+    options = "--all --batch-size 4 --workers 2"
+    _, _, err = run(f"{FROM_NATURAL} {options}", nat=mixed, out=tmp_path / "out")
+    assert "5 images had the size already" in err
+    after = pixels_of(tmp_path / "out")
+    assert all(np.array_equal(after[f.name], pixels_of(natural)[f.name]) for f in same)
+    assert after[larger.name].shape == (224, 224, 3)
+
+
+def test_resize_that_is_asked_for_is_made_of_images_of_the_size_too(run, natural, tmp_path):
+    _, _, err = run(f"{FROM_NATURAL} --all --resize 256", nat=natural, out=tmp_path)
+    assert "had the size already" not in err
+    for file in natural.glob("*.png"):
+        enlarged = PIL.Image.open(file).resize((256, 256), PIL.Image.Resampling.BILINEAR)
+        assert np.array_equal(pixels_of(tmp_path)[file.name], enlarged.crop((16, 16, 240, 240)))
+
+
+def test_whole_images_are_resized_without_a_crop(run, folder):
+    wide = np.random.default_rng(1).integers(0, 256, (45, 80, 3), np.uint8)
+    PIL.Image.fromarray(wide).save(folder / "nat" / "0.png")
+    command = "select_images --input-dir {x}/nat --output-dir {x}/kept --all --size 24 --whole"
+    assert run(command, x=folder)[0] == 0
+    for name, pixels in pixels_of(folder / "kept").items():
+        picture = PIL.Image.open(folder / "nat" / name)
+        assert np.array_equal(pixels, picture.resize((24, 24), PIL.Image.Resampling.BILINEAR))
+
+
+def test_all_images_are_kept_with_labels_and_targets_without_a_network(run, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a network was loaded")
+
+    monkeypatch.setattr(networks, "load_model", refuse)
+    command = "select_images --data embedded --output-dir {out} --all --size 64 --json"
+    status, out, _ = run(command, out=tmp_path / "all")
+    assert status == 0
+    assert json.loads(out) == {"read": 100, "correct": {}, "kept": 100}
+
+    def listed(candidates):
+        return {image.name: (image.label, image.target) for image in candidates}
+
+    kept = listed(images.list_images(tmp_path / "all"))
+    assert kept == listed(images.embedded_images())
+    assert None not in {target for _, target in kept.values()}
+    run(f"{command} --num-images 5 --seed 3", out=tmp_path / "five")
+    five = listed(images.list_images(tmp_path / "five"))
+    assert len(five) == 5
+    assert five.items() <= kept.items()
+
+
+def test_all_says_which_images_were_not_readable(run, folder):
+    (folder / "nat" / "2.png").write_bytes(b"")
+    command = "select_images --input-dir {x}/nat --output-dir {x}/kept --all --num-images 6"
+    status, _, err = run(command, x=folder)
+    assert status == 1
+    assert "1 images were not readable: 2.png" in err
+    assert "only 5 of 6 images are readable; those are kept" in err
+    assert len(pixels_of(folder / "kept")) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--all --arch efficientnet_lite0", "--arch: not allowed with argument --all"),
+        ("--all --checkpoint a.pth", "--checkpoint is for a network, and --all runs none"),
+        ("--whole --resize 256", "--resize: not allowed with argument --whole"),
+    ],
+)
+def test_options_that_exclude_each_other(run, natural, tmp_path, options, words):
+    status, _, err = run(f"{FROM_NATURAL} {options}", nat=natural, out=tmp_path / "out")
+    assert status == 2
+    assert words in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_size_is_by_default_that_of_small_networks(run, folder):
+    answers_always = networks.load_model(f"{folder}/nets.py:constant")
+    answer = networks.predict(answers_always, torch.zeros(1, 3, 32, 32)).item()
+    label(folder / "nat", [answer] * 6)
+    PIL.Image.new("RGB", (60, 50)).save(folder / "nat" / "0.png")
+    command = "select_images --input-dir {x}/nat --output-dir {x}/kept --arch {x}/nets.py:constant"
+    status, _, err = run(command, x=folder)
+    assert status == 0
+    assert "images become 32 pixels square" in err
+    assert "5 images had the size already" in err
+    assert {p.shape for p in pixels_of(folder / "kept").values()} == {(32, 32, 3)}
+    status, _, err = run(f"{command} --overwrite --resize 31", x=folder)
+    assert status == 2
+    assert "--resize 31 is less than --size 32" in err
+
+
+@pytest.mark.parametrize(
+    ("sizes", "default"),
+    [([32], 32), ([32, 64], 64), ([32, 224], 224), ([32, 299], 224), ([299], 224), ([], 224)],
+)
+def test_default_size_is_the_largest_of_the_networks_up_to_224(sizes, default):
+    listed = [SimpleNamespace(input_size=(3, size, size)) for size in sizes]
+    assert select_images.default_size(listed) == default
+
+
+def test_foolbox_s_images_without_foolbox_are_one_line_of_error(run, tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    absent = {"foolbox"}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in absent else find_spec(name)
+    )
+    status, out, err = run("select_images --data foolbox --output-dir {out}/o", out=tmp_path)
+    assert (status, out) == (1, "")
+    assert "pip install foolbox" in err.splitlines()[-1]
