@@ -23,7 +23,14 @@ def get_parser() -> cli.Parser:
     add("--nat-dir", type=Path,
         help="folder of the natural images; also gives the targets' accuracy on them, the success "
         "among those that a target classifies correctly, and the largest perturbation")
+    add("--baseline", metavar="FOLDER",
+        help="one of the input folders, with which the others are compared image by image; auto: "
+        "for each the one of gamma 1 that differs in gamma alone")
+    add("--quality", action="store_true",
+        help="how visible the perturbations are: L2, PSNR, SSIM, LPIPS; needs --nat-dir")
     add("--output", type=Path, help="file to write the table to: .csv, .md, .json or .txt")
+    add("--answers", type=Path,
+        help="CSV file to write: each target's class for each image, and the label's probability")
     add("--plot", type=Path, help="PNG or PDF to draw: success over gamma, else bars")
     add("--gallery", type=Path,
         help="PNG or PDF to draw: a few images of the last folder, with the targets' answers; "
@@ -48,6 +55,7 @@ def main(args) -> None:
     folders = {folder: images.list_images(folder) for folder in args.input_dir}
     made = {folder: runs.read(folder) for folder in folders}
     checks.refuse_unlike_repeats(made, folders)
+    baselines = results.baselines(args.baseline, made) if args.baseline else {}
     for folder, run in made.items():
         checks.refuse_unfinished(folder, run)
     naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
@@ -61,15 +69,28 @@ def main(args) -> None:
         for arch, model in targets.networks.items():
             checks.refuse_other_classes(arch, model.classes, folders[folder])
 
-    answers, largest = results.classify(
+    answers, changes = results.classify(
         folders,
         naturals,
         targets,
         devices.batch_size(device, args.batch_size),
         devices.decoders(args.workers),
+        results.Visibility() if args.quality else None,
     )
     if ranks.rank():
         return
+    fooled = {
+        folder: {
+            arch: results.successes(folders[folder], said, run.get("targeted"))
+            for arch, said in answers[folder].items()
+        }
+        for folder, run in made.items()
+    }
+    largest = {
+        folder: max(change["linf"] for change in by_name.values())
+        for folder, by_name in changes.items()
+        if by_name
+    }
     counted = [
         {
             "folder": str(folder),
@@ -77,24 +98,26 @@ def main(args) -> None:
             **{key: run.get(key) for key in ("source", "attack", "gamma", "epsilon")},
             "images": len(folders[folder]),
             "targets": {
-                arch: results.count(
-                    folders[folder], answers[folder][arch], answers[None][arch], run.get("targeted")
-                )
-                for arch in archs
+                arch: results.count(folders[folder], by_name, answers[None][arch])
+                for arch, by_name in fooled[folder].items()
             },
         }
         | ({"largest_perturbation": largest[folder]} if naturals else {})
+        | ({"quality": results.visibility(changes[folder])} if args.quality else {})
         for folder, run in made.items()
     ]
     rows = results.merge_repeats(counted)
+    results.compare(rows, fooled, baselines)
     for arch, classes in answers[None].items() if naturals else ():
         known = [i for i in naturals.values() if i.name in classes and i.label is not None]
-        records = [{"answer": classes[i.name], "label": i.label} for i in known]
+        records = [{"answer": classes[i.name].index, "label": i.label} for i in known]
         checks.warn_of_accuracy(arch, records)
 
     if args.output:
         results.write(rows, args.output)
     print(results.json_text(rows) if args.json else results.text(rows), flush=True)
+    if args.answers:
+        results.write_answers(answers, folders, naturals, args.nat_dir, args.answers)
     if args.plot:
         results.write_plot(rows, args.plot)
     if args.gallery:
@@ -110,11 +133,14 @@ def check(args) -> None:
     """Refuse options that do not go together, and files that could not be written at the end."""
     if args.gallery and not args.nat_dir:
         raise cli.UsageError("--gallery needs --nat-dir, the folder of the natural images")
+    if args.quality and not args.nat_dir:
+        raise cli.UsageError("--quality needs --nat-dir, the folder of the natural images")
     for folder in args.input_dir:
         if args.input_dir.count(folder) > 1:
             raise cli.UsageError(f"{folder} stands twice in --input-dir")
     for file, suffixes in (
         (args.output, (".txt", ".csv", ".md", ".json")),
+        (args.answers, (".csv",)),
         (args.plot, (".png", ".pdf")),
         (args.gallery, (".png", ".pdf")),
     ):

@@ -108,8 +108,8 @@ def select(args, committee, candidates, prepare, device: str) -> None:
         for image, pixels, answers in in_order(batches, judged):
             read += 1
             for arch, answer in answers.items():
-                answered[arch].append({"answer": answer, "label": image.label})
-            if all(answer == image.label for answer in answers.values()):
+                answered[arch].append({"answer": answer.index, "label": image.label})
+            if all(answer.index == image.label for answer in answers.values()):
                 rows.append(images.label_row(image, args.input_dir))
                 if pixels is not None:
                     writer.write(pixels, args.output_dir / image.name)

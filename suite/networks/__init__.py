@@ -12,6 +12,7 @@ from suite.networks.models import (
     logits,
     predict,
 )
+from suite.networks.perceptual import lpips
 from suite.networks.resizing import resized
 from suite.networks.sizes import input_size
 
@@ -24,6 +25,7 @@ __all__ = [
     "listing",
     "load_model",
     "logits",
+    "lpips",
     "predict",
     "resized",
 ]

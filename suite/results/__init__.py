@@ -4,23 +4,23 @@ No gradients, no hooks. Begin with `Committee`, which answers, `classify`, which
 `merge_repeats`, which makes the rows of a table.
 """
 
+from suite.results.answers import write_answers
 from suite.results.committee import Committee
 from suite.results.connections import listed_branches
+from suite.results.finished import run_json, run_text
+from suite.results.paired import baselines, compare
 from suite.results.plots import GALLERY_ROWS, write_gallery, write_plot
-from suite.results.report import (
-    json_text,
-    merge_repeats,
-    run_json,
-    run_text,
-    text,
-    write,
-)
-from suite.results.transfer import classify, count, examples
+from suite.results.report import json_text, merge_repeats, text, write
+from suite.results.transfer import classify, count, examples, successes
+from suite.results.visibility import Visibility, visibility
 
 __all__ = [
     "GALLERY_ROWS",
     "Committee",
+    "Visibility",
+    "baselines",
     "classify",
+    "compare",
     "count",
     "examples",
     "json_text",
@@ -28,8 +28,11 @@ __all__ = [
     "merge_repeats",
     "run_json",
     "run_text",
+    "successes",
     "text",
+    "visibility",
     "write",
+    "write_answers",
     "write_gallery",
     "write_plot",
 ]

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,16 @@ logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 CHUNK = 64  # batches that wait in memory while networks take turns
+
+
+class Answer(NamedTuple):
+    """What a network says of an image: its class, and the probability of the image's label.
+
+    The probability is None where the image has no label.
+    """
+
+    index: int
+    probability: float | None
 
 
 class Committee:
@@ -46,22 +56,32 @@ class Committee:
 
     def answers(
         self, batches: Iterable[tuple[list[images.LabelledImage], Tensor]]
-    ) -> Iterator[tuple[list[images.LabelledImage], Tensor, dict[str, list[int]]]]:
-        """Yield batches and their pixels, uint8 N x 3 x H x W, with the classes of each network."""
+    ) -> Iterator[tuple[list[images.LabelledImage], Tensor, dict[str, list[Answer]]]]:
+        """Yield batches and their pixels, uint8 N x 3 x H x W, with the answers of each network."""
         batches = iter(batches)
         while chunk := list(islice(batches, 1 if self._together else CHUNK)):
             pixels = [natural for _, natural in chunk]
+            labels = [[-1 if i.label is None else i.label for i in batch] for batch, _ in chunk]
             if self._together:  # one copy for all networks
                 pixels = [devices.to_device(each, self._device) for each in pixels]
             predicted = self.each(
-                lambda arch, model, pixels=pixels: [self._predicted(arch, model, p) for p in pixels]
+                lambda arch, model, pixels=pixels, labels=labels: [
+                    self._predicted(arch, model, *each)
+                    for each in zip(pixels, map(torch.tensor, labels), strict=True)
+                ]
             )
             for number, (batch, natural) in enumerate(chunk):
                 # One read for all networks, since each waits for the device.
-                classes = torch.stack([each[number] for each in predicted.values()]).tolist()
-                answers = dict(zip(predicted, classes, strict=True))
+                read = torch.stack([each[number] for each in predicted.values()]).tolist()
+                answers = {
+                    arch: [
+                        Answer(int(index), None if label < 0 else probability)
+                        for index, probability, label in zip(*own, labels[number], strict=True)
+                    ]
+                    for arch, own in zip(predicted, read, strict=True)
+                }
                 for arch, own in answers.items():
-                    checks.refuse_no_answer(arch, own)
+                    checks.refuse_no_answer(arch, [answer.index for answer in own])
                 yield batch, natural, answers
 
     def each(self, function: Callable[[str, networks.Classifier], Value]) -> dict[str, Value]:
@@ -90,18 +110,26 @@ class Committee:
             self._there.remove(arch)
         return value
 
-    def _predicted(self, arch: str, model: networks.Classifier, pixels: Tensor) -> Tensor:
-        """Return a network's classes, N, of uint8 pixels; they may be on the CPU or the device."""
+    def _predicted(
+        self, arch: str, model: networks.Classifier, pixels: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Return a network's classes and the labels' probabilities, 2 x N, of uint8 pixels.
+
+        They may be on the CPU or the device. Where a label is -1, its probability is any number.
+        """
 
         def floats(part: slice) -> Tensor:
             return images.to_float(pixels[part].to(self._device))
 
         def predict(part: slice) -> Tensor:
-            return networks.predict(model, floats(part))
+            logits = networks.logits(model, floats(part))
+            places = labels[part].clamp(min=0).to(logits.device)
+            probabilities = logits.softmax(1).gather(1, places[:, None])[:, 0]
+            return torch.stack([networks.classes_of(logits).double(), probabilities.double()])
 
-        classes = torch.cat(self._parts(predict, len(pixels)))
+        answer = torch.cat(self._parts(predict, len(pixels)), 1)
         if arch in self._unchecked and self._parts.most != 1:
             self._unchecked.remove(arch)
             if networks.depends_on_batch(model, floats(slice(0, 2))):
                 checks.warn_of_batch_dependence(arch)
-        return classes if self._together else classes.cpu()
+        return answer if self._together else answer.cpu()

@@ -9,23 +9,43 @@ GALLERY_ROWS = 4
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and markers for print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
+BARS = 0.8  # the width of a row's bars together
 
 
 def write_plot(rows: list[dict], file: Path) -> None:
-    """Draw success over gamma, a line per target, where rows differ in gamma alone; else bars."""
+    """Draw success over gamma, a line per target, where rows differ in gamma alone; else bars.
+
+    Below it stand the differences to the baselines, if rows have some.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(6.4, 0.5 * len(rows) * len(rows[0]["targets"])), 4.5))
+    over_gamma = len({str(row["gamma"]) for row in rows}) == len(rows) > 1 and _alike(rows)
+    paired = any("baseline" in row for row in rows)
+    width = 6.4 if over_gamma else max(6.4, 0.5 * len(rows) * len(rows[0]["targets"]))
+    figure = Figure(figsize=(width, 7.5 if paired else 4.5))
     figure.set_layout_engine("constrained")
-    axes = figure.subplots()
-    if len({str(row["gamma"]) for row in rows}) == len(rows) > 1 and _alike(rows):
+    axes, *below = figure.subplots(1 + paired, sharex=True, squeeze=False)[:, 0]
+    if over_gamma:
+        rows = sorted(rows, key=lambda row: row["gamma"])
         _draw_lines(axes, rows)
     else:
         _draw_bars(axes, rows)
     axes.set_ylabel("success rate (%)")
     axes.set_ylim(0, 105)
-    axes.grid(axis="y", alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    for lower in below:
+        _draw_differences(lower, rows, over_gamma)
+    bottom = (below or [axes])[-1]
+    if over_gamma:
+        bottom.set_xlabel("gamma (1: the plain attack)")
+    else:
+        bottom.set_xticks(
+            range(len(rows)), map(_short_name, rows), rotation=40, ha="right", fontsize=8
+        )
+    for each in (axes, *below):
+        each.grid(axis="y", alpha=0.3)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8
+    )
     _save(figure, file)
 
 
@@ -35,15 +55,28 @@ def _alike(rows: list[dict]) -> bool:
     return len(attacks) == 1 and all(isinstance(row["gamma"], int | float) for row in rows)
 
 
-def _error(rate: dict) -> tuple[float, float]:
-    """Return how far the error bar of a rate reaches down and up."""
+def _error(rate: dict, middle: str = "rate") -> tuple[float, float]:
+    """Return how far the error bar of a rate, or of a difference, reaches down and up."""
     if "std" in rate:
         return rate["std"], rate["std"]
-    return rate["rate"] - rate["low"], rate["high"] - rate["rate"]
+    return rate[middle] - rate["low"], rate["high"] - rate[middle]
+
+
+def _point_style(target: int) -> dict:
+    return {
+        "color": COLORS[target % len(COLORS)],
+        "marker": MARKERS[target % len(MARKERS)],
+        "linestyle": ("-", "--")[target // len(COLORS) % 2],
+        "capsize": 3,
+    }
+
+
+def _beside(index: int, target: int, targets: int) -> float:
+    """Return where the bar of a row and a target is."""
+    return index + (target - (targets - 1) / 2) * BARS / targets
 
 
 def _draw_lines(axes, rows: list[dict]) -> None:
-    rows = sorted(rows, key=lambda row: row["gamma"])
     for target, arch in enumerate(rows[0]["targets"]):
         rates = [row["targets"][arch]["success"] for row in rows]
         axes.errorbar(
@@ -51,37 +84,48 @@ def _draw_lines(axes, rows: list[dict]) -> None:
             [rate["rate"] for rate in rates],
             yerr=list(zip(*map(_error, rates), strict=True)),
             label=arch,
-            color=COLORS[target % len(COLORS)],
-            marker=MARKERS[target % len(MARKERS)],
-            linestyle=("-", "--")[target // len(COLORS) % 2],
-            capsize=3,
+            **_point_style(target),
         )
-    axes.set_xlabel("gamma (1: the plain attack)")
     axes.set_title(f"{rows[0]['attack']} on {rows[0]['source']}", fontsize=10)
 
 
 def _draw_bars(axes, rows: list[dict]) -> None:
     archs = list(rows[0]["targets"])
-    width = 0.8 / len(archs)
     for target, arch in enumerate(archs):
         rates = [row["targets"][arch]["success"] for row in rows]
         axes.bar(
-            [index + (target - (len(archs) - 1) / 2) * width for index in range(len(rows))],
+            [_beside(index, target, len(archs)) for index in range(len(rows))],
             [rate["rate"] for rate in rates],
-            width,
+            BARS / len(archs),
             yerr=list(zip(*map(_error, rates), strict=True)),
             label=arch,
             color=COLORS[target % len(COLORS)],
             hatch=("", "//")[target // len(COLORS) % 2],
             capsize=2,
         )
-    names = [
-        f"{row['attack']}, γ {report.gamma_text(row['gamma'])}\n{row['source']}"
-        if row["attack"]
-        else Path(row["folders"][0]).name
-        for row in rows
-    ]
-    axes.set_xticks(range(len(rows)), names, rotation=40, ha="right", fontsize=8)
+
+
+def _draw_differences(axes, rows: list[dict], over_gamma: bool) -> None:
+    archs = list(rows[0]["targets"])
+    for target, arch in enumerate(archs):
+        compared = [(n, row) for n, row in enumerate(rows) if "baseline" in row]
+        differences = [row["targets"][arch]["difference"] for _, row in compared]
+        places = [r["gamma"] if over_gamma else _beside(n, target, len(archs)) for n, r in compared]
+        style = _point_style(target) | ({} if over_gamma else {"linestyle": "none"})
+        axes.errorbar(
+            places,
+            [each["points"] for each in differences],
+            yerr=list(zip(*(_error(each, "points") for each in differences), strict=True)),
+            **style,
+        )
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_ylabel("difference to the baseline (points)")
+
+
+def _short_name(row: dict) -> str:
+    if not row["attack"]:
+        return Path(row["folders"][0]).name
+    return f"{row['attack']}, γ {report.gamma_text(row['gamma'])}\n{row['source']}"
 
 
 def write_gallery(examples: list[dict], file: Path) -> None:

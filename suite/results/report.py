@@ -3,7 +3,8 @@
 A result is what evaluate.py counts in one folder: folder, repeat (equal in folders that differ in
 the seed alone), source, attack, gamma, epsilon, images, largest_perturbation, and for each of the
 targets the numbers of images: succeeded, correct (when natural), succeeded_on_correct. What needs
-natural images is absent without them. Rates are in percent.
+natural images is absent without them; quality, see visibility.py, is there if it was asked for.
+Rates are in percent.
 """
 
 import csv
@@ -14,6 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from suite.images import whole_file
+from suite.results.visibility import TITLES
+
+TOLD_APART = 0.05  # the p above which nothing can be said
 
 
 def merge_repeats(results: list[dict]) -> list[dict]:
@@ -32,6 +36,12 @@ def merge_repeats(results: list[dict]) -> list[dict]:
         row["runs"] = len(group)
         if "largest_perturbation" in first:
             row["largest_perturbation"] = max(r["largest_perturbation"] for r in group)
+        if "quality" in first:
+            row["quality"] = {
+                what: statistics.fmean(values) if None not in values else None
+                for what in first["quality"]
+                for values in [[r["quality"][what] for r in group]]
+            }
         targets = {
             arch: _rates([r["targets"][arch] | {"images": r["images"]} for r in group])
             for arch in first["targets"]
@@ -103,12 +113,49 @@ def _tables(rows: list[dict]) -> Iterator[tuple[str, list[list[str]]]]:
         ]
         distinct = [line for n, line in enumerate(accuracies) if line not in accuracies[:n]]
         yield "Accuracy on the natural images in %", [["images", *archs], *distinct]
+    if "quality" in rows[0]:
+        lines = [
+            [s["folder"], *map(_number, r["quality"].values())]
+            for s, r in zip(settings, rows, strict=True)
+        ]
+        titles = [TITLES[what] for what in rows[0]["quality"]]
+        yield "How visible: means over the images", [["folder", *titles], *lines]
+    if any("baseline" in row for row in rows):
+        yield _differences(rows)
+
+
+def _differences(rows: list[dict]) -> tuple[str, list[list[str]]]:
+    """Return the title and the table of the comparisons with baselines."""
+    header = ["folder", "baseline", "target", "points", "images", "won", "lost", "p", ""]
+    lines = [
+        [
+            _folder(row),
+            row["baseline"],
+            arch,
+            f"{d['points']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]",
+            *(str(d[what]) for what in ("images", "won", "lost")),
+            f"{d['p']:.2g}",
+            "" if d["p"] < TOLD_APART else "nothing can be told apart",
+        ]
+        for row in rows
+        if "baseline" in row
+        for arch, rates in row["targets"].items()
+        for d in [rates["difference"]]
+    ]
+    title = (
+        "Against the baseline, image by image: the difference in points with its 95 % interval, "
+        "images won and lost, and p"
+    )
+    return title, [header, *lines]
+
+
+def _folder(row: dict) -> str:
+    return row["folders"][0] + (f" +{row['runs'] - 1}" if row["runs"] > 1 else "")
 
 
 def _settings(row: dict) -> dict[str, str]:
-    more = f" +{row['runs'] - 1}" if row["runs"] > 1 else ""
     settings = {
-        "folder": row["folders"][0] + more,
+        "folder": _folder(row),
         "source": row["source"] or "-",
         "attack": row["attack"] or "-",
         "gamma": gamma_text(row["gamma"]),
@@ -123,6 +170,10 @@ def gamma_text(gamma: float | list[float] | None) -> str:
     if gamma is None:
         return "-"
     return " ".join(f"{g:g}" for g in (gamma if isinstance(gamma, list) else [gamma]))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _cell(rate: dict) -> str:
@@ -144,22 +195,30 @@ def _aligned(lines: list[list[str]]) -> str:
 
 def csv_text(rows: list[dict]) -> str:
     """Return the rows as CSV: a line per setting, and of each target a column per number."""
-    lines = []
-    for row in rows:
-        line = {key: value for key, value in row.items() if key not in ("folders", "targets")}
-        line = {"folder": " ".join(row["folders"])} | line | {"gamma": gamma_text(row["gamma"])}
-        for arch, rates in row["targets"].items():
-            line[arch] = rates["success"]["rate"]
-            for number in ("std", "low", "high"):
-                line[f"{arch} {number}"] = rates["success"].get(number)
-            for name in [name for name in rates if name != "success"]:
-                line[f"{arch} {name}"] = rates[name]["rate"]
-        lines.append(line)
+    lines = [_csv_line(row) for row in rows]
+    columns = dict.fromkeys(column for line in lines for column in line)
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, lines[0], lineterminator="\n")
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return stream.getvalue()
+
+
+def _csv_line(row: dict) -> dict:
+    nested = ("folders", "targets", "quality")
+    line = {"folder": " ".join(row["folders"])}
+    line |= {key: value for key, value in row.items() if key not in nested}
+    line |= {"gamma": gamma_text(row["gamma"])} | row.get("quality", {})
+    for arch, rates in row["targets"].items():
+        line[arch] = rates["success"]["rate"]
+        for number in ("std", "low", "high"):
+            line[f"{arch} {number}"] = rates["success"].get(number)
+        for name in ("success_on_correct", "natural_accuracy"):
+            if name in rates:
+                line[f"{arch} {name}"] = rates[name]["rate"]
+        for number, value in rates.get("difference", {}).items():
+            line[f"{arch} difference {number}"] = value
+    return line
 
 
 def json_text(rows: list[dict]) -> str:
@@ -174,33 +233,3 @@ def write(rows: list[dict], file: Path) -> None:
     """Write the rows in the format that the file's suffix names."""
     with whole_file(file) as part:
         part.write_text(FORMATS[file.suffix](rows), encoding="utf-8")
-
-
-def run_text(run: dict, speeds: tuple[float, float] | None) -> str:
-    """Return what attack_iter.py prints of a finished run.json.
-
-    Args:
-        speeds: images per second of the attack alone, and with reading and writing; None if nothing
-            was left to do.
-    """
-    return (
-        f"{run['attack']} on {run['source']}, gamma {gamma_text(run['gamma'])}, "
-        f"epsilon {run['epsilon']:g}/255, {run['num_steps']} steps of {run['step_size']:g}/255\n"
-        f"images                {run['images']}\n"
-        f"white-box success     {run['white_box_success']:.1f} %\n"
-        f"largest perturbation  {run['largest_perturbation']}/255\n"
-    ) + (
-        "speed                 {:.1f} images/s, {:.1f} with reading and writing".format(*speeds)
-        if speeds
-        else "nothing was left to do"
-    )
-
-
-def run_json(run: dict, speeds: tuple[float, float] | None) -> str:
-    """Return the same as a line of JSON."""
-    keys = ("images", "white_box_success", "largest_perturbation")
-    alone, whole = speeds or (None, None)
-    return json.dumps(
-        {key: run[key] for key in keys}
-        | {"images_per_second": alone, "images_per_second_of_run": whole}
-    )

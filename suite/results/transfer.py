@@ -1,16 +1,19 @@
 """What target networks answer to folders of adversarial images, and how often they are fooled."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from suite import images, networks
-from suite.results.committee import Committee
+from suite.results.committee import Answer, Committee
 from suite.running import cli, ranks
 
-# The class by image name, by target, by folder; answers to the natural images have the folder None.
-Answers = dict[Path | None, dict[str, dict[str, int]]]
+# By folder, target and image name; answers to the natural images have the folder None.
+Answers = dict[Path | None, dict[str, dict[str, Answer]]]
+# By folder and image name, how far it is from the natural one: see `visibility.Visibility`.
+Changes = dict[Path, dict[str, dict[str, float]]]
 
 
 def classify(
@@ -19,15 +22,17 @@ def classify(
     targets: Committee,
     batch_size: int,
     workers: int,
-) -> tuple[Answers, dict[Path, int]]:
-    """Return the targets' answers, and by folder the largest perturbation, in 1/255.
+    visibility: Callable[[Tensor, Tensor], list[dict[str, float]]] | None = None,
+) -> tuple[Answers, Changes]:
+    """Return the targets' answers, and how far images are from the natural ones.
 
     Each image is read once, with those of its name in other folders.
 
     Args:
         folders: the adversarial images.
-        naturals: by name; empty if they are not wanted.
+        naturals: by name; empty if they are not wanted, and then there are no changes.
         workers: processes that decode images.
+        visibility: what else to measure of a change than `linf`, its largest, in 1/255.
     """
     by_name = {
         folder: {image.name: image for image in listed} for folder, listed in folders.items()
@@ -44,52 +49,69 @@ def classify(
     read = images.read_batches([batch for _, batch in batches], workers)
 
     answers = {folder: {arch: {} for arch in targets.networks} for folder in shelves}
-    largest, natural = dict.fromkeys(folders, 0), {}
+    changes, natural = {folder: {} for folder in folders}, {}
     answered = targets.answers(cli.progress(read, total))
-    for (folder, _), (batch, own, classes) in zip(batches, answered, strict=True):
-        for arch, mine in classes.items():
-            answers[folder][arch] |= zip((image.name for image in batch), mine, strict=True)
+    for (folder, _), (batch, own, said) in zip(batches, answered, strict=True):
+        listed = [image.name for image in batch]
+        for arch, mine in said.items():
+            answers[folder][arch] |= zip(listed, mine, strict=True)
         if folder is None:
-            natural = dict(zip((image.name for image in batch), own, strict=True))
-        for image, mine in zip(batch, own, strict=True) if natural and folder else ():
-            change = images.perturbation(mine, natural[image.name], naturals[image.name].path)
-            largest[folder] = max(largest[folder], change)
-    return _merged(ranks.gather((answers, largest)))
+            natural = dict(zip(listed, own, strict=True))
+        elif natural:
+            for image, mine in zip(batch, own, strict=True):
+                linf = images.perturbation(mine, natural[image.name], naturals[image.name].path)
+                changes[folder][image.name] = {"linf": linf}
+            if visibility:
+                more = visibility(own, torch.stack([natural[name] for name in listed]))
+                for name, measured in zip(listed, more, strict=True):
+                    changes[folder][name] |= measured
+    return _merged(ranks.gather((answers, changes)))
 
 
-def _merged(shares: list[tuple[Answers, dict[Path, int]]]) -> tuple[Answers, dict[Path, int]]:
+def _merged(shares: list[tuple[Answers, Changes]]) -> tuple[Answers, Changes]:
     """Return what all ranks found as one."""
-    answers, largest = shares[0]
-    for more, larger in shares[1:]:
+    answers, changes = shares[0]
+    for more, further in shares[1:]:
         for folder, by_arch in more.items():
-            for arch, classes in by_arch.items():
-                answers[folder][arch] |= classes
-        largest = {folder: max(largest[folder], larger[folder]) for folder in largest}
-    return answers, largest
+            for arch, said in by_arch.items():
+                answers[folder][arch] |= said
+        for folder, by_name in further.items():
+            changes[folder] |= by_name
+    return answers, changes
+
+
+def successes(
+    listed: list[images.LabelledImage], answers: dict[str, Answer], targeted: bool
+) -> dict[str, bool]:
+    """Return by name whether a target, whose answers these are, is fooled by a folder's images.
+
+    Args:
+        targeted: success is the image's target class, not just another one than its label.
+    """
+    return {
+        image.name: (
+            answers[image.name].index == image.target
+            if targeted
+            else answers[image.name].index != image.label
+        )
+        for image in listed
+    }
 
 
 def count(
-    listed: list[images.LabelledImage],
-    answers: dict[str, int],
-    natural: dict[str, int],
-    targeted: bool,
+    listed: list[images.LabelledImage], fooled: dict[str, bool], natural: dict[str, Answer]
 ) -> dict[str, int]:
     """Count a folder's successes on one target, and more if `natural` is not empty.
 
     Args:
-        answers, natural: the target's classes of the adversarial and of the natural images.
-        targeted: success is the image's target class, not just another one than its label.
+        fooled: of `successes`.
+        natural: the target's answers to the natural images.
     """
-    succeeded = {
-        image.name
-        for image in listed
-        if (answers[image.name] == image.target if targeted else answers[image.name] != image.label)
-    }
-    counts = {"succeeded": len(succeeded)}
+    counts = {"succeeded": sum(fooled.values())}
     if natural:
-        correct = {image.name for image in listed if natural[image.name] == image.label}
+        correct = {image.name for image in listed if natural[image.name].index == image.label}
         counts["correct"] = len(correct)
-        counts["succeeded_on_correct"] = len(succeeded & correct)
+        counts["succeeded_on_correct"] = sum(fooled[name] for name in correct)
     return counts
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import PIL.Image
@@ -137,11 +137,11 @@ def refuse_unlike_repeats(made: dict[Path, dict], folders: dict[Path, list]) -> 
         known[repeat].append((folder, seed))
 
 
-def repeat_of(folder: Path, run: dict) -> str:
-    """Return what is equal in folders that differ in the seed alone."""
+def repeat_of(folder: Path, run: dict, without: Sequence[str] = ()) -> str:
+    """Return what is equal in folders that differ in the seed alone, or also in other options."""
     if not run:
         return str(folder.resolve())
-    return json.dumps(settings(run) | {"seed": None}, sort_keys=True)
+    return json.dumps(settings(run) | dict.fromkeys(("seed", *without)), sort_keys=True)
 
 
 def refuse_unlabelled(folder: Path, listed: list[LabelledImage], targeted: bool) -> None:

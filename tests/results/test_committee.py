@@ -1,5 +1,7 @@
 """Several networks that answer to the same images."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -26,7 +28,7 @@ def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
     together = results.Committee(archs, {}, "cpu")
     expected = [answers for _, _, answers in together.answers(batches)]
     there, most = set(), 0
-    predict, to = networks.predict, networks.Classifier.to
+    logits, to = networks.logits, networks.Classifier.to
 
     def moved(model, device=None, **options):
         if device:
@@ -38,9 +40,9 @@ def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
         if len(there) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         most = max(most, len(there))
-        return predict(model, pixels)
+        return logits(model, pixels)
 
-    monkeypatch.setattr(networks, "predict", crowded)
+    monkeypatch.setattr(networks, "logits", crowded)
     monkeypatch.setattr(networks.Classifier, "to", moved)
     in_turn = results.Committee(archs, {}, "cpu:0")
     assert [answers for _, _, answers in in_turn.answers(batches)] == expected
@@ -57,3 +59,27 @@ def test_batch_is_copied_once_for_all_networks(batches, monkeypatch):
     answers = list(results.Committee(archs, {}, "cpu").answers(batches))
     assert len(copied) == len(answers) == len(batches)
     assert all(list(each) == archs for _, _, each in answers)
+
+
+def test_answer_is_the_class_and_the_probability_of_the_label(batches):
+    committee = results.Committee(["efficientnet_lite0"], {}, "cpu")
+    for batch, pixels, answers in committee.answers(batches):
+        with torch.no_grad():
+            logits = committee.networks["efficientnet_lite0"](images.to_float(pixels)).double()
+        exponentials = logits.exp()
+        for row, image, answer in zip(
+            exponentials, batch, answers["efficientnet_lite0"], strict=True
+        ):
+            assert answer.index == row.argmax()
+            expected = row[image.label] / row.sum()
+            assert answer.probability == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_image_without_a_label_has_no_probability(batches):
+    unlabelled = [
+        ([dataclasses.replace(image, label=None) for image in batch], pixels)
+        for batch, pixels in batches
+    ]
+    committee = results.Committee(["efficientnet_lite0"], {}, "cpu")
+    said = [a for _, _, each in committee.answers(unlabelled) for a in each["efficientnet_lite0"]]
+    assert {answer.probability for answer in said} == {None}

@@ -59,6 +59,60 @@ def test_every_format_has_every_number(tmp_path):
     assert json.loads(written) == rows
 
 
+def compared():
+    """Return rows of three attacks, two of which were compared with the first one."""
+    rows = report.merge_repeats(
+        [result("a", 10), result("b", 12, gamma=0.5), result("c", 18, gamma=0.2)]
+    )
+    for row, difference in (
+        (rows[1], {"points": 10, "low": -21, "high": 40, "won": 6, "lost": 4, "p": 0.75}),
+        (rows[2], {"points": 40, "low": 12, "high": 63, "won": 9, "lost": 1, "p": 0.021}),
+    ):
+        row["baseline"] = "a"
+        row["targets"]["vgg19"]["difference"] = difference | {"images": 20}
+    return rows
+
+
+def test_every_format_has_the_comparison(tmp_path):
+    for suffix, expected in {
+        ".txt": [
+            "b       a         vgg19   +10.0 [-21.0, +40.0]  20      6    4     0.75",
+            " 0.021",
+        ],
+        ".md": ["| c | a | vgg19 | +40.0 [+12.0, +63.0] | 20 | 9 | 1 | 0.021 |  |"],
+        ".csv": ["vgg19 difference points", ",40,12,63,9,1,0.021,20\n", ",10,-21,40,6,4,0.75,20\n"],
+        ".json": ['"points": 40', '"baseline": "a"'],
+    }.items():
+        report.write(compared(), tmp_path / f"r{suffix}")
+        written = (tmp_path / f"r{suffix}").read_text()
+        for part in expected:
+            assert part in written
+
+
+def test_table_says_where_nothing_can_be_told_apart():
+    lines = report.text(compared()).splitlines()
+    told = {line.split()[0]: "nothing can be told apart" in line for line in lines[-2:]}
+    assert told == {"b": True, "c": False}
+
+
+def test_plot_has_whiskers_of_the_difference(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, errorbar = [], Axes.errorbar
+
+    def recorded(axes, x, y, yerr, **style):
+        drawn.append((list(x), list(y), [list(side) for side in yerr]))
+        return errorbar(axes, x, y, yerr, **style)
+
+    monkeypatch.setattr(Axes, "errorbar", recorded)
+    rows = compared()
+    plots.write_plot(rows, tmp_path / "lines.png")
+    assert drawn[-1] == ([0.2, 0.5], [40, 10], [[28, 31], [23, 30]])
+    rows[2]["attack"] = "MI-FGSM"
+    plots.write_plot(rows, tmp_path / "bars.png")
+    assert drawn[-1] == ([1, 2], [10, 40], [[31, 28], [30, 23]])
+
+
 def test_target_that_classifies_nothing_correctly_has_no_rate():
     nothing = result("a", 20)
     nothing["targets"]["vgg19"] |= {"correct": 0, "succeeded_on_correct": 0}

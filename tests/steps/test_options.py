@@ -68,7 +68,13 @@ EVALUATE = {
         "--arch efficientnet_lite0 --checkpoint efficientnet_lite0={own}",
     ),
     "--nat-dir": ("", "--nat-dir {few}"),
+    "--baseline": (
+        "--input-dir {few} {fewer}",
+        "--input-dir {few} {fewer} --baseline {few}",
+    ),
+    "--quality": ("--nat-dir {few}", "--nat-dir {few} --quality"),
     "--output": ("", "--output {out}/r.csv"),
+    "--answers": ("", "--answers {out}/a.csv"),
     "--plot": ("", "--plot {out}/p.png"),
     "--gallery": ("--nat-dir {few}", "--nat-dir {few} --gallery {out}/g.png"),
     "--json": ("", "--json"),

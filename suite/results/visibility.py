@@ -1,0 +1,61 @@
+"""How visible perturbations are."""
+
+import math
+import statistics
+
+import torch
+from torch import Tensor
+
+from suite import images, networks
+
+TITLES = {
+    "l2": "L2",
+    "linf": "L-infinity (1/255)",
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+}
+
+
+class Visibility:
+    """Measures how far images are from their natural ones.
+
+    Called with both as uint8, N x 3 x H x W, on any device, it returns of each image: `l2`, the
+    norm of the perturbation of pixels in [0, 1]; `psnr` in dB, infinite for equal images; `ssim`
+    (Wang et al., IEEE TIP 2004: Gaussian window of sigma 1.5), 1 for equal images; and `lpips`
+    where AlexNet's weights are here. The last three are torchmetrics'.
+    """
+
+    def __init__(self):
+        self._lpips = networks.lpips()
+
+    @torch.no_grad()
+    def __call__(self, adversarial: Tensor, natural: Tensor) -> list[dict[str, float]]:
+        from torchmetrics.functional import image as metrics
+
+        ours, theirs = images.to_float(adversarial), images.to_float(natural)
+        measured = {
+            "l2": (ours - theirs).flatten(1).norm(dim=1),
+            "psnr": metrics.peak_signal_noise_ratio(
+                ours, theirs, data_range=1.0, reduction="none", dim=(1, 2, 3)
+            ),
+            "ssim": metrics.structural_similarity_index_measure(
+                ours, theirs, data_range=1.0, reduction="none"
+            ),
+        }
+        if self._lpips:
+            measured["lpips"] = self._lpips.to(ours.device)(ours, theirs)
+        # Of one image, torchmetrics returns a scalar.
+        columns = [values.reshape(-1).tolist() for values in measured.values()]
+        return [dict(zip(measured, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def visibility(changes: dict[str, dict[str, float]]) -> dict[str, float | None]:
+    """Return the means of a folder's measures over its images; of PSNR over those that changed."""
+    rows = list(changes.values())
+    finite = {
+        what: [row[what] for row in rows if math.isfinite(row[what])]
+        for what in TITLES
+        if what in rows[0]
+    }
+    return {what: statistics.fmean(v) if v else None for what, v in finite.items()}

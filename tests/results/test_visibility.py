@@ -1,0 +1,62 @@
+"""How visible perturbations are, against formulas."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+
+from suite.results import Visibility, visibility
+
+
+def uniform(level, size=64):
+    return torch.full((1, 3, size, size), level, dtype=torch.uint8)
+
+
+def test_l2_and_psnr_are_their_formulas():
+    natural = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    adversarial = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    for measured, ours, theirs in zip(
+        Visibility()(adversarial, natural), adversarial.double(), natural.double(), strict=True
+    ):
+        squares = ((ours - theirs) / 255) ** 2
+        assert measured["l2"] == pytest.approx(squares.sum().sqrt().item(), rel=1e-5)
+        assert measured["psnr"] == pytest.approx(-10 * math.log10(squares.mean()), rel=1e-5)
+
+
+def test_ssim_of_uniform_images_is_that_of_their_means():
+    x, y, c = 100 / 255, 140 / 255, 0.01**2
+    (measured,) = Visibility()(uniform(100), uniform(140))
+    assert measured["ssim"] == pytest.approx((2 * x * y + c) / (x * x + y * y + c), rel=1e-4)
+
+
+def test_equal_images_are_at_no_distance():
+    (measured,) = Visibility()(uniform(9), uniform(9))
+    assert (measured["l2"], measured["psnr"]) == (0, math.inf)
+    assert measured["ssim"] == pytest.approx(1, abs=1e-5)
+
+
+def test_mean_of_psnr_is_over_the_images_that_changed():
+    changes = {
+        "a.png": {"linf": 0, "l2": 0.0, "psnr": math.inf, "ssim": 1.0},
+        "b.png": {"linf": 8, "l2": 3.0, "psnr": 30.0, "ssim": 0.5},
+    }
+    assert visibility(changes) == {"l2": 1.5, "linf": 4, "psnr": 30, "ssim": 0.75}
+    del changes["b.png"]
+    assert visibility(changes)["psnr"] is None
+
+
+def test_lpips_is_measured_where_its_weights_are(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    caplog.set_level("INFO")
+    (without,) = Visibility()(uniform(1), uniform(2))
+    assert "lpips" not in without
+    assert "alexnet-owt-7be5be79.pth" in caplog.text
+
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    file = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    torch.save(torchvision.models.alexnet().state_dict(), file)
+    noise = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    measure = Visibility()
+    (equal,), (other,) = measure(noise, noise), measure(noise, uniform(128))
+    assert equal["lpips"] == 0 < other["lpips"]
