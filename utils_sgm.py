@@ -1,6 +1,6 @@
 """The Skip Gradient Method (SGM), as hooks on any torch.nn.Module.
 
-Needs torch and, beside it, branches.py.
+Needs torch and, beside it, branches.py and watching.py.
 
 Wu, Wang, Xia, Bailey and Ma, "Skip Connections Matter: On the Transferability of Adversarial
 Examples Generated with ResNets", ICLR 2020, https://arxiv.org/abs/2002.05990.
@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from branches import Connection, main_output, trace_connections
+from branches import Connection, trace_connections
+from watching import main_output
 
 logger = logging.getLogger(__name__)
 

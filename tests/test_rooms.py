@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 STEPS = {"select_images", "attack_iter", "evaluate"}
-METHOD = {"utils_sgm", "branches"}
+METHOD = {"utils_sgm", "branches", "watching"}
 # Which rooms a room may import.
 MAY = {
     "method": set(),
@@ -116,7 +116,7 @@ def test_root_shows_the_steps_the_method_and_the_folders():
         file.stem for file in tracked_files() if file.match("*.py") and not file.parent.name
     } == (STEPS | METHOD)
     folders = {file.parts[0] for file in tracked_files() if len(file.parts) > 1}
-    assert folders == {".ci", "suite", "scripts", "docs", "benchmarks", "tests"}
+    assert folders == {".ci", "data", "suite", "scripts", "docs", "benchmarks", "tests"}
 
 
 @needs_git

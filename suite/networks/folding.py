@@ -1,4 +1,4 @@
-"""Batch norms of a frozen network, folded into convolutions. Needs torch and branches.py.
+"""Batch norms of a frozen network, folded into convolutions. Needs torch and watching.py.
 
 In evaluation mode a batch norm multiplies each channel by a number and adds another one. Where a
 convolution's output goes to it and nowhere else, both numbers fit into the convolution's weights.
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from branches import Watch, main_output
 from suite.networks import weights
 from suite.running import devices
+from watching import Watch, main_output
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,10 @@
 """Small networks with known residual branches, and twins that scale them by autograd."""
 
 import torch
+from conftest import input_gradient
 from torch import nn
+
+from utils_sgm import register_hook_for_branches
 
 GAMMA = 0.3
 
@@ -194,6 +197,17 @@ def classifier(block: nn.Module) -> nn.Sequential:
     return nn.Sequential(stem, block, nn.Flatten(), head).double().eval()
 
 
+def assert_scaled_as_by_autograd(plain: nn.Module, oracle: nn.Module, modules: int) -> None:
+    """Compare our hooks on a network with its twin, whose branches autograd itself scales."""
+    oracle.load_state_dict(plain.state_dict())
+    pixels = torch.rand(2, 3, 6, 6, dtype=torch.double)
+    expected = input_gradient(oracle, pixels)
+    assert not torch.allclose(input_gradient(plain, pixels), expected)
+    handles = register_hook_for_branches(plain, GAMMA, (3, 6, 6))
+    assert len(handles) == modules
+    torch.testing.assert_close(input_gradient(plain, pixels), expected)
+
+
 class Dense(nn.Module):
     def __init__(self, branch):
         super().__init__()
@@ -219,29 +233,3 @@ class Res2Net(nn.Module):
         first, second = z.chunk(2, 1)
         first = self.f(first)
         return torch.cat([first, self.branch(self.g(first + second))], 1)
-
-
-class NoSkip(nn.Module):
-    """What looks like a residual and is none: two layered paths, gating, positions, a mask."""
-
-    def __init__(self):
-        super().__init__()
-        self.f, self.g = conv(), conv()
-        self.positions = nn.Parameter(torch.randn(4, 6, 6))
-
-    def forward(self, z):
-        z = self.f(z) + self.g(z)
-        z = z * torch.sigmoid(self.g(z)) + self.positions
-        return z + torch.zeros_like(z) + self.g(z).detach() + (z > 0).float()
-
-
-class Untied(nn.Module):
-    """The branch comes from a module that is called elsewhere too."""
-
-    def __init__(self):
-        super().__init__()
-        self.f = conv()
-
-    def forward(self, z):
-        z = self.f(z)
-        return z + self.f(z)

@@ -6,11 +6,11 @@ from blocks import (
     JOINS,
     NETWORKS,
     Dense,
-    NoSkip,
     Res2Net,
     TwoTerms,
-    Untied,
+    assert_scaled_as_by_autograd,
     classifier,
+    conv,
     scaled,
 )
 from conftest import calibrated, input_gradient
@@ -23,7 +23,7 @@ from utils_sgm import register_hook_for_branches, register_sgm, residual_branche
 
 @pytest.mark.parametrize(
     ("name", "count", "first", "last"),
-    [  # counted from the networks' definitions: blocks whose skip is the identity
+    [  # counted from the networks' definitions: blocks whose skip has no parameters
         ("resnet18", 5, "layer1.0.bn2", "layer4.1.bn2"),
         ("resnet34", 13, "layer1.0.bn2", "layer4.2.bn2"),
         ("resnet50", 12, "layer1.1.bn3", "layer4.2.bn3"),
@@ -105,6 +105,7 @@ from utils_sgm import register_hook_for_branches, register_sgm, residual_branche
             "layer1.1.bns.1",
             "layer4.2.bn3",
         ),
+        ("cifar10/resnet56", 3 * 9, "layer1.0.bn2", "layer3.8.bn2"),
         ("timm/inception_resnet_v2", 10 + 20 + 9 + 1, "repeat.0.conv2d", "block8.conv2d"),
     ],
 )
@@ -115,7 +116,10 @@ def test_branches_of_known_networks(name, count, first, last):
     assert (found[0], found[-1]) == (first, last)
 
 
-@pytest.mark.parametrize("name", ["vgg16_bn", "alexnet", "squeezenet1_1", "inceptionv4"])
+@pytest.mark.parametrize(
+    "name",
+    ["vgg16_bn", "alexnet", "squeezenet1_1", "inceptionv4", "torchvision/shufflenet_v2_x0_5"],
+)
 def test_networks_without_skip_connections_have_no_branches(name):
     model = networks.load_model(name, pretrained=False)
     assert trace_connections(model.network, model.input_size) == []
@@ -123,16 +127,6 @@ def test_networks_without_skip_connections_have_no_branches(name):
 
 # An oracle that shares nothing with the hooks: the networks below take the function that joins a
 # skip connection and a branch. With `scaled` in it, autograd itself scales the branch's gradient.
-
-
-def assert_scaled_as_by_autograd(plain, oracle, modules):
-    oracle.load_state_dict(plain.state_dict())
-    pixels = torch.rand(2, 3, 6, 6, dtype=torch.double)
-    expected = input_gradient(oracle, pixels)
-    assert not torch.allclose(input_gradient(plain, pixels), expected)
-    handles = register_hook_for_branches(plain, GAMMA, (3, 6, 6))
-    assert len(handles) == modules
-    torch.testing.assert_close(input_gradient(plain, pixels), expected)
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
@@ -151,11 +145,37 @@ def test_dense_connections_are_scaled_once(network, modules):
     )
 
 
+class NoSkip(nn.Module):
+    """What looks like a residual and is none: two layered paths, gating, positions, a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.f, self.g = conv(), conv()
+        self.positions = nn.Parameter(torch.randn(4, 6, 6))
+
+    def forward(self, z):
+        z = self.f(z) + self.g(z)
+        z = z * torch.sigmoid(self.g(z)) + self.positions
+        return z + torch.zeros_like(z) + self.g(z).detach() + (z > 0).float()
+
+
 def test_additions_without_a_skip_connection_are_left_alone():
     connections = trace_connections(classifier(NoSkip()), (3, 6, 6))
     assert [(c.kind, c.residual, c.module, c.place) for c in connections] == [
         ("addition", False, None, "1")
     ]
+
+
+class Untied(nn.Module):
+    """The branch comes from a module that is called elsewhere too."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = conv()
+
+    def forward(self, z):
+        z = self.f(z)
+        return z + self.f(z)
 
 
 def test_branch_of_no_module_is_not_guessed_at(caplog):

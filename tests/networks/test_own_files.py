@@ -39,7 +39,7 @@ def undisturbed():
     assert {name for name in modules if sys.modules.get(name) is not modules[name]} == set()
 
 
-SUITES = ["suite", "branches", "utils_sgm", "evaluate", "attack_iter", "convert_slim"]
+SUITES = ["suite", "branches", "watching", "utils_sgm", "evaluate", "attack_iter", "convert_slim"]
 
 
 @pytest.mark.parametrize("name", ["models", "networks", "conftest", "timm", *SUITES])

@@ -1,0 +1,256 @@
+"""Skip connections without parameters that are not the identity, as ResNets' option A."""
+
+import pytest
+import torch
+from blocks import GAMMA, JOINS, assert_scaled_as_by_autograd, classifier, conv, scaled
+from torch import nn
+from torch.nn import functional
+
+from branches import trace_connections
+from utils_sgm import register_hook_for_branches
+
+
+def every_second(z):
+    return z[:, :, ::2, ::2]
+
+
+def padded(z):
+    """Four channels become sixteen."""
+    return functional.pad(z, (0, 0, 0, 0, 6, 6))
+
+
+def zeros_beside(z):
+    return torch.cat([every_second(z), torch.zeros(len(z), 12, 3, 3, dtype=z.dtype)], 1)
+
+
+def times_zero_beside(z):
+    z = nn.AvgPool2d(1, stride=2)(z)
+    return torch.cat([z, z.mul(0), 0 * z, z * 0], 1)
+
+
+def written_into_zeros(z):
+    zeros = torch.zeros(len(z), 16, 3, 3, dtype=z.dtype)
+    zeros[:, 4:8] = every_second(z)
+    return zeros
+
+
+def patches_merged(z):
+    return torch.cat([z[:, :, i::2, j::2] for i in range(2) for j in range(2)], 1)
+
+
+def shuffled_by_hand(z):
+    return z.view(len(z), 2, 2, 6, 6).transpose(1, 2).contiguous().view(z.shape)
+
+
+def handed_on(z):
+    return nn.Identity()(functional.dropout(z.clone().to(z.dtype), 0.5, training=False))
+
+
+TO_HALF_THE_SIZE = {
+    "option A": lambda z: padded(every_second(z)),
+    "zeros beside": zeros_beside,
+    "times zero beside": times_zero_beside,
+    "written into zeros": written_into_zeros,
+    "average pool": lambda z: padded(nn.AvgPool2d(2)(z)),
+    "overlapping average": lambda z: padded(functional.avg_pool2d(z, 3, 2, 1)),
+    "adaptive average": lambda z: padded(nn.AdaptiveAvgPool2d(3)(z)),
+    "average repeated": lambda z: functional.avg_pool2d(z, 2).repeat(1, 4, 1, 1),
+    "patches merged": patches_merged,
+    "pixels unshuffled": nn.PixelUnshuffle(2),
+}
+OF_THE_SAME_SIZE = {
+    "transposed": lambda z: z.transpose(2, 3),
+    "flipped": lambda z: z.flip(1),
+    "shifted": lambda z: z.roll((1, 1), (2, 3)),
+    "shuffled": nn.ChannelShuffle(2),
+    "shuffled by hand": shuffled_by_hand,
+    "reshaped": lambda z: z.flatten(1).reshape(z.shape).mT.permute(0, 1, 3, 2),
+    "cropped and padded": lambda z: functional.pad(z[:, :, 1:-1, 1:-1], (1, 1, 1, 1), "reflect"),
+    "repeated": lambda z: functional.interpolate(every_second(z), scale_factor=2),
+    "parts exchanged": lambda z: torch.cat(z.chunk(2, 1)[::-1], 1),
+    "handed on": handed_on,
+}
+
+
+class Shortcut(nn.Module):
+    """A shortcut, which is a function or a module, and a residual branch."""
+
+    def __init__(self, join, shortcut, stride=1):
+        super().__init__()
+        self.join, self.shortcut = join, shortcut
+        self.f = nn.Sequential(conv(), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3, stride, padding=1))
+        if stride == 2:
+            self.f[2] = nn.Conv2d(4, 16, 3, stride, padding=1)
+
+    def forward(self, z):
+        return self.join(self.shortcut(z), self.f(torch.relu(z)))
+
+
+@pytest.mark.parametrize("shortcut", [*TO_HALF_THE_SIZE, *OF_THE_SAME_SIZE])
+@pytest.mark.parametrize("join", JOINS)
+def test_branch_beside_a_shortcut_is_scaled(shortcut, join):
+    stride = 2 if shortcut in TO_HALF_THE_SIZE else 1
+    function = (TO_HALF_THE_SIZE | OF_THE_SAME_SIZE)[shortcut]
+    ours, oracle = (classifier(Shortcut(how, function, stride)) for how in JOINS[join])
+    assert_scaled_as_by_autograd(ours, oracle, 1)
+
+
+class Net(nn.Module):
+    """A network whose forward is a function of itself, an input, and what scales a branch."""
+
+    def __init__(self, function, branch=None):
+        super().__init__()
+        self.function, self.branch = function, branch
+        self.f, self.g, self.of_two = conv(), conv(), conv(2)
+        self.of_tokens = nn.Linear(36, 1)
+
+    def forward(self, z):
+        return self.function(self, z, self.branch)
+
+
+def two_terms(net, z, branch):
+    return z.flip(1) + branch(net.f(z)) + branch(net.g(z))
+
+
+def sum_of_two(net, z, branch):
+    both = branch(net.f(z)) + branch(net.g(z))
+    return z.flip(1) + both
+
+
+def added_to_some_channels(net, z, branch):
+    y = branch(net.f(z))
+    y[:, 1:3] += z[:, :2]
+    return y
+
+
+def both_from_a_moved_value(net, z, branch):
+    z = z.flip(1)
+    return z.transpose(2, 3) + branch(net.f(z)).flip(3)
+
+
+def branch_from_some_channels(net, z, branch):
+    y = branch(net.of_two(z[:, :2]))
+    return z.flip(1) + functional.pad(y, (0, 0, 0, 0, 1, 1))
+
+
+def concatenated(net, z, branch):
+    """As where ShuffleNet-v1 halves the size."""
+    y = torch.cat([functional.avg_pool2d(z, 2), every_second(branch(net.f(z)))], 1)
+    return functional.pixel_shuffle(y, 2).repeat(1, 2, 1, 1)
+
+
+def concatenated_after_a_cut(net, z, branch):
+    y = torch.cat([every_second(z), every_second(branch(net.f(z)))], 1)
+    return functional.pixel_shuffle(y, 2).repeat(1, 2, 1, 1)
+
+
+def class_attention(net, z, branch):
+    """As in VOLO: the class token has a residual branch, which uses the other tokens."""
+    tokens = z.flatten(2)
+    first = tokens[:, :, :1] + branch(net.of_tokens(tokens))
+    return torch.cat([first, tokens[:, :, 1:]], 2).view(z.shape)
+
+
+def moved_between_two_branches(net, z, branch):
+    y = z + branch(net.f(z))
+    return y.flip(2) + branch(net.g(y))
+
+
+@pytest.mark.parametrize(
+    ("forward", "modules"),
+    [
+        (two_terms, 2),
+        (sum_of_two, 2),
+        (added_to_some_channels, 1),
+        (both_from_a_moved_value, 1),
+        (branch_from_some_channels, 1),
+        (concatenated, 1),
+        (concatenated_after_a_cut, 1),
+        (class_attention, 1),
+        (moved_between_two_branches, 2),
+    ],
+)
+def test_values_are_followed_through_moves(forward, modules):
+    ours, oracle = (classifier(Net(forward, branch)) for branch in (lambda f: f, scaled))
+    assert all(c.module for c in trace_connections(ours, (3, 6, 6)) if c.residual)
+    assert_scaled_as_by_autograd(ours, oracle, modules)
+
+
+NO_SHORTCUTS = {
+    "maximum": lambda net, z: functional.max_pool2d(z, 3, 1, 1) + net.f(z),
+    "convolution": lambda net, z: net.g(z) + net.f(z),
+    "norm": lambda net, z: functional.instance_norm(z) + net.f(z),
+    "activation": lambda net, z: torch.relu(z.flip(1)) + net.f(z),
+    "times a number": lambda net, z: 0.5 * z + net.f(z),
+    "gate": lambda net, z: z.flip(1) * torch.sigmoid(net.g(z)) + net.f(z),
+    "both moved": lambda net, z: z.flip(1) + functional.avg_pool2d(z, 3, 1, 1),
+    "averages of maps": lambda net, z: (
+        functional.adaptive_avg_pool2d(z, 1) + functional.adaptive_max_pool2d(z, 1)
+    ).expand_as(z),
+    "other half": lambda net, z: (z[:, :2] + net.of_two(z[:, 2:])).repeat(1, 2, 1, 1),
+}
+
+
+@pytest.mark.parametrize("forward", NO_SHORTCUTS.values(), ids=NO_SHORTCUTS)
+def test_what_computes_is_no_shortcut(forward):
+    network = classifier(Net(lambda net, z, _: forward(net, z)))
+    assert [c.residual for c in trace_connections(network, (3, 6, 6))] == [False]
+
+
+def halves_beside(net, z, _):
+    """As in ShuffleNet-v2, but for its order of channels."""
+    first, second = z.chunk(2, 1)
+    return torch.cat([first, net.of_two(second)], 1)
+
+
+def halves_of_what_was_moved(net, z, _):
+    first, second = z.view(len(z), 2, 2, 6, 6).transpose(1, 2).unbind(1)
+    return torch.cat([first, net.of_two(second)], 1)
+
+
+def class_token_apart(net, z, _):
+    tokens = z.flatten(2)
+    return torch.cat([torch.sigmoid(tokens[:, :, :1]), tokens[:, :, 1:]], 2).view(z.shape)
+
+
+def class_token_replaced(net, z, _):
+    """As in XCiT's class attention."""
+    tokens = z.flatten(2)
+    return torch.cat([net.of_tokens(tokens), tokens[:, :, 1:]], 2).view(z.shape)
+
+
+def rotated_without_class_token(net, z, _):
+    """As in vision transformers with rotary positions."""
+    tokens = z.flatten(2)
+    return torch.cat([tokens[:, :, :0], torch.sin(tokens[:, :, 0:])], 2).view(z.shape)
+
+
+def patches(net, z, _):
+    return patches_merged(z).view(z.shape)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        halves_beside,
+        halves_of_what_was_moved,
+        class_token_apart,
+        class_token_replaced,
+        rotated_without_class_token,
+        patches,
+    ],
+)
+def test_part_of_the_values_beside_the_rest_is_no_dense_connection(forward):
+    assert trace_connections(classifier(Net(forward)), (3, 6, 6)) == []
+
+
+def test_shortcut_that_is_a_module_is_not_hooked():
+    class Option(nn.Module):
+        def forward(self, z):
+            return padded(every_second(z))
+
+    network = classifier(Shortcut(JOINS["+"][0], Option(), 2))
+    (connection,) = trace_connections(network, (3, 6, 6))
+    assert (connection.kind, connection.module) == ("addition", "1.f.2")
+    register_hook_for_branches(network, GAMMA, (3, 6, 6))
+    assert not network[1].shortcut._forward_hooks

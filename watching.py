@@ -1,0 +1,232 @@
+"""One forward pass, watched: which values were computed from which, and how. Needs torch only."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+CONCATENATIONS = {"cat", "concat", "concatenate"}
+# What moves, repeats or drops values, or puts constants beside them, and changes none.
+CUTS = ("__getitem__", "select", "narrow", "index_select", "gather")
+PIECES = ("chunk", "split", "tensor_split", "unbind")
+FILLS = ("__setitem__", "copy_", "pad", "stack")
+REPEATS = ("expand", "expand_as", "repeat", "repeat_interleave", "tile", "unfold", "interpolate")
+SHAPES = ("reshape", "reshape_as", "view", "view_as", "flatten", "unflatten", "squeeze", "ravel")
+AXES = ("unsqueeze", "permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t")
+PROPERTIES = ("__get__",)  # as x.T and x.mT
+ORDERS = ("flip", "roll", "channel_shuffle", "pixel_shuffle", "pixel_unshuffle")
+COPIES = ("clone", "contiguous", "to", "type", "type_as", "float", "double", "half", "bfloat16")
+MOVES = CONCATENATIONS.union(CUTS, PIECES, FILLS, REPEATS, SHAPES, AXES, PROPERTIES, ORDERS, COPIES)
+AVERAGES = {f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)}
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor that was computed from the network's input, at one moment of its life.
+
+    Attributes:
+        terms: of a sum; those of x + f(x) + g(x) are x, f(x) and g(x); else none.
+        moved: whether it was made by an operation of MOVES or AVERAGES,
+        dropped: and whether that one left values out.
+        origins: the values of which moves alone made this one, the nearest first.
+        users: how many values were computed from this one.
+        returned_by: names of modules, and whether the module only handed the tensor on.
+    """
+
+    number: int
+    parents: list["Value"]
+    shape: torch.Size
+    terms: list["Value"] = field(default_factory=list)
+    moved: bool = False
+    dropped: bool = False
+    origins: list["Value"] = field(init=False)
+    users: int = 0
+    returned_by: list[tuple[bool, str]] = field(default_factory=list)
+
+    def __post_init__(self):
+        lines = [[parent, *parent.origins] for parent in self.parents] if self.moved else [[]]
+        self.origins = [v for v in lines[0] if all(v in line for line in lines)]
+
+    def names(self) -> list[str]:
+        """Return the modules that returned this value, those that computed it first."""
+        return [name for _, name in sorted(self.returned_by, key=lambda call: call[0])]
+
+    def descends_from(self, other: "Value", whole: bool = False) -> bool:
+        """Say whether this was computed from `other`; with `whole`, not from a part cut off it."""
+        seen, pending = set(), [(self, False)]
+        while pending:
+            value, part = pending.pop()
+            part = whole and value.moved and (part or value.dropped)
+            for parent in value.parents:
+                if parent is other and not part:
+                    return True
+                if parent.number > other.number and (parent, part) not in seen:
+                    seen.add((parent, part))
+                    pending.append((parent, part))
+        return False
+
+
+def identity(skip: Value, branch: Value) -> Value | None:
+    """Return the value that an identity skip connection carries past a branch, None if none."""
+    return skip if branch.descends_from(skip) else None
+
+
+def common_origin(skip: Value, branch: Value) -> Value | None:
+    """Return the value that a skip connection carries past a branch by moving it, None if none.
+
+    Two parts of it, as halves of the channels, need not have a value in common: either the skip or
+    the branch has to take it as a whole.
+    """
+    for origin in skip.origins:
+        if origin in branch.origins:  # as are those before it
+            return None
+        if branch.descends_from(origin, whole=not skip.descends_from(origin, whole=True)):
+            return origin
+    return None
+
+
+class Watch(TorchFunctionMode):
+    """Sees each tensor operation and module call of a forward pass; leaves the network as it is.
+
+    Attributes:
+        pixels, output: a random image, 1 x C x H x W, and what the network makes of it.
+        differentiable: whether gradients reach the image.
+        noted: of each connection its kind, the module in whose forward it happens, the branch and
+            the value that the skip connection carries past it; None for both if there is none.
+        runs: of each call of a module its name and its input and output values.
+        calls: how many times each module ran.
+    """
+
+    def __init__(self, model: nn.Module, input_size: tuple[int, int, int]):
+        super().__init__()
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            raise ValueError("a part of this network is scripted or traced, which takes no hooks")
+        self.noted: list[tuple[str, str, Value | None, Value | None]] = []
+        self.runs: list[tuple[str, list[Value], Value | None]] = []
+        self._values: dict[int, tuple[Tensor, Value]] = {}  # the tensor is kept, so its id is too
+        self._count = 0
+        self._running: list[tuple[str, list[Value], bool]] = []  # and whether gradients are on
+        pixels = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0))
+        self.pixels = pixels.to(next(model.parameters(), pixels))
+        training = [(module, module.training) for module in model.modules()]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        handles = [h for name, m in model.named_modules() for h in self._hooks(m, name)]
+        try:
+            model.eval().requires_grad_(False)  # what then requires a gradient stems from the input
+            with torch.enable_grad(), self:
+                # A leaf could not be changed in place.
+                image = self.pixels.clone().requires_grad_().clone()
+                self._new_value(image, [])
+                output = main_output(model(image))
+            self.output, self.differentiable = output.detach(), output.requires_grad
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module, mode in training:
+                module.training = mode
+            for parameter in trained:
+                parameter.requires_grad_(True)
+        self.calls = Counter(name for name, _, _ in self.runs)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        tensors = list(_tensors((args, kwargs)))
+        for tensor in tensors:
+            if tensor.grad_fn and id(tensor) not in self._values and self._running:
+                self._new_value(tensor, self._running[-1][1])  # by what torch functions don't show
+        parents = self._values_of(tensors)
+        before = [(t, None if t.is_inference() else t._version) for t in tensors]
+        result = function(*args, **(kwargs or {}))
+        if not parents:
+            return result
+        name = function.__name__
+        if name == "mul" and any(isinstance(a, int | float) and a == 0 for a in args):
+            return result.detach()  # x * 0 is a constant, and pads shortcuts in some networks
+        changed = [t for t, version in before if version is not None and t._version != version]
+        made = [t for t in _tensors(result) if all(t is not other for other in tensors)]
+        size = max(parent.shape.numel() for parent in parents)
+        terms = []
+        if name in ADDITIONS and len(parents) == 2:
+            terms = self._note_addition(parents)
+        elif name in CONCATENATIONS:
+            self._note_concatenation(parents, result.shape)
+        for tensor in [*changed, *made]:
+            moved, dropped = _only_moved(name, tensor), name in MOVES and tensor.numel() < size
+            self._new_value(tensor, parents, terms=terms, moved=moved, dropped=dropped)
+        return result
+
+    def _new_value(self, tensor: Tensor, parents: list[Value], **how) -> None:
+        if tensor.requires_grad:
+            self._count += 1
+            for parent in parents:
+                parent.users += 1
+            self._values[id(tensor)] = tensor, Value(self._count, parents, tensor.shape, **how)
+
+    def _values_of(self, tensors: Iterable[Tensor]) -> list[Value]:
+        known = [self._values[id(tensor)] for tensor in tensors if id(tensor) in self._values]
+        return list(dict.fromkeys(value for _, value in known))
+
+    def _hooks(self, module: nn.Module, name: str) -> list[RemovableHandle]:
+        def enter(module, args, kwargs):
+            values, on = self._values_of(_tensors((args, kwargs))), torch.is_grad_enabled()
+            if values and not on and (not self._running or self._running[-1][2]):
+                self.noted.append(("hidden", name, None, None))
+            self._running.append((name, values, on))
+
+        def leave(module, args, output):
+            _, inputs, _ = self._running.pop()
+            output = main_output(output)
+            if isinstance(output, Tensor) and inputs and id(output) not in self._values:
+                self._new_value(output, inputs)
+            value = next(iter(self._values_of([output])), None)
+            if value:
+                value.returned_by.append((value in inputs, name))
+            self.runs.append((name, inputs, value))
+
+        first = module.register_forward_pre_hook(enter, with_kwargs=True)
+        return [first, module.register_forward_hook(leave)]
+
+    def _note_addition(self, operands: list[Value]) -> list[Value]:
+        """Note an addition, and return its terms."""
+        orders = operands, operands[::-1]
+        carried = [(skip, branch, t) for skip, branch in orders for t in (skip, *skip.terms)]
+        for way in (identity, common_origin):
+            for skip, branch, term in carried:
+                if source := way(term, branch):
+                    self._note("addition", branch, source)
+                    return [*(skip.terms or [skip]), branch]
+        self._note("addition", None, None)
+        return [term for operand in operands for term in operand.terms or [operand]]
+
+    def _note_concatenation(self, operands: list[Value], shape: torch.Size) -> None:
+        for branch in operands:
+            ways = [(way, skip) for way in (identity, common_origin) for skip in operands]
+            source = next((s for way, skip in ways if (s := way(skip, branch))), None)
+            # Of the source's own shape it is the source, a part of which the branch replaces.
+            if source and source.shape != shape:
+                self._note("concatenation", branch, source)
+
+    def _note(self, kind: str, branch: Value | None, source: Value | None) -> None:
+        self.noted.append((kind, self._running[-1][0], branch, source))
+
+
+def main_output(output: object) -> object:
+    """Return a module's output, or the first of several (an attention returns its weights too)."""
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
+def _only_moved(name: str, made: Tensor) -> bool:
+    """Say whether an operation only moved or averaged values; not to one average of a whole map."""
+    return name in MOVES or (name in AVERAGES and any(size > 1 for size in made.shape[2:]))
+
+
+def _tensors(nested: object) -> Iterator[Tensor]:
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, dict | tuple | list):
+        for item in nested.values() if isinstance(nested, dict) else nested:
+            yield from _tensors(item)
