@@ -30,4 +30,4 @@ done
 
 # shellcheck disable=SC2086
 python evaluate.py --input-dir "$@" --nat-dir "$OUT/natural" --arch $TARGETS \
-    --output "$OUT/table.csv" --plot "$OUT/success_over_gamma.png"
+    --baseline auto --output "$OUT/table.csv" --plot "$OUT/success_over_gamma.png"

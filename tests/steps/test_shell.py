@@ -46,14 +46,12 @@ def test_demo_ends_with_table_and_gallery(run, tmp_path, monkeypatch):
         status, out, err = run(command)
         assert status == 0, err
     rows = list(csv.DictReader((tmp_path / "demo" / "results.csv").open()))
-    assert [(row["attack"], row["gamma"]) for row in rows] == [
-        ("PGD", "1"),
-        ("PGD", "0.5"),
-        ("MI-FGSM", "1"),
-        ("MI-FGSM", "0.5"),
-    ]
-    assert "demo/momentum_1_gamma_0.5" in out
-    assert PIL.Image.open(tmp_path / "demo" / "gallery.png").size[0] > 500
+    assert {row["attack"] for row in rows} == {"PGD"}
+    assert [row["gamma"] for row in rows] == ["1", "0.8", "0.6", "0.5", "0.4", "0.2"]
+    assert [row["baseline"] for row in rows] == ["", *["demo/gamma_1.0"] * 5]
+    assert "won  lost  p" in out
+    for picture in ("gallery.png", "success_over_gamma.png"):
+        assert PIL.Image.open(tmp_path / "demo" / picture).size[0] > 500
 
 
 def test_paper_tables_attack_with_and_without_sgm(run, tmp_path):
