@@ -9,7 +9,7 @@ interruption the same command does the rest.
 
 from pathlib import Path
 
-from suite.running import cli
+from suite.running import cli, options
 
 
 def get_parser() -> cli.Parser:
@@ -24,22 +24,7 @@ def get_parser() -> cli.Parser:
     add("--ensemble", choices=("logits", "gradients"), default="logits",
         help="logits: average the logits; gradients: normalise each network's gradient and add")
 
-    add = parser.add_argument_group("attack").add_argument
-    add("--epsilon", type=cli.not_negative, default=16.0, help="largest perturbation, in 1/255")
-    add("--num-steps", type=cli.positive_int, default=10, help="1 step of size epsilon is FGSM")
-    add("--step-size", type=cli.finite, default=2.0, help="in 1/255; negative: epsilon / num-steps")
-    add("--momentum", type=cli.not_negative, default=0.0,
-        help="0: PGD; above 0: MI-FGSM's decay factor")
-    add("--di-prob", type=cli.probability, default=0.0, help="DI's probability (0.5 in its paper)")
-    add("--di-resize", type=cli.at_least_1, default=1.1,
-        help="DI's largest size, relative to the image's")
-    add("--ti-kernel", type=cli.odd, default=1, help="TI's kernel size in pixels (15 in its paper)")
-    add("--ti-sigma", type=cli.positive, default=3.0,
-        help="standard deviations from its middle to its edge")
-    add("--rand-init", action="store_true", help="start at a random place in the ball")
-    add("--targeted", action="store_true",
-        help="aim at the label file's target classes, or at random ones if it has none")
-    add("--seed", type=int, default=0, help="of DI, the random start and random target classes")
+    options.add_attack(parser)
 
     add = parser.add_argument_group("SGM").add_argument
     add("--gamma", type=cli.gamma, nargs="+", default=[1.0],
@@ -83,7 +68,9 @@ def main(args) -> None:
     workers = devices.decoders(args.workers)
     todo = images.list_images(args.input_dir)
     checks.refuse_own_targets(todo if args.targeted else [])
-    attacker = make_attacker(args, device)
+    skip = args.on_error == "skip"
+    pool = attack.read_pool(todo, args.seed, workers, skip) if args.admix else None
+    attacker = make_attacker(args, device, pool)
     for source in attacker.sources:
         checks.refuse_other_classes(source.name, source.network.classes, todo)
     crafter = attack.Crafter(attacker, args.output_dir, device)
@@ -99,12 +86,14 @@ def main(args) -> None:
         "hooks": attacker.hooks,
         "batch_size": args.batch_size or ranks.first(batch_size),
     }
+    if pool:
+        run["pool"] = runs.listing(todo)
     with runs.output_folder(args.output_dir, run, args.overwrite):
         with images.Writer(workers, waiting=max(64, 2 * run["batch_size"])) as writer:
             batches = images.read_batches(
                 ranks.share(images.batches(todo, run["batch_size"])),
                 workers,
-                skipped=crafter.share.skipped if args.on_error == "skip" else None,
+                skipped=crafter.share.skipped if skip else None,
             )
             shown = cli.progress(batches, len(todo), args.print_freq, writer)
             crafter.craft(shown, writer)
@@ -140,14 +129,18 @@ def check(args) -> None:
     cli.refuse_no_levels(args.epsilon, None if anywhere else args.step_size * args.num_steps)
     if len(args.gamma) not in (1, len(args.arch)):
         raise cli.UsageError(f"{len(args.gamma)} gammas do not go with {len(args.arch)} networks")
-    if len(args.arch) > 1 and args.ensemble == "logits" and args.hooks == "relu":
+    wrong = options.contradiction(args)
+    if wrong:
+        raise cli.UsageError(wrong)
+    several = len(args.arch) > 1 or options.evaluations(args) > 1
+    if several and args.ensemble == "logits" and args.hooks == "relu":
         raise cli.UsageError(
-            "relu hooks rescale each network's gradient by itself, so that averaged logits would "
+            "relu hooks rescale each gradient by itself, so that averaged networks or passes would "
             "not count equally: take --hooks branch, or --ensemble gradients"
         )
 
 
-def make_attacker(args, device: str):
+def make_attacker(args, device: str, pool=None):
     """Return the attack of the options on its sources, which are on the device."""
     from suite.attack import Attack, Attacker, Source
     from suite.networks import load_model
@@ -161,7 +154,7 @@ def make_attacker(args, device: str):
         Source(model.accelerate(args.precision).to(device), gamma, args.hooks, args.branches, arch)
         for arch, model, gamma in zip(args.arch, models, gammas, strict=True)
     ]
-    return Attacker(Attack(**named | {"step_size": step_size}), sources)
+    return Attacker(Attack(**named | {"step_size": step_size}), sources, pool)
 
 
 if __name__ == "__main__":

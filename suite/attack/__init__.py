@@ -4,17 +4,21 @@ No names of networks to load, no command line, no evaluation on targets. Begin w
 `Source` and `Attacker`; `Crafter` is the loop.
 """
 
-from suite.attack.attacker import Attack, Attacker, Source
+from suite.attack.attacker import Attacker, Source
 from suite.attack.attacks import image_generators
 from suite.attack.crafting import Crafter, label_row, merged, summary
+from suite.attack.pool import Pool, read_pool
+from suite.attack.settings import Attack
 
 __all__ = [
     "Attack",
     "Attacker",
     "Crafter",
+    "Pool",
     "Source",
     "image_generators",
     "label_row",
     "merged",
+    "read_pool",
     "summary",
 ]

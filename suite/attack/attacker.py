@@ -3,58 +3,22 @@
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 import utils_sgm
-from suite import networks
+from suite import images, networks
 from suite.attack import attacks, in_front
+from suite.attack.copies import Admix, BlockShuffle
+from suite.attack.gradients import GradientLoss
+from suite.attack.losses import SummedLoss
+from suite.attack.pool import Pool
+from suite.attack.settings import Attack
+from suite.running import checks, devices
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Attack:
-    """The settings of an L-infinity attack; by default PGD as in the SGM paper.
-
-    Attributes:
-        epsilon: largest perturbation of a pixel, in 1/255.
-        step_size: of each step, in 1/255.
-        num_steps: how many; one of size epsilon is FGSM.
-        momentum: 0 for PGD, above 0 for MI-FGSM with that decay factor.
-        di_prob, di_resize: DI's probability, and its largest size relative to the image's.
-        ti_kernel, ti_sigma: TI's kernel size in pixels, odd, 1 for none; and how many standard
-            deviations it reaches to each side.
-        rand_init: whether to start at a random place in the ball.
-        targeted: whether to approach the labels instead of leaving them.
-        ensemble: "logits" averages the networks' logits, "gradients" adds gradients of norm 1.
-        seed: of random starts, DI and random target classes.
-    """
-
-    epsilon: float = 16
-    step_size: float = 2
-    num_steps: int = 10
-    momentum: float = 0
-    di_prob: float = 0
-    di_resize: float = 1.1
-    ti_kernel: int = 1
-    ti_sigma: float = 3
-    rand_init: bool = False
-    targeted: bool = False
-    ensemble: str = "logits"
-    seed: int = 0
-
-    @property
-    def name(self) -> str:
-        """The field's name of the attack: PGD, MI-FGSM+DI, FGSM, ..."""
-        if self.num_steps == 1 and self.step_size == self.epsilon:
-            name = "FGSM"
-        else:
-            name = "MI-FGSM" if self.momentum else "PGD"
-        name = "targeted " * self.targeted + name
-        return name + "+DI" * (self.di_prob > 0) + "+TI" * (self.ti_kernel > 1)
 
 
 @dataclass(frozen=True)
@@ -83,6 +47,9 @@ class Attacker:
         attacker = Attacker(Attack(momentum=1), [Source(network, gamma=0.5)])
         adversarial = attacker(natural, labels)
 
+    Args:
+        pool: the images that Admix mixes in, of the size of those that are attacked.
+
     Attributes:
         attack, sources: what it was made from.
         hooks: of each source, "relu" or "branch".
@@ -91,10 +58,10 @@ class Attacker:
 
     Raises:
         ValueError: a source is in training mode, or SGM can't be registered on it, see
-            `utils_sgm.register_sgm`.
+            `utils_sgm.register_sgm`; Admix has no pool, or one of a single class.
     """
 
-    def __init__(self, attack: Attack, sources: Sequence[Source]):
+    def __init__(self, attack: Attack, sources: Sequence[Source], pool: Pool | None = None):
         self.attack = attack
         self.sources = list(sources)
         self.hooks = [self._hooks(source) for source in self.sources]
@@ -106,21 +73,19 @@ class Attacker:
         self.logits: Tensor | None = None
         members = [source.network for source in self.sources]
         self._average = in_front.LogitEnsemble(members)
+        by_gradients = attack.ensemble == "gradients"
+        self._ensemble = in_front.GradientEnsemble(members) if by_gradients else self._average
         self._diversity = in_front.InputDiversity(attack.di_prob, attack.di_resize)
         self._smoothing = in_front.TranslationInvariance(attack.ti_kernel, attack.ti_sigma)
-        before = [self._smoothing] * (attack.ti_kernel > 1)
-        before += [self._diversity] * (attack.di_prob > 0)
-        by_gradients = attack.ensemble == "gradients"
-        ensemble = in_front.GradientEnsemble(members) if by_gradients else self._average
-        self._model = nn.Sequential(*before, ensemble)
-        self._steps = attacks.make_attack(
-            self._model,
-            attack.epsilon,
-            attack.step_size,
-            attack.num_steps,
-            attack.momentum,
-            attack.targeted,
-        )
+        self._shuffle = BlockShuffle()
+        self._admix = Admix(self._labelled(pool), attack.admix_ratio) if attack.admix else None
+        self._steps = self._made(attack)
+        if attack.evaluations > 1:
+            logger.info(
+                "%s: %d gradient evaluations a step, of which PGD takes 1",
+                attack.name,
+                attack.evaluations,
+            )
 
     @property
     def name(self) -> str:
@@ -133,6 +98,7 @@ class Attacker:
         natural: Tensor,
         labels: Tensor,
         generators: Sequence[torch.Generator] | None = None,
+        classes: Tensor | None = None,
     ) -> Tensor:
         """Return adversarial pixels, float in [0, 1], within epsilon / 255 of the natural ones.
 
@@ -142,36 +108,99 @@ class Attacker:
                 where -1, the class that the sources predict where the attack starts.
             generators: of each image's random numbers, of `image_generators`; if None, they depend
                 on the seed and the place in the batch.
+            classes: N class indices, of which Admix mixes no images in; the labels if None. A
+                targeted attack has others.
+
+        Raises:
+            ValueError: Admix's pool has images of another size.
         """
+        if self._admix and self._admix.pixels.shape[1:] != natural.shape[1:]:
+            own, other = (tuple(x.shape[2:]) for x in (natural, self._admix.pixels))
+            raise ValueError(f"images of {own} pixels, but those that Admix mixes in are {other}")
         if generators is None:
             places = [str(place) for place in range(len(natural))]
             generators = attacks.image_generators(self.attack.seed, places)
         start = None
         if self.attack.rand_init:
             start = attacks.random_start(natural, self.attack.epsilon, generators)
-        return self._perturbed(self._steps, natural, labels, generators, start)
+        return self._perturbed(self._steps, natural, labels, generators, start, classes)
 
     def predict(self, pixels: Tensor) -> Tensor:
         """Return the classes of the sources' average logits, N; see `networks.predict`."""
         return networks.predict(self._average, pixels)
 
     def rehearse(self, pixels: Tensor) -> None:
-        """Make one step, as a trial of the memory that it takes."""
-        one_step = attacks.make_attack(self._model, 1, 1, 1)
+        """Make a step, with two copies at most, as a trial of the memory that it takes."""
+        attack = replace(
+            self.attack,
+            epsilon=1,
+            step_size=1,
+            num_steps=2 if self.attack.variance else 1,
+            momentum=0,
+            nesterov=False,
+            targeted=False,
+            scales=min(2, self.attack.scales),
+            variance=min(1, self.attack.variance),
+            admix=0,  # whose images may have another size
+            block_shuffle=min(2, self.attack.block_shuffle),
+        )
         generators = attacks.image_generators(0, [""] * len(pixels))
         labels = torch.zeros(len(pixels), device=pixels.device).long()
-        self._perturbed(one_step, pixels, labels, generators)
+        self._perturbed(self._made(attack), pixels, labels, generators)
 
-    def _perturbed(self, steps, natural, labels, generators, start=None) -> Tensor:
-        self._diversity.generators = generators
+    def _made(self, attack: Attack) -> "attacks.advertorch.Attack":
+        """Return advertorch's loop for the sources, with the gradient of an attack."""
+        loss: SummedLoss | GradientLoss = SummedLoss(attack.loss)
+        smoothing = [self._smoothing] * (attack.ti_kernel > 1)
+        before = [self._diversity] * (attack.di_prob > 0)
+        if attack.one_pass:
+            model = nn.Sequential(*smoothing, *before, self._ensemble)
+        else:
+            before = [self._shuffle] * (attack.block_shuffle > 0) + before
+            passed, model = nn.Sequential(*before, self._ensemble), nn.Identity()
+            loss = GradientLoss(attack, loss, passed, self._ensemble, self._admix, *smoothing)
+        return attacks.make_attack(
+            model,
+            attack.epsilon,
+            attack.step_size,
+            attack.num_steps,
+            attack.momentum,
+            attack.targeted,
+            loss,
+        )
+
+    def _perturbed(self, steps, natural, labels, generators, start=None, classes=None) -> Tensor:
+        self._diversity.generators = self._shuffle.generators = generators
         self._smoothing.to(natural.device)
+        if self._admix:
+            self._admix.to(natural.device).generators = generators
+        if isinstance(steps.loss_fn, GradientLoss):
+            steps.loss_fn.generators, steps.loss_fn.classes = generators, classes
         result = attacks.perturb(steps, natural, labels, self.attack.epsilon, start)
         self.logits = steps.loss_fn.first
         return result
 
+    def _labelled(self, pool: Pool | None) -> Pool:
+        """Return Admix's pool with the sources' answers where labels are not known."""
+        if pool is None:
+            raise ValueError("Admix mixes images in: it needs a pool of them, as of read_pool")
+        labels, device = pool.labels.clone(), _device(self.sources[0].network)
+        unknown, parts = (labels < 0).nonzero().flatten(), devices.Parts()
+        for batch in images.batches(unknown.tolist(), devices.batch_size(str(device))):
+            floats = images.to_float(pool.pixels[batch].to(device))
+            answers = parts(lambda part, floats=floats: self.predict(floats[part]), len(batch))
+            labels[batch] = torch.cat(answers).to(labels)
+        checks.refuse_no_answer(self.name, labels.tolist())
+        if len(labels.unique()) < 2:
+            raise ValueError(
+                f"Admix mixes in images of other classes, but all {len(labels)} are of one class"
+            )
+        return Pool(pool.pixels, labels)
+
     def _hooks(self, source: Source) -> str:
-        # Where logits are averaged, relu hooks would rescale each network's gradient by itself.
-        averaged = len(self.sources) > 1 and self.attack.ensemble == "logits"
+        # Where networks or passes are averaged, relu hooks would rescale each gradient by itself.
+        several = len(self.sources) > 1 or self.attack.evaluations > 1
+        averaged = several and self.attack.ensemble == "logits"
         hooks = "branch" if averaged and source.hooks == "auto" else source.hooks
         return utils_sgm.choose_hooks(source.name, hooks, source.branches)
 
@@ -198,10 +227,14 @@ def _register(source: Source, hooks: str) -> list:
 
 def _gradient(network: nn.Module, size: tuple[int, int, int]) -> Tensor:
     """Return the gradient of the logits' squares at a random image."""
-    some = next(itertools.chain(network.parameters(), network.buffers()), torch.empty(0))
-    pixels = torch.rand(1, *size, generator=torch.Generator().manual_seed(0)).to(some.device)
+    pixels = torch.rand(1, *size, generator=torch.Generator().manual_seed(0)).to(_device(network))
     logits = network(pixels.requires_grad_().clone())
     if not logits.requires_grad:
         raise ValueError("no gradient goes through this network: it turns them off (no_grad, ...)")
     logits.square().sum().backward()  # which re-entrant checkpointing needs
     return pixels.grad
+
+
+def _device(network: nn.Module) -> torch.device:
+    some = next(itertools.chain(network.parameters(), network.buffers()), torch.empty(0))
+    return some.device

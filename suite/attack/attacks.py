@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+
+from suite.attack.losses import SummedLoss
 
 
 def _import_advertorch():
@@ -36,13 +37,12 @@ def make_attack(
     num_steps: int,
     momentum: float = 0,
     targeted: bool = False,
+    loss: SummedLoss | None = None,
 ) -> "advertorch.Attack":
     """Return an L-infinity attack for `perturb`.
 
     Momentum 0 gives PGD (Madry et al., ICLR 2018, section 2.1), of which one step of size epsilon
     is FGSM (Goodfellow et al., ICLR 2015); above 0 MI-FGSM (Dong et al., CVPR 2018, algorithm 1).
-    The loss is the cross-entropy summed over the batch, so that an image's gradient does not depend
-    on the batch.
 
     Args:
         model: N x 3 x H x W pixels in [0, 1] to N x classes logits, or to N x networks x classes.
@@ -51,9 +51,11 @@ def make_attack(
         num_steps: number of steps.
         momentum: decay factor of MI-FGSM.
         targeted: whether to approach the labels instead of leaving them.
+        loss: a `losses.SummedLoss`, of cross-entropy if None; or what else has its `begin` and
+            `first`, and takes what `model` returns and the labels.
     """
     arguments = {
-        "loss_fn": _SummedCrossEntropy(),
+        "loss_fn": SummedLoss() if loss is None else loss,
         # Twice epsilon, which is out of the way: `perturb` bounds each pixel by itself.
         "eps": 2 * epsilon / 255,
         "eps_iter": step_size / 255,
@@ -63,21 +65,6 @@ def make_attack(
     if momentum:
         return advertorch.MomentumIterativeAttack(model, decay_factor=momentum, **arguments)
     return advertorch.LinfPGDAttack(model, rand_init=False, **arguments)
-
-
-class _SummedCrossEntropy:
-    """Keeps the logits of the attack's first step, N x classes; a label of -1 is what they say."""
-
-    def __init__(self):
-        self.first: Tensor | None = None
-
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.first is None:
-            self.first = logits.detach().mean(1) if logits.dim() == 3 else logits.detach()
-        labels = torch.where(labels < 0, self.first.argmax(1), labels)
-        if logits.dim() == 3:  # each network of an ensemble has a loss of its own
-            labels = labels[:, None].expand(logits.shape[:2]).flatten()
-        return cross_entropy(logits.flatten(0, -2), labels, reduction="sum")
 
 
 def perturb(
@@ -101,7 +88,7 @@ def perturb(
     """
     attack.clip_min = (natural - epsilon / 255).clamp(min=0)
     attack.clip_max = (natural + epsilon / 255).clamp(max=1)
-    attack.loss_fn.first = None
+    attack.loss_fn.begin()
     start = natural if start is None else start
     return attack.perturb(start.contiguous(), labels)  # whose gradients advertorch flattens
 
@@ -118,6 +105,28 @@ def random_start(natural: Tensor, epsilon: float, generators: Sequence[torch.Gen
     with ThreadPoolExecutor() as pool:  # each image's numbers come from a generator of its own
         uniform = torch.stack(list(pool.map(lambda g: torch.rand(shape, generator=g), generators)))
     return (natural + (2 * uniform.to(natural) - 1) * epsilon / 255).clamp(0, 1)
+
+
+def noise(pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return numbers like the pixels, N x 3 x H x W, drawn uniformly from [-1, 1]."""
+    drawn = torch.empty(pixels.shape, dtype=pixels.dtype, device=pixels.device)
+    if pixels.device.type != "cpu":
+        return drawn_by_seeds(drawn, generators)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda image, g: image.uniform_(-1, 1, generator=g), drawn, generators))
+    return drawn
+
+
+def drawn_by_seeds(pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Fill pixels in place with the numbers of their own device, whose seeds are drawn instead.
+
+    A CPU would take longer for the numbers than a GPU for a pass.
+    """
+    own = torch.Generator(pixels.device)
+    for image, generator in zip(pixels, generators, strict=True):
+        (seed,) = torch.randint(2**63 - 1, (1,), generator=generator).tolist()
+        image.uniform_(-1, 1, generator=own.manual_seed(seed))
+    return pixels
 
 
 def random_targets(

@@ -162,7 +162,8 @@ class Crafter:
         adversarial, moved = finished, [None] * len(batch)
         if finished is None:
             aims = torch.tensor(targets, device=self.device)
-            result = self.attacker(floats, aims, generators)
+            classes = torch.tensor(labels, device=self.device) if attack.targeted else None
+            result = self.attacker(floats, aims, generators, classes)
             answers = self._first_answers()
             checks.refuse_not_finite(result, [image.name for image in batch])
             moved = (result != floats).flatten(1).any(1).tolist()

@@ -65,10 +65,11 @@ class TranslationInvariance(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         if pixels.requires_grad:
             pixels = pixels.clone()
-            pixels.register_hook(self._convolved)
+            pixels.register_hook(self.convolved)
         return pixels
 
-    def _convolved(self, gradient: Tensor) -> Tensor:
+    def convolved(self, gradient: Tensor) -> Tensor:
+        """Return a gradient, N x 3 x H x W, convolved with the kernel."""
         return conv2d(gradient, self.kernel.to(gradient), padding="same", groups=3)
 
 

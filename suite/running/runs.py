@@ -7,13 +7,14 @@ and bf16 sums on a GPU have no fixed order.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from suite.images import LABELS, whole_file
+from suite.images import LABELS, LabelledImage, whole_file
 from suite.running import ranks
 
 try:
@@ -39,6 +40,7 @@ TYPES = {
     "targeted": bool,
     "size": list,
     "batch_size": int,
+    "pool": str,
 }
 # Options on which the images do not depend.
 NEUTRAL = (
@@ -52,6 +54,17 @@ NEUTRAL = (
     "on_error",
     "list_branches",
 )
+# Options that run.json of earlier versions lacks, as what those versions did.
+ADDED = {
+    "loss": "cross-entropy",
+    "nesterov": False,
+    "scales": 1,
+    "variance": 0,
+    "variance_bound": 1.5,
+    "admix": 0,
+    "admix_ratio": 0.2,
+    "block_shuffle": 0,
+}
 
 
 def read(folder: Path) -> dict:
@@ -75,6 +88,12 @@ def read(folder: Path) -> dict:
     return run
 
 
+def listing(listed: Iterable[LabelledImage]) -> str:
+    """Return a digest of which images there are, of which classes: Admix draws from all."""
+    lines = (f"{image.name} {image.label}\n" for image in listed)
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
 def batch_size(folder: Path) -> int | None:
     """Return the batch size of the run that is to be resumed, on which rounding depends, if any."""
     return read(folder).get("batch_size")
@@ -87,9 +106,10 @@ def write(folder: Path, run: dict) -> None:
 
 
 def settings(run: dict) -> dict:
-    """Return on what the images of a run depend: options, the device, the digests of weights."""
-    options = {key: v for key, v in run.get("options", {}).items() if key not in NEUTRAL}
-    options["device"] = run.get("device")
+    """Return on what the images of a run depend: options, device, digests of weights and pool."""
+    options = ADDED | run.get("options", {})
+    options = {key: v for key, v in options.items() if key not in NEUTRAL}
+    options |= {"device": run.get("device"), "pool": run.get("pool")}
     return options | {f"weights {file}": v for file, v in run.get("weights", {}).items()}
 
 

@@ -124,6 +124,18 @@ def test_random_start_is_uniform_in_the_ball_and_stays_in_it():
     assert torch.equal(alone, start[1:2])
 
 
+@pytest.mark.parametrize("draw", [attacks.noise, attacks.drawn_by_seeds])
+def test_noise_is_uniform_anew_each_time_and_of_the_image_alone(draw):
+    pixels, drawn_from = torch.zeros(3, 3, 50, 50), generators()
+    first, second = (draw(pixels.clone(), drawn_from) for _ in range(2))
+    assert [first.min(), first.max()] == pytest.approx([-1, 1], abs=1e-3)
+    assert first.mean() == pytest.approx(0, abs=0.02)
+    assert first.std() == pytest.approx(3**-0.5, abs=0.02)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+    assert torch.equal(draw(pixels[1:2].clone(), generators(names="b")), first[1:2])
+
+
 @pytest.mark.parametrize("momentum", [0, 1])
 def test_attack_from_a_random_start_ends_in_the_ball_around_the_natural_image(momentum):
     network, natural = Quadratic(16), torch.rand(3, 3, 16, 16)

@@ -7,7 +7,9 @@ from importlib.metadata import version
 import pytest
 import torch
 import torchvision
-from conftest import calibrated, labels_of, pixels_of, shell
+from conftest import SCRIPTS, calibrated, labels_of, pixels_of, shell
+
+from suite.running import runs
 
 
 @pytest.mark.parametrize(
@@ -90,3 +92,13 @@ def test_folder_of_an_earlier_version_is_resumed(run, natural, tmp_path):
     min(tmp_path.glob("*.png")).unlink()
     status, _, err = run(attack, nat=natural, adv=tmp_path)
     assert status == 0, err
+
+
+def test_options_that_earlier_versions_lack_do_by_default_what_those_did():
+    parser = SCRIPTS["attack_iter"].get_parser()
+    assert {name: parser.get_default(name) for name in runs.ADDED} == runs.ADDED
+    earlier = {"options": {"epsilon": 16.0}}
+    assert runs.settings(earlier) == runs.settings({"options": {"epsilon": 16.0} | runs.ADDED})
+    for name in runs.ADDED:
+        other = {"options": {"epsilon": 16.0, name: "other"}}
+        assert runs.settings(earlier) != runs.settings(other)

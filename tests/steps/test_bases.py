@@ -1,0 +1,127 @@
+"""The attacks with more passes a step, from the command line."""
+
+import PIL.Image
+import pytest
+from small import ATTACK, folder, label
+
+__all__ = ["folder"]
+
+ALL = (
+    "--momentum 1 --nesterov --variance 2 --scales 2 --admix 2 --block-shuffle 2 --di-prob 0.5 "
+    "--ti-kernel 3 --rand-init --gamma 0.5 --num-steps 3 --no-cuda"
+)
+
+
+def images(folder):
+    return {f.name: f.read_bytes() for f in sorted(folder.glob("*.png")) + [folder / "labels.csv"]}
+
+
+@pytest.mark.parametrize("options", [f"{ALL} --targeted --loss logit", f"{ALL} --loss margin"])
+def test_resumed_run_gives_the_bytes_of_an_undisturbed_one(run, folder, options):
+    command = f"{ATTACK}ten {options} --batch-size 2"
+    assert run(command, x=folder)[0] == 0
+    whole = images(folder / "adv")
+    for name in ("0.png", "5.png"):
+        (folder / "adv" / name).unlink()
+    status, out, err = run(command, x=folder)
+    assert status == 0, err
+    assert images(folder / "adv") == whole
+    assert "24 gradient evaluations a step, of which PGD takes 1" in err
+    assert "VNI-FGSM+SI+Admix+BSR+DI+TI" in out
+
+
+def test_images_do_not_depend_on_their_batches(run, folder):
+    made = []
+    for size in (1, 4):
+        command = f"{ATTACK}ten {ALL} --batch-size {size} --overwrite"
+        assert run(command, x=folder)[0] == 0
+        made.append(images(folder / "adv"))
+    assert made[0] == made[1]
+
+
+def test_attack_s_name_is_in_the_table_and_repeats_are_recognised(run, folder):
+    for seed in (1, 2):
+        command = f"{ATTACK}ten --admix 1 --output-dir {{x}}/{seed} --seed {seed}"
+        assert run(command, x=folder)[0] == 0
+    table = "evaluate --input-dir {x}/1 {x}/2 --nat-dir {x}/nat --arch {x}/nets.py:ten"
+    status, out, err = run(table, x=folder)
+    assert status == 0, err
+    assert f"{folder}/1 +1 " in out
+
+
+def test_without_labels_admix_takes_what_the_source_answers(run, folder):
+    (folder / "nat" / "labels.csv").unlink()
+    status, _, err = run(f"{ATTACK}ten --admix 1", x=folder)
+    assert status == 0, err
+    assert "6 images have no label" in err
+
+
+@pytest.mark.parametrize("change", ["more images", "other labels"])
+def test_admix_of_other_images_is_another_run(run, folder, change):
+    for options in ("", " --admix 1"):
+        command = f"{ATTACK}ten{options} --output-dir {{x}}/{len(options)} --batch-size 6"
+        assert run(command, x=folder)[0] == 0
+    if change == "more images":
+        PIL.Image.new("RGB", (32, 32)).save(folder / "nat" / "6.png")
+    label(folder / "nat", range(7) if change == "more images" else range(1, 7))
+    assert run(f"{ATTACK}ten --output-dir {{x}}/0 --batch-size 6", x=folder)[0] == 0
+    status, _, err = run(f"{ATTACK}ten --admix 1 --output-dir {{x}}/10 --batch-size 6", x=folder)
+    assert (status, "was made with other settings (pool '" in err) == (1, True)
+
+
+def test_images_that_admix_cannot_read_are_skipped_or_stop_it(run, folder):
+    (folder / "nat" / "2.png").write_bytes(b"broken")
+    status, out, err = run(f"{ATTACK}ten --admix 1 --on-error skip", x=folder)
+    assert (status, "5\n" in out) == (1, True)
+    assert "1 images were not readable: 2.png" in err
+    status, _, err = run(f"{ATTACK}ten --admix 1 --output-dir {{x}}/other", x=folder)
+    assert (status, "2.png is not a readable image" in err) == (1, True)
+    assert not (folder / "other").exists()
+
+
+def test_pool_is_part_of_a_large_folder_that_the_seed_chooses(folder, monkeypatch):
+    from suite import attack, images
+    from suite.attack import pool
+
+    monkeypatch.setattr(pool, "LARGEST", 3)
+    listed = images.list_images(folder / "nat")
+    chosen = {tuple(attack.read_pool(listed, seed).labels.tolist()) for seed in range(20)}
+    assert all(len(set(each)) == 3 and list(each) == sorted(each) for each in chosen)
+    assert len(chosen) > 5
+    again = attack.read_pool(listed, 0)
+    assert again.pixels.shape == (3, 3, 32, 32)
+    assert again.labels.equal(attack.read_pool(listed, 0).labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        ("--nesterov", 2, "it needs a --momentum above 0"),
+        ("--nesterov --momentum 1 --num-steps 1", 2, "--num-steps 1 has none"),
+        ("--variance 20 --num-steps 1", 2, "--num-steps 1 has none"),
+        ("--admix 3 --admix-ratio 1", 2, "1 is not above 0 and below 1"),
+        ("--admix 3 --admix-ratio 0", 2, "0 is not above 0 and below 1"),
+        ("--scales 0", 2, "0 is not a whole number above 0"),
+        ("--variance -1", 2, "-1 is not a whole number of 0 or more"),
+        ("--variance 2 --variance-bound 0", 2, "0 is not a number above 0"),
+        ("--loss hinge", 2, "invalid choice: 'hinge'"),
+        ("--scales 2 --hooks relu", 2, "averaged networks or passes would not count equally"),
+        ("--admix 1", 1, "of other classes, but all 6 are of one class"),
+    ],
+)
+def test_what_does_not_go_together_is_said_in_one_line(run, folder, options, status, message):
+    label(folder / "nat", [4] * 6)
+    got, out, err = run(f"{ATTACK}ten {options}", x=folder)
+    assert (got, out) == (status, "")
+    assert message in err.splitlines()[-1]
+    assert not (folder / "adv").exists()
+
+
+def test_images_of_several_sizes_are_refused_before_any_is_attacked(run, folder):
+    for n in range(6, 20):
+        PIL.Image.new("RGB", (32, 32), (n, 0, 0)).save(folder / "nat" / f"{n}.png")
+    PIL.Image.new("RGB", (32, 40)).save(folder / "nat" / "x.png")
+    (folder / "nat" / "labels.csv").unlink()
+    status, _, err = run(f"{ATTACK}ten --admix 1 --batch-size 4", x=folder)
+    assert (status, "x.png is 32 x 40 pixels, but" in err) == (1, True)
+    assert not (folder / "adv").exists()
