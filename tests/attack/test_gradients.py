@@ -1,69 +1,16 @@
 """NI, SI, VMI, Admix, BSR and their combinations against their formulas in plain torch."""
 
-import logging
 from dataclasses import replace
 
 import pytest
 import torch
+from bases import ALL, BASES, EVERYTHING, MI, SIZE, Small, images, pool
 from quadratic import gaussian, generators
 from test_host import NoHostReads
-from torch import nn
 
-from suite.attack import Attack, Attacker, Pool, Source, in_front
+from suite.attack import Attacker, Source, in_front
 from suite.attack.copies import BlockShuffle
 from suite.attack.losses import SummedLoss
-
-SIZE, CLASSES = 6, 4
-MI = Attack(24, 6, num_steps=4, momentum=0.8)
-BASES = {
-    "NI": replace(MI, nesterov=True),
-    "SI": replace(MI, scales=3),
-    "VMI": replace(MI, variance=3),
-    "VNI": replace(MI, variance=2, nesterov=True, variance_bound=0.7),
-    "Admix": replace(MI, admix=2, scales=2, admix_ratio=0.3),
-    "BSR": replace(MI, block_shuffle=3),
-    "SI without momentum": replace(MI, momentum=0, scales=3),
-    "VT without momentum": replace(MI, momentum=0, variance=2),
-}
-ALL = replace(
-    MI, nesterov=True, variance=2, scales=2, admix=2, block_shuffle=2, ti_kernel=3, di_prob=0.5
-)
-EVERYTHING = BASES | {
-    "all": ALL,
-    "all, targeted": replace(ALL, targeted=True, loss="logit"),
-    "all, margin, from a random start": replace(ALL, loss="margin", rand_init=True),
-    "NI, targeted": replace(MI, nesterov=True, targeted=True),
-}
-
-
-class Small(nn.Module):
-    """A residual network whose gradient changes as its input moves; notes its largest batch."""
-
-    input_size = SIZE
-
-    def __init__(self, seed=0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.stem, self.head = nn.Linear(3 * SIZE**2, 16), nn.Linear(16, CLASSES)
-        self.branch = nn.Linear(16, 16)
-        self.passes, self.largest = 0, 0
-        self.double().eval().requires_grad_(False)
-
-    def forward(self, x):
-        self.passes, self.largest = self.passes + 1, max(self.largest, len(x))
-        hidden = self.stem(4 * x.flatten(1).to(self.stem.weight)).tanh()
-        return self.head(hidden + self.branch(hidden).tanh())
-
-
-def images(seed=0):
-    torch.manual_seed(seed)
-    return torch.rand(3, 3, SIZE, SIZE, dtype=torch.double), torch.tensor([0, 3, 1])
-
-
-def pool():
-    torch.manual_seed(1)
-    pixels = torch.randint(0, 256, (9, 3, SIZE, SIZE), dtype=torch.uint8)
-    return Pool(pixels, torch.arange(9) % CLASSES)
 
 
 def by_formula(attack, network, natural, labels, drawn, mixed):
@@ -240,86 +187,3 @@ def test_gradients_that_are_tiny_or_zero_count_as_others():
         results.append(attacker(natural, labels))
     torch.testing.assert_close(results[1], results[0])
     assert torch.equal(results[2], natural)
-
-
-def test_admix_needs_a_pool_of_several_classes_and_of_the_images_size():
-    natural, labels = images()
-    attack, sources = replace(MI, admix=1), [Source(Small())]
-    with pytest.raises(ValueError, match="it needs a pool of them, as of read_pool"):
-        Attacker(attack, sources)
-    with pytest.raises(ValueError, match="of other classes, but all 9 are of one class"):
-        Attacker(attack, sources, Pool(pool().pixels, torch.full((9,), 2)))
-    attacker = Attacker(attack, sources, Pool(pool().pixels[..., :-1], pool().labels))
-    with pytest.raises(ValueError, match=r"images of \(6, 6\) pixels, .* mixes in are \(6, 5\)"):
-        attacker(natural, labels)
-
-
-def test_unknown_labels_of_a_pool_are_what_the_sources_answer():
-    network, known = Small(), pool()
-    answers = network(known.pixels / 255).argmax(1)
-    unknown = Pool(known.pixels, torch.where(torch.arange(9) < 5, -1, answers))
-    results = [
-        Attacker(replace(MI, admix=2), [Source(network)], each)(*images())
-        for each in (unknown, Pool(known.pixels, answers))
-    ]
-    assert torch.equal(*results)
-
-
-def test_targeted_admix_mixes_in_no_image_of_the_own_class():
-    natural, targets = images()
-    two, own = Pool(pool().pixels[:2], torch.tensor([0, 1])), torch.zeros(3).long()
-    other = Pool(torch.stack([two.pixels[0].flip(2), two.pixels[1]]), two.labels)
-    attack = replace(MI, admix=2, targeted=True)
-    results = [
-        Attacker(attack, [Source(Small())], mixed)(natural, targets, classes=classes)
-        for mixed, classes in ((two, own), (other, own), (two, 1 - own))
-    ]
-    assert torch.equal(results[0], results[1])
-    assert not torch.equal(results[0], results[2])
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"nesterov": True}, "needs a --momentum above 0"),
-        ({"nesterov": True, "momentum": 1, "num_steps": 1}, "--nesterov takes something from"),
-        ({"variance": 3, "num_steps": 1}, "--variance takes something from the step before"),
-        ({"loss": "hinge"}, "not 'hinge'"),
-    ],
-)
-def test_settings_that_do_not_go_together_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Attacker(Attack(**settings), [Source(Small())])
-
-
-@pytest.mark.parametrize(
-    ("attack", "name", "evaluations"),
-    [
-        (BASES["NI"], "NI-FGSM", 1),
-        (BASES["VMI"], "VMI-FGSM", 4),
-        (BASES["VNI"], "VNI-FGSM", 3),
-        (BASES["SI"], "MI-FGSM+SI", 3),
-        (BASES["Admix"], "MI-FGSM+SI+Admix", 4),
-        (BASES["BSR"], "MI-FGSM+BSR", 3),
-        (BASES["VT without momentum"], "PGD+VT", 3),
-        (ALL, "VNI-FGSM+SI+Admix+BSR+DI+TI", 24),
-        (replace(MI, targeted=True, loss="logit"), "targeted MI-FGSM+logit", 1),
-    ],
-)
-def test_attack_has_the_field_s_name_and_says_what_it_costs(attack, name, evaluations, caplog):
-    assert (attack.name, attack.evaluations) == (name, evaluations)
-    caplog.set_level(logging.INFO)
-    Attacker(attack, [Source(Small())], pool())
-    said = f"{name}: {evaluations} gradient evaluations a step, of which PGD takes 1"
-    assert (said in caplog.text) == (evaluations > 1)
-
-
-def test_passes_that_are_averaged_have_hooks_that_rescale_none_of_them():
-    import torchvision
-
-    network = torchvision.models.resnet18().eval().requires_grad_(False)
-    for attack, hooks in ((MI, "relu"), (BASES["NI"], "relu"), (BASES["SI"], "branch")):
-        attacker = Attacker(attack, [Source(network, 0.5, name="resnet18")])
-        assert attacker.hooks == [hooks]
-        for handle in attacker.handles:
-            handle.remove()
