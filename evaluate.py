@@ -56,6 +56,8 @@ def main(args) -> None:
     made = {folder: runs.read(folder) for folder in folders}
     checks.refuse_unlike_repeats(made, folders)
     baselines = results.baselines(args.baseline, made) if args.baseline else {}
+    for folder, baseline in baselines.items():
+        checks.refuse_incomparable(folder, baseline, folders)
     for folder, run in made.items():
         checks.refuse_unfinished(folder, run)
     naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
@@ -103,7 +105,7 @@ def main(args) -> None:
             },
         }
         | ({"largest_perturbation": largest[folder]} if naturals else {})
-        | ({"quality": results.visibility(changes[folder])} if args.quality else {})
+        | ({"quality": results.mean_visibility(changes[folder])} if args.quality else {})
         for folder, run in made.items()
     ]
     rows = results.merge_repeats(counted)
@@ -135,6 +137,8 @@ def check(args) -> None:
         raise cli.UsageError("--gallery needs --nat-dir, the folder of the natural images")
     if args.quality and not args.nat_dir:
         raise cli.UsageError("--quality needs --nat-dir, the folder of the natural images")
+    if args.baseline not in (None, "auto") and Path(args.baseline) not in args.input_dir:
+        raise cli.UsageError(f"--baseline {args.baseline} is none of --input-dir, and not auto")
     for folder in args.input_dir:
         if args.input_dir.count(folder) > 1:
             raise cli.UsageError(f"{folder} stands twice in --input-dir")

@@ -22,7 +22,7 @@ say "2. Attack $SOURCE by PGD, epsilon 16/255, 10 steps of 2/255. Gamma 1 is the
 set --
 for gamma in $GAMMAS; do
     python attack_iter.py --input-dir demo/natural --output-dir "demo/gamma_$gamma" \
-        --arch $SOURCE --gamma "$gamma" --overwrite
+        --arch $SOURCE --gamma "$gamma"
     set -- "$@" "demo/gamma_$gamma"
 done
 

@@ -12,7 +12,7 @@ from suite.results.paired import baselines, compare
 from suite.results.plots import GALLERY_ROWS, write_gallery, write_plot
 from suite.results.report import json_text, merge_repeats, text, write
 from suite.results.transfer import classify, count, examples, successes
-from suite.results.visibility import Visibility, visibility
+from suite.results.visibility import Visibility, mean_visibility
 
 __all__ = [
     "GALLERY_ROWS",
@@ -25,12 +25,12 @@ __all__ = [
     "examples",
     "json_text",
     "listed_branches",
+    "mean_visibility",
     "merge_repeats",
     "run_json",
     "run_text",
     "successes",
     "text",
-    "visibility",
     "write",
     "write_answers",
     "write_gallery",

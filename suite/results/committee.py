@@ -61,13 +61,12 @@ class Committee:
         batches = iter(batches)
         while chunk := list(islice(batches, 1 if self._together else CHUNK)):
             pixels = [natural for _, natural in chunk]
-            labels = [[-1 if i.label is None else i.label for i in batch] for batch, _ in chunk]
+            labels = [torch.tensor([image.label or 0 for image in batch]) for batch, _ in chunk]
             if self._together:  # one copy for all networks
                 pixels = [devices.to_device(each, self._device) for each in pixels]
             predicted = self.each(
                 lambda arch, model, pixels=pixels, labels=labels: [
-                    self._predicted(arch, model, *each)
-                    for each in zip(pixels, map(torch.tensor, labels), strict=True)
+                    self._predicted(arch, model, *each) for each in zip(pixels, labels, strict=True)
                 ]
             )
             for number, (batch, natural) in enumerate(chunk):
@@ -75,8 +74,8 @@ class Committee:
                 read = torch.stack([each[number] for each in predicted.values()]).tolist()
                 answers = {
                     arch: [
-                        Answer(int(index), None if label < 0 else probability)
-                        for index, probability, label in zip(*own, labels[number], strict=True)
+                        Answer(int(index), None if image.label is None else probability)
+                        for index, probability, image in zip(*own, batch, strict=True)
                     ]
                     for arch, own in zip(predicted, read, strict=True)
                 }
@@ -115,7 +114,7 @@ class Committee:
     ) -> Tensor:
         """Return a network's classes and the labels' probabilities, 2 x N, of uint8 pixels.
 
-        They may be on the CPU or the device. Where a label is -1, its probability is any number.
+        They may be on the CPU or the device.
         """
 
         def floats(part: slice) -> Tensor:
@@ -123,8 +122,8 @@ class Committee:
 
         def predict(part: slice) -> Tensor:
             logits = networks.logits(model, floats(part))
-            places = labels[part].clamp(min=0).to(logits.device)
-            probabilities = logits.softmax(1).gather(1, places[:, None])[:, 0]
+            places = labels[part, None].to(logits.device)
+            probabilities = logits.softmax(1).gather(1, places)[:, 0]
             return torch.stack([networks.classes_of(logits).double(), probabilities.double()])
 
         answer = torch.cat(self._parts(predict, len(pixels)), 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from suite.running import checks, cli
+from suite.running import checks
 
 AT_PLAIN = ("gamma", "hooks", "branches")  # settings that do nothing where gamma is 1
 RESAMPLES = 9999
@@ -20,18 +20,16 @@ def baselines(given: str, made: dict[Path, dict]) -> dict[Path, Path]:
     """Return by folder the one that it is compared with, for the folders that have one.
 
     Args:
-        given: one of the folders, or "auto": for each folder the one of gamma 1 that differs in
-            gamma (or, which then does nothing, in hooks or branches) and the seed alone.
+        given: one of the folders, with which all others are compared, or "auto": for each folder
+            the one of gamma 1 that differs in gamma (or, which then does nothing, in hooks or
+            branches) and the seed alone.
         made: run.json by folder, empty where there is none.
 
     Raises:
-        UsageError: it is not one of the folders.
         ValueError: no folder has a baseline.
     """
     if given != "auto":
         baseline = Path(given)
-        if baseline not in made:
-            raise cli.UsageError(f"--baseline {given} is none of --input-dir, and not auto")
         repeat = checks.repeat_of(baseline, made[baseline])
         found = {f: baseline for f, run in made.items() if checks.repeat_of(f, run) != repeat}
     else:
@@ -65,9 +63,6 @@ def compare(
         rows: of `report.merge_repeats`.
         fooled: by folder and target, of `transfer.successes`.
         baselines: of the function of that name.
-
-    Raises:
-        ValueError: two folders have no image in common.
     """
     repeats = {folder: row["folders"] for row in rows for folder in row["folders"]}
     for row in rows:
@@ -80,8 +75,6 @@ def compare(
                 [fooled[Path(folder)][arch] for folder in folders]
                 for folders in (row["folders"], repeats[str(baseline)])
             )
-            if not set.intersection(*map(set, [*ours, *theirs])):
-                raise ValueError(f"{row['folders'][0]} and {baseline} have no image in common")
             rates["difference"] = difference(ours, theirs)
 
 

@@ -59,7 +59,8 @@ def _error(rate: dict, middle: str = "rate") -> tuple[float, float]:
     """Return how far the error bar of a rate, or of a difference, reaches down and up."""
     if "std" in rate:
         return rate["std"], rate["std"]
-    return rate[middle] - rate["low"], rate["high"] - rate[middle]
+    reach = rate[middle] - rate["low"], rate["high"] - rate[middle]
+    return tuple(max(0.0, each) for each in reach)  # rounding may put an end past the middle
 
 
 def _point_style(target: int) -> dict:

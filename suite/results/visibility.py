@@ -50,7 +50,7 @@ class Visibility:
         return [dict(zip(measured, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def visibility(changes: dict[str, dict[str, float]]) -> dict[str, float | None]:
+def mean_visibility(changes: dict[str, dict[str, float]]) -> dict[str, float | None]:
     """Return the means of a folder's measures over its images; of PSNR over those that changed."""
     rows = list(changes.values())
     finite = {

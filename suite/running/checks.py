@@ -137,6 +137,24 @@ def refuse_unlike_repeats(made: dict[Path, dict], folders: dict[Path, list]) -> 
         known[repeat].append((folder, seed))
 
 
+def refuse_incomparable(folder: Path, baseline: Path, folders: dict[Path, list]) -> None:
+    """Raise a ValueError if a folder and its baseline seem not to be made of the same images.
+
+    Args:
+        folders: the images of all folders.
+    """
+    labels, theirs = ({image.name: image.label for image in folders[f]} for f in (folder, baseline))
+    common = sorted(labels.keys() & theirs.keys())
+    if not common:
+        raise ValueError(f"{folder} and {baseline} have no image in common: what is to compare?")
+    for name in common:
+        if labels[name] != theirs[name]:
+            raise ValueError(
+                f"{name} has the label {labels[name]} in {folder}, but {theirs[name]} in {baseline}"
+                ": are these other images?"
+            )
+
+
 def repeat_of(folder: Path, run: dict, without: Sequence[str] = ()) -> str:
     """Return what is equal in folders that differ in the seed alone, or also in other options."""
     if not run:

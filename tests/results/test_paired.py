@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from suite.results import paired
-from suite.running import cli
 
 NAMES = [f"{n}.png" for n in range(21)]
 
@@ -120,18 +119,6 @@ def test_named_baseline_is_compared_with_all_but_its_repeats():
     assert paired.baselines("a", folders) == {Path("c"): Path("a")}
 
 
-def test_baseline_that_is_no_input_folder_is_wrong_use():
-    with pytest.raises(cli.UsageError, match="other is none of --input-dir"):
-        paired.baselines("other", made(a=1.0))
-
-
 def test_auto_without_a_pair_is_an_error():
     with pytest.raises(ValueError, match="nothing to compare"):
         paired.baselines("auto", made(pgd5=0.5, mi1=1.0))
-
-
-def test_folders_without_a_common_image_are_an_error():
-    rows = [{"folders": [name], "targets": {"vgg19": {}}} for name in "ab"]
-    fooled = {Path("a"): {"vgg19": {"1.png": True}}, Path("b"): {"vgg19": {"2.png": True}}}
-    with pytest.raises(ValueError, match="b and a have no image in common"):
-        paired.compare(rows, fooled, {Path("b"): Path("a")})

@@ -113,6 +113,13 @@ def test_plot_has_whiskers_of_the_difference(tmp_path, monkeypatch):
     assert drawn[-1] == ([1, 2], [10, 40], [[31, 28], [30, 23]])
 
 
+def test_plot_bears_an_interval_that_rounding_put_past_its_middle(tmp_path):
+    rows = compared()
+    rows[1]["targets"]["vgg19"]["difference"] |= {"low": 10 + 1e-12, "high": 10 - 1e-12}
+    plots.write_plot(rows, tmp_path / "p.png")
+    assert (tmp_path / "p.png").is_file()
+
+
 def test_target_that_classifies_nothing_correctly_has_no_rate():
     nothing = result("a", 20)
     nothing["targets"]["vgg19"] |= {"correct": 0, "succeeded_on_correct": 0}

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 
-from suite.results import Visibility, visibility
+from suite.results import Visibility, mean_visibility
 
 
 def uniform(level, size=64):
@@ -41,9 +41,9 @@ def test_mean_of_psnr_is_over_the_images_that_changed():
         "a.png": {"linf": 0, "l2": 0.0, "psnr": math.inf, "ssim": 1.0},
         "b.png": {"linf": 8, "l2": 3.0, "psnr": 30.0, "ssim": 0.5},
     }
-    assert visibility(changes) == {"l2": 1.5, "linf": 4, "psnr": 30, "ssim": 0.75}
+    assert mean_visibility(changes) == {"l2": 1.5, "linf": 4, "psnr": 30, "ssim": 0.75}
     del changes["b.png"]
-    assert visibility(changes)["psnr"] is None
+    assert mean_visibility(changes)["psnr"] is None
 
 
 def test_lpips_is_measured_where_its_weights_are(tmp_path, monkeypatch, caplog):

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import PIL.Image
 import pytest
-from small import EVALUATE, folder
+from small import EVALUATE, folder, label
 
 from suite import images
 
@@ -75,6 +75,22 @@ def test_quality_is_of_the_saved_pixels(run, attacked):
         assert row["quality"]["l2"] == pytest.approx(np.mean(norms), rel=1e-5)
         assert row["quality"]["linf"] <= row["largest_perturbation"]
         assert 0 < row["quality"]["ssim"] < 1
+
+
+def test_baseline_of_other_images_is_refused_before_the_work(run, attacked):
+    command = EVALUATE.replace("--input-dir {x}/nat", "--input-dir {x}/g1 {x}/g0.3")
+    label(attacked / "g0.3", [0, 1, 2, 3, 5, 4])
+    status, out, err = run(f"{command}ten --baseline auto", x=attacked)
+    assert (status, out) == (1, "")
+    assert f"4.png has the label 5 in {attacked}/g0.3, but 4 in {attacked}/g1" in err
+    for image in (attacked / "g0.3").glob("*.png"):
+        image.rename(image.with_stem(f"other_{image.stem}"))
+    images.write_labels(
+        attacked / "g0.3", [{"filename": f"other_{n}.png", "label": n} for n in range(6)]
+    )
+    status, out, err = run(f"{command}ten --baseline auto", x=attacked)
+    assert (status, out) == (1, "")
+    assert "have no image in common" in err
 
 
 @pytest.mark.parametrize(
