@@ -30,6 +30,8 @@ $(VENV)/.installed: requirements.txt constraints.txt
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(VENV)/bin/pip install -r requirements-dev.txt -c constraints.txt
+	# By itself it asks for a version of requests beside which huggingface_hub can't be installed.
+	$(VENV)/bin/pip install --no-deps torchattacks -c constraints.txt
 	touch $@
 
 sizes:

@@ -81,7 +81,7 @@ def main(args) -> None:
 
     run = {
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
-        "weights": dict(pair for s in attacker.sources for pair in s.network.digests.items()),
+        "weights": attacker.digests,
         **runs.machine(device),
         "hooks": attacker.hooks,
         "batch_size": args.batch_size or ranks.first(batch_size),
@@ -125,7 +125,7 @@ def check(args) -> None:
     if args.output_dir.resolve() == args.input_dir.resolve():
         raise cli.UsageError("the output folder is the input folder")
     cli.checkpoints(args.arch, args.checkpoint)
-    anywhere = args.rand_init or args.step_size < 0
+    anywhere = args.rand_init or args.step_size < 0 or args.attack
     cli.refuse_no_levels(args.epsilon, None if anywhere else args.step_size * args.num_steps)
     if len(args.gamma) not in (1, len(args.arch)):
         raise cli.UsageError(f"{len(args.gamma)} gammas do not go with {len(args.arch)} networks")
@@ -142,11 +142,16 @@ def check(args) -> None:
 
 def make_attacker(args, device: str, pool=None):
     """Return the attack of the options on its sources, which are on the device."""
-    from suite.attack import Attack, Attacker, Source
+    from suite.attack import Attack, Attacker, OwnAttack, Source
     from suite.networks import load_model
 
     named = {name: v for name, v in vars(args).items() if name in Attack.__dataclass_fields__}
     step_size = args.step_size if args.step_size >= 0 else args.epsilon / args.num_steps
+    named |= {"step_size": step_size, "own": OwnAttack(args.attack) if args.attack else None}
+    try:
+        attack = Attack(**named)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
     files = cli.checkpoints(args.arch, args.checkpoint)
     models = [load_model(arch, checkpoint=files.get(arch)) for arch in args.arch]
     gammas = args.gamma * (len(args.arch) // len(args.gamma))
@@ -154,7 +159,7 @@ def make_attacker(args, device: str, pool=None):
         Source(model.accelerate(args.precision).to(device), gamma, args.hooks, args.branches, arch)
         for arch, model, gamma in zip(args.arch, models, gammas, strict=True)
     ]
-    return Attacker(Attack(**named | {"step_size": step_size}), sources, pool)
+    return Attacker(attack, sources, pool)
 
 
 if __name__ == "__main__":

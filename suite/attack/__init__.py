@@ -7,6 +7,7 @@ No names of networks to load, no command line, no evaluation on targets. Begin w
 from suite.attack.attacker import Attacker, Source
 from suite.attack.attacks import image_generators
 from suite.attack.crafting import Crafter, label_row, merged, summary
+from suite.attack.own import OwnAttack
 from suite.attack.pool import Pool, read_pool
 from suite.attack.settings import Attack
 
@@ -14,6 +15,7 @@ __all__ = [
     "Attack",
     "Attacker",
     "Crafter",
+    "OwnAttack",
     "Pool",
     "Source",
     "image_generators",

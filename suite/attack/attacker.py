@@ -74,6 +74,7 @@ class Attacker:
         members = [source.network for source in self.sources]
         self._average = in_front.LogitEnsemble(members)
         by_gradients = attack.ensemble == "gradients"
+        self._model = members[0] if len(members) == 1 else self._average
         self._ensemble = in_front.GradientEnsemble(members) if by_gradients else self._average
         self._diversity = in_front.InputDiversity(attack.di_prob, attack.di_resize)
         self._smoothing = in_front.TranslationInvariance(attack.ti_kernel, attack.ti_sigma)
@@ -86,6 +87,13 @@ class Attacker:
                 attack.name,
                 attack.evaluations,
             )
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file that the sources, and an attack of the user's, were made from."""
+        made_of = [source.network for source in self.sources]
+        made_of += [self.attack.own] if self.attack.own else []
+        return {file: digest for each in made_of for file, digest in each.digests.items()}
 
     @property
     def name(self) -> str:
@@ -120,6 +128,10 @@ class Attacker:
         if generators is None:
             places = [str(place) for place in range(len(natural))]
             generators = attacks.image_generators(self.attack.seed, places)
+        if self.attack.own:
+            self.logits = networks.logits(self._average, natural)
+            labels = torch.where(labels < 0, networks.classes_of(self.logits), labels)
+            return self.attack.own(self._model, natural, labels, self.attack, generators)
         start = None
         if self.attack.rand_init:
             start = attacks.random_start(natural, self.attack.epsilon, generators)
@@ -143,6 +155,7 @@ class Attacker:
             variance=min(1, self.attack.variance),
             admix=0,  # whose images may have another size
             block_shuffle=min(2, self.attack.block_shuffle),
+            own=None,
         )
         generators = attacks.image_generators(0, [""] * len(pixels))
         labels = torch.zeros(len(pixels), device=pixels.device).long()
@@ -199,7 +212,7 @@ class Attacker:
 
     def _hooks(self, source: Source) -> str:
         # Where networks or passes are averaged, relu hooks would rescale each gradient by itself.
-        several = len(self.sources) > 1 or self.attack.evaluations > 1
+        several = len(self.sources) > 1 or self.attack.evaluations > 1 or self.attack.own
         averaged = several and self.attack.ensemble == "logits"
         hooks = "branch" if averaged and source.hooks == "auto" else source.hooks
         return utils_sgm.choose_hooks(source.name, hooks, source.branches)

@@ -22,7 +22,7 @@ class Share:
         records: of each image, a dict: `image`; `label`; `target`, the class by which success is
             measured; `answer`, what the source answers where the attack starts, None in a resumed
             batch; `fooled`, what it answers to the adversarial pixels; `change`, the largest change
-            of a pixel, in 1/255; `moved`, whether there was any before rounding, None if resumed.
+            of a pixel, in 1/255; `moved`, whether there was any before rounding, None if not known.
         skipped: names of unreadable images.
         first: path of the first image, and the width and height that all must have.
         crafted, seconds: how many images were attacked in this run, and in how long.
@@ -165,8 +165,12 @@ class Crafter:
             classes = torch.tensor(labels, device=self.device) if attack.targeted else None
             result = self.attacker(floats, aims, generators, classes)
             answers = self._first_answers()
-            checks.refuse_not_finite(result, [image.name for image in batch])
-            moved = (result != floats).flatten(1).any(1).tolist()
+            names = [image.name for image in batch]
+            if attack.own:
+                checks.refuse_too_far(attack.name, result, floats, attack.epsilon, names)
+            else:
+                checks.refuse_not_finite(result, names)
+                moved = (result != floats).flatten(1).any(1).tolist()
             labels = _filled(labels, answers)
             adversarial = images.to_uint8(result, natural, attack.epsilon)
         adversarial = adversarial.to(self.device)
@@ -232,14 +236,16 @@ def summary(attacker: Attacker, gamma: list[float], records: list[dict]) -> dict
         records: as of `Share`.
     """
     attack = attacker.attack
+    steps = {key: getattr(attack, key) for key in ("step_size", "num_steps")}
+    if attack.own:
+        steps = {key: value if key in attack.own.asks else None for key, value in steps.items()}
     hits = sum((r["fooled"] == r["target"]) == attack.targeted for r in records)
     return {
         "source": attacker.name,
         "attack": attack.name,
         "gamma": gamma[0] if len(gamma) == 1 else gamma,
         "epsilon": attack.epsilon,
-        "step_size": attack.step_size,
-        "num_steps": attack.num_steps,
+        **steps,
         "seed": attack.seed,
         "targeted": attack.targeted,
         "versions": runs.versions(),

@@ -1,6 +1,6 @@
 """What an attack is made of, and what the field calls it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from suite.running import options
 
@@ -27,6 +27,7 @@ class Attack:
         variance, variance_bound: VMI's neighbours, and how far away they are, relative to epsilon.
         admix, admix_ratio: how many images of other classes Admix mixes in, and how much of them.
         block_shuffle: BSR's copies.
+        own: an `OwnAttack` instead, which gets the settings that it asks for.
 
     Raises:
         ValueError: settings that do not go together.
@@ -52,11 +53,14 @@ class Attack:
     admix: int = 0
     admix_ratio: float = 0.2
     block_shuffle: int = 0
+    own: object = None
 
     def __post_init__(self):
         wrong = options.contradiction(self)
         if wrong:
             raise ValueError(wrong)
+        if self.own:
+            self._refuse_ignored()
 
     @property
     def one_pass(self) -> bool:
@@ -72,6 +76,8 @@ class Attack:
     @property
     def name(self) -> str:
         """The field's name of the attack: PGD, MI-FGSM+DI, FGSM, VNI-FGSM+SI+DI, ..."""
+        if self.own:
+            return "targeted " * self.targeted + self.own.name
         if self.num_steps == 1 and self.step_size == self.epsilon:
             name = "FGSM"
         elif self.momentum:
@@ -87,3 +93,13 @@ class Attack:
             self.loss: self.loss != "cross-entropy",
         }
         return "targeted " * self.targeted + "+".join([name, *(x for x in on_top if on_top[x])])
+
+    def _refuse_ignored(self) -> None:
+        taken = {"epsilon", "seed", "own", *self.own.asks}
+        ignored = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        ignored = [f"--{name.replace('_', '-')}" for name in ignored if name not in taken]
+        if ignored:
+            raise ValueError(
+                f"{self.own.name} does not ask for {', '.join(ignored)}: leave it out, or give the "
+                "function a parameter of that name"
+            )

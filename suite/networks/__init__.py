@@ -15,6 +15,7 @@ from suite.networks.models import (
 from suite.networks.perceptual import lpips
 from suite.networks.resizing import resized
 from suite.networks.sizes import input_size
+from suite.networks.weights import sha256
 
 __all__ = [
     "PAPER_TARGETS",
@@ -28,4 +29,5 @@ __all__ = [
     "lpips",
     "predict",
     "resized",
+    "sha256",
 ]

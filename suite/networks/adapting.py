@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from suite.networks.sizes import Size
-from suite.networks.weights import one_line
 from suite.running import devices
+from suite.running.own import one_line
 
 logger = logging.getLogger(__name__)
 

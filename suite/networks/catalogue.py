@@ -11,6 +11,7 @@ from suite.networks import cifar10, libraries, own, weights
 from suite.networks.adapting import adapted
 from suite.networks.libraries import EMBEDDED, Origin
 from suite.networks.sizes import input_size
+from suite.running.own import is_own
 
 # Of the embedded networks' family, but in no package: timm's copy of the same authors' weights.
 LARGER_LITES = {
@@ -67,7 +68,7 @@ def find(name: str) -> Origin:
         ValueError: no network has that name; the message has near ones.
         OSError: the user's own Python file does not exist.
     """
-    if own.is_own(name):
+    if is_own(name):
         return _own(name)
     if name in EMBEDDED:
         return libraries.embedded(name)

@@ -14,6 +14,7 @@ from suite.networks.folding import fold_batch_norms
 from suite.networks.libraries import Origin
 from suite.networks.resizing import resized
 from suite.running import devices
+from suite.running.own import one_line
 from suite.running.precision import DEFAULT
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Classifier(nn.Module):
                 raise
             self.to(memory_format=torch.contiguous_format)
             kind = type(self.network).__name__
-            logger.info("%s: not laid out as channels_last (%s)", kind, weights.one_line(error))
+            logger.info("%s: not laid out as channels_last (%s)", kind, one_line(error))
         return self
 
     def class_name(self, index: int) -> str:

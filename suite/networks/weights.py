@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
+from suite.running.own import one_line
+
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 30  # seconds without an answer
@@ -48,11 +50,8 @@ def digits(file: Path) -> str | None:
 
 def sha256(file: Path) -> str:
     """Return a file's SHA-256 in hexadecimal digits."""
-    digest = hashlib.sha256()
     with file.open("rb") as content:
-        while block := content.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def download(name: str, url: str, file: Path) -> None:
@@ -133,11 +132,6 @@ def _reason(error: Exception) -> str:
     if re.fullmatch(r"Unsupported operand 1(4\d|5[01])", text):
         text = "its pickle protocol is above 2, that of torch.save"
     return f"damaged, or a pickle that would run code: {text}"
-
-
-def one_line(error: object) -> str:
-    """Return an error's message without line breaks and a terminal's colours."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
 
 
 @contextlib.contextmanager

@@ -12,9 +12,12 @@ def run_text(run: dict, speeds: tuple[float, float] | None) -> str:
         speeds: images per second of the attack alone, and with reading and writing; None if nothing
             was left to do.
     """
+    # Of the user's attack only what it asks for is known.
+    steps = f", {run['num_steps']} steps" if run["num_steps"] else ""
+    steps += f" of {run['step_size']:g}/255" if steps and run["step_size"] is not None else ""
     return (
         f"{run['attack']} on {run['source']}, gamma {gamma_text(run['gamma'])}, "
-        f"epsilon {run['epsilon']:g}/255, {run['num_steps']} steps of {run['step_size']:g}/255\n"
+        f"epsilon {run['epsilon']:g}/255{steps}\n"
         f"images                {run['images']}\n"
         f"white-box success     {run['white_box_success']:.1f} %\n"
         f"largest perturbation  {run['largest_perturbation']}/255\n"

@@ -88,6 +88,25 @@ def refuse_not_finite(pixels: Tensor, names: list[str]) -> None:
         raise ValueError(f"the gradient is not finite at {sum(broken)} images: {named}")
 
 
+def refuse_too_far(
+    attack: str, pixels: Tensor, natural: Tensor, epsilon: float, names: list[str]
+) -> None:
+    """Raise a ValueError that names the image, N x 3 x H x W, that an attack took out of bounds.
+
+    Args:
+        epsilon: in 1/255; a hundredth of a level further is rounding.
+    """
+    apart = 255 * (pixels - natural).abs().flatten(1).amax(1)
+    outside = 255 * torch.maximum(-pixels, pixels - 1).flatten(1).amax(1)
+    for name, distance, beyond in zip(names, apart.tolist(), outside.tolist(), strict=True):
+        if not distance <= epsilon + 0.01:  # nor where it is not a number
+            raise ValueError(
+                f"{attack} takes {name} {distance:.2f}/255 away, and epsilon is {epsilon:g}/255"
+            )
+        if beyond > 0.01:
+            raise ValueError(f"{attack} takes pixels of {name} {beyond:.2f}/255 out of [0, 1]")
+
+
 def warn_of_unchanged(records: list[dict]) -> None:
     """Warn of images that an attack did not change; `records` as of `attack.Crafter`."""
     for moved, why in (

@@ -9,6 +9,9 @@ def add_attack(parser: argparse.ArgumentParser) -> None:
     """Add the settings of `suite.attack.Attack`, under its names and with its defaults."""
     # fmt: off
     add = parser.add_argument_group("attack").add_argument
+    add("--attack", metavar="FILE.py:FUNCTION",
+        help="an attack of your own, function(model, images, labels, epsilon), which gets the "
+        "other options here that it has parameters for")
     add("--epsilon", type=cli.not_negative, default=16.0, help="largest perturbation, in 1/255")
     add("--num-steps", type=cli.positive_int, default=10, help="1 step of size epsilon is FGSM")
     add("--step-size", type=cli.finite, default=2.0, help="in 1/255; negative: epsilon / num-steps")

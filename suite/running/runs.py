@@ -56,6 +56,7 @@ NEUTRAL = (
 )
 # Options that run.json of earlier versions lacks, as what those versions did.
 ADDED = {
+    "attack": None,
     "loss": "cross-entropy",
     "nesterov": False,
     "scales": 1,

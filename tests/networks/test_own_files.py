@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT, shell
 
 from suite import networks
-from suite.networks import apart
+from suite.running import apart
 
 NETWORK = """
 from torch import nn

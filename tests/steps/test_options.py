@@ -5,88 +5,13 @@ import shutil
 import pytest
 import torch
 from conftest import SCRIPTS
+from option_values import ATTACK, EVALUATE, SELECT
 from small import NETWORKS
 
 from suite import images, networks
 from suite.images import pictures
 from suite.running import devices
 
-# Of each option, arguments with and without it, or with two values. The outputs must differ.
-ATTACK = {
-    "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
-    "--arch": ("", "--arch efficientnet_lite1"),
-    "--checkpoint": ("", "--checkpoint {own}"),
-    "--ensemble": (
-        "--arch efficientnet_lite0 efficientnet_lite1",
-        "--arch efficientnet_lite0 efficientnet_lite1 --ensemble gradients",
-    ),
-    "--epsilon": ("--epsilon 4", "--epsilon 2"),
-    "--num-steps": ("--num-steps 1", "--num-steps 2"),
-    "--step-size": ("--step-size 2", "--step-size -1"),
-    "--momentum": ("--num-steps 3", "--num-steps 3 --momentum 1"),
-    "--di-prob": ("", "--di-prob 1"),
-    "--di-resize": ("--di-prob 1", "--di-prob 1 --di-resize 1.5"),
-    "--ti-kernel": ("", "--ti-kernel 5"),
-    "--ti-sigma": ("--ti-kernel 5", "--ti-kernel 5 --ti-sigma 1"),
-    "--rand-init": ("", "--rand-init"),
-    "--targeted": ("", "--targeted"),
-    "--seed": ("--rand-init", "--rand-init --seed 1"),
-    "--loss": ("--loss logit", "--loss margin"),
-    "--nesterov": ("--momentum 1 --num-steps 3", "--momentum 1 --num-steps 3 --nesterov"),
-    "--scales": ("", "--scales 2"),
-    "--variance": ("", "--variance 2"),
-    "--variance-bound": ("--variance 2", "--variance 2 --variance-bound 5"),
-    "--admix": ("", "--admix 2"),
-    "--admix-ratio": ("--admix 1", "--admix 1 --admix-ratio 0.5"),
-    "--block-shuffle": ("", "--block-shuffle 1"),
-    "--gamma": ("", "--gamma 0.5"),
-    "--hooks": (
-        "--arch resnet18 --gamma 0.5 --hooks relu",
-        "--arch resnet18 --gamma 0.5 --hooks branch",
-    ),
-    "--branches": ("--gamma 0.5", "--gamma 0.5 --branches norm"),
-    "--list-branches": ("", "--list-branches"),
-    "--overwrite": ("", "--overwrite"),
-    "--on-error": ("", "--on-error skip"),
-    "--print-freq": ("--batch-size 1", "--batch-size 1 --print-freq 1"),
-    "--json": ("", "--json"),
-}
-SELECT = {
-    "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
-    "--data": ("--data embedded --num-images 2", "--data foolbox --num-images 2"),
-    "--arch": ("--data foolbox", "--data foolbox --arch efficientnet_lite1"),
-    "--all": ("--data foolbox", "--data foolbox --all"),
-    "--checkpoint": ("--input-dir {few}", "--input-dir {few} --checkpoint {own}"),
-    "--num-images": ("--input-dir {few}", "--input-dir {few} --num-images 1"),
-    "--seed": (
-        "--data embedded --num-images 2 --seed 1",
-        "--data embedded --num-images 2 --seed 2",
-    ),
-    "--size": ("--input-dir {few}", "--input-dir {few} --size 200"),
-    "--resize": ("--input-dir {few}", "--input-dir {few} --resize 240"),
-    "--whole": ("--data embedded --num-images 1", "--data embedded --num-images 1 --whole"),
-    "--overwrite": ("--input-dir {few}", "--input-dir {few} --overwrite"),
-    "--json": ("--input-dir {few}", "--input-dir {few} --json"),
-}
-EVALUATE = {
-    "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
-    "--arch": ("", "--arch efficientnet_lite0"),
-    "--checkpoint": (
-        "--arch efficientnet_lite0",
-        "--arch efficientnet_lite0 --checkpoint efficientnet_lite0={own}",
-    ),
-    "--nat-dir": ("", "--nat-dir {few}"),
-    "--baseline": (
-        "--input-dir {few} {fewer}",
-        "--input-dir {few} {fewer} --baseline {few}",
-    ),
-    "--quality": ("--nat-dir {few}", "--nat-dir {few} --quality"),
-    "--output": ("", "--output {out}/r.csv"),
-    "--answers": ("", "--answers {out}/a.csv"),
-    "--plot": ("", "--plot {out}/p.png"),
-    "--gallery": ("--nat-dir {few}", "--nat-dir {few} --gallery {out}/g.png"),
-    "--json": ("", "--json"),
-}
 # --output-dir shows in every test; these two change nothing but the place and the memory.
 ELSEWHERE = {"--output-dir", "--batch-size", "--workers", "--precision", "--no-cuda", "--help"}
 
@@ -119,7 +44,9 @@ def folders(tmp_path_factory, natural):
     network.classifier.bias[listed[0].label] -= 100
     torch.save(network.state_dict(), root / "own.pth")
     (root / "nets.py").write_text(NETWORKS)
-    names = ("few", "fewer", "own.pth", "nets.py")
+    lighter = "def lighter(model, x, y, epsilon, num_steps): return (x + epsilon).clamp(0, 1)"
+    (root / "attacks.py").write_text(lighter)
+    names = ("few", "fewer", "own.pth", "nets.py", "attacks.py")
     return {name.partition(".")[0]: root / name for name in names}
 
 

@@ -1,0 +1,88 @@
+"""A function of the user's own, from a Python file: path/to/file.py:function."""
+
+import contextlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from suite.running import devices
+from suite.running.apart import apart
+
+Result = TypeVar("Result")
+
+
+def is_own(name: str) -> bool:
+    """Return whether a name is of the form path/to/file.py:function."""
+    return re.search(r"\.py(:\w*)?$", name) is not None
+
+
+def file_of(name: str) -> Path:
+    """Return the file in path/to/file.py:function."""
+    return Path(name.rpartition(":")[0] or name)
+
+
+def load(name: str, use: Callable[[Callable], Result]) -> tuple[Result, tuple[Path, ...]]:
+    """Return what `use` makes of path/to/file.py:function, and the files that it comes from.
+
+    Those are the given one and what it imports from its own folder.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it fails, or has no such function.
+    """
+    file, function = file_of(name), name.rpartition(":")[2]
+    if not name.endswith(f".py:{function}") or not function:
+        raise ValueError(f"{name} lacks the function to call: {file}:FUNCTION")
+    if not file.is_file():
+        raise FileNotFoundError(f"no such file: {file}")
+    with apart(file) as imported:
+        made = use(_function(file, function))
+    siblings = {path for path in imported if path.suffix == ".py" and not _same(path, file)}
+    return made, (file, *sorted(siblings))
+
+
+def _function(file: Path, function: str) -> Callable:
+    name_inside = f"own_{file.stem.replace('.', '_')}"
+    spec = importlib.util.spec_from_file_location(name_inside, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and torch.jit look for it
+    with blamed(file):
+        spec.loader.exec_module(module)
+    made = getattr(module, function, None)
+    if not callable(made):
+        raise ValueError(f"{file} has no function {function}")
+    return made
+
+
+@contextlib.contextmanager
+def blamed(file: Path) -> Iterator[None]:
+    """While a user's code runs: what goes wrong is a ValueError of one line that names the file."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a script that parses its own command line exits
+        if devices.out_of_memory(error):
+            raise
+        line = _last_line(error, file)
+        place = f"{file}, line {line}" if line else file
+        raise ValueError(f"{place}: {type(error).__name__}: {one_line(error)}") from error
+
+
+def one_line(error: object) -> str:
+    """Return an error's message without line breaks and a terminal's colours."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+
+
+def _last_line(error: BaseException, file: Path) -> int | None:
+    """Return the line of a user's file at which an error came up; None if it is not from there."""
+    if isinstance(error, SyntaxError) and error.filename and _same(error.filename, file):
+        return error.lineno
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _same(f.filename, file)]
+    return lines[-1] if lines else None
+
+
+def _same(filename: str | Path, file: Path) -> bool:
+    return Path(filename).absolute() == file.absolute()
