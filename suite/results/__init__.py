@@ -10,7 +10,8 @@ from suite.results.connections import listed_branches
 from suite.results.finished import run_json, run_text
 from suite.results.paired import baselines, compare
 from suite.results.plots import GALLERY_ROWS, write_gallery, write_plot
-from suite.results.report import json_text, merge_repeats, text, write
+from suite.results.rates import merge_repeats
+from suite.results.report import json_text, text, write
 from suite.results.transfer import classify, count, examples, successes
 from suite.results.visibility import Visibility, mean_visibility
 

@@ -60,7 +60,7 @@ def compare(
     """Add to rows that have a baseline its folder, and to their targets the `difference`.
 
     Args:
-        rows: of `report.merge_repeats`.
+        rows: of `rates.merge_repeats`.
         fooled: by folder and target, of `transfer.successes`.
         baselines: of the function of that name.
     """

@@ -1,16 +1,8 @@
-"""Tables of the results that evaluate.py computes, as text, Markdown, CSV and JSON.
-
-A result is what evaluate.py counts in one folder: folder, repeat (equal in folders that differ in
-the seed alone), source, attack, gamma, epsilon, images, largest_perturbation, and for each of the
-targets the numbers of images: succeeded, correct (when natural), succeeded_on_correct. What needs
-natural images is absent without them; quality, see visibility.py, is there if it was asked for.
-Rates are in percent.
-"""
+"""Tables of the rows of `rates.merge_repeats`, as text, Markdown, CSV and JSON."""
 
 import csv
 import io
 import json
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,58 +10,6 @@ from suite.images import whole_file
 from suite.results.visibility import TITLES
 
 TOLD_APART = 0.05  # the p above which nothing can be said
-
-
-def merge_repeats(results: list[dict]) -> list[dict]:
-    """Return a row per setting, with the rates of each target.
-
-    A rate is a dict: `rate`; `std`, the standard deviation over the runs, if there are several;
-    `low` and `high`, the 95 % Wilson interval, if there is one.
-    """
-    groups = {}
-    for result in results:
-        groups.setdefault(result["repeat"], []).append(result)
-    rows = []
-    for group in groups.values():
-        first = group[0]
-        row = {key: first[key] for key in ("source", "attack", "gamma", "epsilon", "images")}
-        row["runs"] = len(group)
-        if "largest_perturbation" in first:
-            row["largest_perturbation"] = max(r["largest_perturbation"] for r in group)
-        if "quality" in first:
-            row["quality"] = {
-                what: statistics.fmean(values) if None not in values else None
-                for what in first["quality"]
-                for values in [[r["quality"][what] for r in group]]
-            }
-        targets = {
-            arch: _rates([r["targets"][arch] | {"images": r["images"]} for r in group])
-            for arch in first["targets"]
-        }
-        rows.append({"folders": [r["folder"] for r in group], **row, "targets": targets})
-    return rows
-
-
-def _rates(counts: list[dict]) -> dict:
-    rates = {"success": _rate([(c["succeeded"], c["images"]) for c in counts])}
-    if "correct" in counts[0]:
-        on_correct = [(c["succeeded_on_correct"], c["correct"]) for c in counts]
-        rates["success_on_correct"] = _rate(on_correct)
-        rates["natural_accuracy"] = _rate([(counts[0]["correct"], counts[0]["images"])])
-    return rates
-
-
-def _rate(counts: list[tuple[int, int]]) -> dict:
-    counts = [(part, whole) for part, whole in counts if whole]
-    if not counts:
-        return {"rate": None}
-    rates = [100 * part / whole for part, whole in counts]
-    if len(rates) > 1:
-        return {"rate": statistics.mean(rates), "std": statistics.stdev(rates)}
-    from scipy.stats import binomtest
-
-    interval = binomtest(*counts[0]).proportion_ci(method="wilson")
-    return {"rate": rates[0], "low": 100 * interval.low, "high": 100 * interval.high}
 
 
 def text(rows: list[dict]) -> str:

@@ -4,7 +4,7 @@ import math
 import PIL.Image
 import pytest
 
-from suite.results import plots, report
+from suite.results import plots, rates, report
 
 
 def result(folder, succeeded, repeat=None, gamma=1.0, attack="PGD", images=20):
@@ -22,7 +22,7 @@ def result(folder, succeeded, repeat=None, gamma=1.0, attack="PGD", images=20):
 
 
 def test_single_run_gets_a_wilson_interval():
-    (row,) = report.merge_repeats([result("a", 16)])
+    (row,) = rates.merge_repeats([result("a", 16)])
     n, p, z = 20, 0.8, 1.959964
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
@@ -35,7 +35,7 @@ def test_single_run_gets_a_wilson_interval():
 
 
 def test_repeats_become_mean_and_standard_deviation():
-    rows = report.merge_repeats([result("a", 10, "x"), result("b", 12, "x"), result("c", 20)])
+    rows = rates.merge_repeats([result("a", 10, "x"), result("b", 12, "x"), result("c", 20)])
     assert [row["folders"] for row in rows] == [["a", "b"], ["c"]]
     assert rows[0]["targets"]["vgg19"]["success"] == {
         "rate": 55,
@@ -45,7 +45,7 @@ def test_repeats_become_mean_and_standard_deviation():
 
 
 def test_every_format_has_every_number(tmp_path):
-    rows = report.merge_repeats([result("a", 10), result("b", 12, gamma=[0.5, 0.2])])
+    rows = rates.merge_repeats([result("a", 10), result("b", 12, gamma=[0.5, 0.2])])
     for suffix, expected in {
         ".txt": ["50.0 [30, 70]", "60.0 [39, 78]", "0.5 0.2", "16/255"],
         ".md": ["| a | resnet50 | PGD | 1 | 20 | 16/255 | 50.0 [30, 70] |", "| --- |"],
@@ -61,7 +61,7 @@ def test_every_format_has_every_number(tmp_path):
 
 def compared():
     """Return rows of three attacks, two of which were compared with the first one."""
-    rows = report.merge_repeats(
+    rows = rates.merge_repeats(
         [result("a", 10), result("b", 12, gamma=0.5), result("c", 18, gamma=0.2)]
     )
     for row, difference in (
@@ -123,7 +123,7 @@ def test_plot_bears_an_interval_that_rounding_put_past_its_middle(tmp_path):
 def test_target_that_classifies_nothing_correctly_has_no_rate():
     nothing = result("a", 20)
     nothing["targets"]["vgg19"] |= {"correct": 0, "succeeded_on_correct": 0}
-    rows = report.merge_repeats([nothing])
+    rows = rates.merge_repeats([nothing])
     assert rows[0]["targets"]["vgg19"]["success_on_correct"] == {"rate": None}
     assert "16/255   -" in report.text(rows)
 
@@ -136,8 +136,8 @@ def test_plot_draws_lines_over_gamma_or_bars(tmp_path, suffix, monkeypatch):
         monkeypatch.setattr(
             plots, name, lambda *a, name=name, draw=draw: (drawn.append(name), draw(*a))
         )
-    over_gamma = report.merge_repeats([result("a", 10), result("b", 12, gamma=0.5)])
-    attacks = report.merge_repeats([result("a", 10), result("b", 12, attack="MI-FGSM")])
+    over_gamma = rates.merge_repeats([result("a", 10), result("b", 12, gamma=0.5)])
+    attacks = rates.merge_repeats([result("a", 10), result("b", 12, attack="MI-FGSM")])
     for number, rows in enumerate((over_gamma, attacks)):
         plots.write_plot(rows, tmp_path / f"{number}.{suffix}")
         if suffix == "png":
