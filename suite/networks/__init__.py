@@ -3,7 +3,7 @@
 No images, no attacks. Begin with `load_model`, `predict` and `listing`.
 """
 
-from suite.networks.catalogue import PAPER_TARGETS, listing
+from suite.networks.catalogue import PAPER_TARGETS, identity, listing
 from suite.networks.models import (
     Classifier,
     classes_of,
@@ -22,6 +22,7 @@ __all__ = [
     "Classifier",
     "classes_of",
     "depends_on_batch",
+    "identity",
     "input_size",
     "listing",
     "load_model",

@@ -2,7 +2,8 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterator
+import functools
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 from torch import nn
@@ -82,6 +83,23 @@ def find(name: str) -> Origin:
     if library == "timm":
         return libraries.timm_network(rest)
     return _pretrainedmodels(name)
+
+
+@functools.cache
+def identity(name: str) -> Hashable:
+    """Return what is equal in names that stand for one network: with it, two are compared.
+
+    That is the file of its weights, whose name has their digest, and the preprocessing. Weights
+    that a library saved again are another file, and count as another network.
+    """
+    try:
+        origin = None if own.is_own(name) else find(name)
+    except ValueError:  # the name of an ensemble, or of no network
+        origin = None
+    if origin is None or origin.file is None:
+        return name
+    pixels = (*origin.input_size, *origin.mean, *origin.std, origin.bgr, origin.scale)
+    return origin.file.name, *pixels
 
 
 def names() -> Iterator[str]:

@@ -40,6 +40,25 @@ def test_embedded_networks_recognise_the_embedded_images():
         assert (networks.predict(networks.load_model(name), pixels) == labels).sum() >= 14
 
 
+def test_names_are_one_network_if_weights_and_preprocessing_are_the_same():
+    for name, other in (
+        ("vgg19_bn", "torchvision/vgg19_bn"),
+        ("torchvision/resnet50", "torchvision/resnet50@IMAGENET1K_V1"),
+        ("timm/resnet18", f"timm/resnet18.{timm.get_pretrained_cfg('resnet18').tag}"),
+    ):
+        assert networks.identity(name) == networks.identity(other)
+    for name, other in (
+        ("vgg19_bn", "vgg19"),
+        ("resnet152", "torchvision/resnet152"),  # another file
+        ("densenet201", "torchvision/densenet201"),
+        ("torchvision/resnet50", "torchvision/resnet50@IMAGENET1K_V2"),
+        ("inceptionv3", "torchvision/inception_v3"),
+    ):
+        assert networks.identity(name) != networks.identity(other)
+    for name in ("nowhere/nets.py:network", "resnet50 + vgg16", "VGG-16"):
+        assert networks.identity(name) == name
+
+
 def test_networks_are_frozen_and_in_evaluation_mode():
     model = networks.load_model("torchvision/resnet18", pretrained=False)
     assert not model.training
