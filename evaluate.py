@@ -9,7 +9,7 @@ target class. Folders that differ in the seed alone become one row.
 
 from pathlib import Path
 
-from suite.running import cli
+from suite.running import cli, published
 
 
 def get_parser() -> cli.Parser:
@@ -26,6 +26,8 @@ def get_parser() -> cli.Parser:
     add("--baseline", metavar="FOLDER",
         help="one of the input folders, with which the others are compared image by image; auto: "
         "for each the one of gamma 1 that differs in gamma alone")
+    add("--published", type=published.file_of, nargs="+", metavar="NAME_OR_FILE",
+        help=f"published rates to put beside ours: {', '.join(published.NAMES)}, or a CSV file")
     add("--quality", action="store_true",
         help="how visible the perturbations are: L2, PSNR, SSIM, LPIPS; needs --nat-dir")
     add("--output", type=Path, help="file to write the table to: .csv, .md, .json or .txt")
@@ -51,6 +53,7 @@ def main(args) -> None:
     archs = [n for a in args.arch for n in (networks.PAPER_TARGETS if a == "paper" else [a])]
     archs = list(dict.fromkeys(archs))
     checkpoints = cli.checkpoints(archs, args.checkpoint)
+    numbers = results.read_published(args.published or [])
     device = devices.choose_device(args.no_cuda, args.precision)
     folders = {folder: images.list_images(folder) for folder in args.input_dir}
     made = {folder: runs.read(folder) for folder in folders}
@@ -110,6 +113,7 @@ def main(args) -> None:
     ]
     rows = results.merge_repeats(counted)
     results.compare(rows, fooled, baselines)
+    results.compare_published(rows, made, numbers, checkpoints)
     for arch, classes in answers[None].items() if naturals else ():
         known = [i for i in naturals.values() if i.name in classes and i.label is not None]
         records = [{"answer": classes[i.name].index, "label": i.label} for i in known]

@@ -64,8 +64,6 @@ for source in $SOURCES; do
         attack MI+DI $MI $DI
         attack MI+DI+SGM $MI $DI $SGM
         python evaluate.py --input-dir $folders --nat-dir "$OUT/natural" --arch $TARGETS \
-            --output "$OUT/$source.json" --plot "$OUT/$source.png"
+            --published paper paper_rerun --output "$OUT/$source.json" --plot "$OUT/$source.png"
     }
-    echo
-    python scripts/beside_paper.py "$OUT/$source.json"
 done

@@ -93,7 +93,7 @@ def identity(name: str) -> Hashable:
     that a library saved again are another file, and count as another network.
     """
     try:
-        origin = None if own.is_own(name) else find(name)
+        origin = None if is_own(name) else find(name)
     except ValueError:  # the name of an ensemble, or of no network
         origin = None
     if origin is None or origin.file is None:

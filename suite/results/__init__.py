@@ -10,6 +10,7 @@ from suite.results.connections import listed_branches
 from suite.results.finished import run_json, run_text
 from suite.results.paired import baselines, compare
 from suite.results.plots import GALLERY_ROWS, write_gallery, write_plot
+from suite.results.published import compare_published, read_published
 from suite.results.rates import merge_repeats
 from suite.results.report import json_text, text, write
 from suite.results.transfer import classify, count, examples, successes
@@ -22,12 +23,14 @@ __all__ = [
     "baselines",
     "classify",
     "compare",
+    "compare_published",
     "count",
     "examples",
     "json_text",
     "listed_branches",
     "mean_visibility",
     "merge_repeats",
+    "read_published",
     "run_json",
     "run_text",
     "successes",

@@ -15,7 +15,7 @@ BARS = 0.8  # the width of a row's bars together
 def write_plot(rows: list[dict], file: Path) -> None:
     """Draw success over gamma, a line per target, where rows differ in gamma alone; else bars.
 
-    Below it stand the differences to the baselines, if rows have some.
+    Stars are published numbers. Below stand the differences to the baselines, if rows have some.
     """
     from matplotlib.figure import Figure
 
@@ -30,6 +30,7 @@ def write_plot(rows: list[dict], file: Path) -> None:
         _draw_lines(axes, rows)
     else:
         _draw_bars(axes, rows)
+    _draw_published(axes, rows, over_gamma)
     axes.set_ylabel("success rate (%)")
     axes.set_ylim(0, 105)
     for lower in below:
@@ -104,6 +105,20 @@ def _draw_bars(axes, rows: list[dict]) -> None:
             hatch=("", "//")[target // len(COLORS) % 2],
             capsize=2,
         )
+
+
+def _draw_published(axes, rows: list[dict], over_gamma: bool) -> None:
+    """Draw a star at each published number, in its target's colour."""
+    label = "published"
+    archs = list(rows[0]["targets"])
+    for target, arch in enumerate(archs):
+        for n, row in enumerate(rows):
+            for beside in row["targets"][arch].get("published", {}).values():
+                if "mean" in beside:
+                    place = row["gamma"] if over_gamma else _beside(n, target, len(archs))
+                    style = {"color": COLORS[target % len(COLORS)], "markeredgecolor": "black"}
+                    axes.plot(place, beside["mean"], "*", markersize=10, label=label, **style)
+                    label = None  # once in the legend
 
 
 def _draw_differences(axes, rows: list[dict], over_gamma: bool) -> None:

@@ -62,6 +62,8 @@ def _tables(rows: list[dict]) -> Iterator[tuple[str, list[list[str]]]]:
         yield "How visible: means over the images", [["folder", *titles], *lines]
     if any("baseline" in row for row in rows):
         yield _differences(rows)
+    if any("published" in rates for rates in rows[0]["targets"].values()):
+        yield _published(rows)
 
 
 def _differences(rows: list[dict]) -> tuple[str, list[list[str]]]:
@@ -87,6 +89,44 @@ def _differences(rows: list[dict]) -> tuple[str, list[list[str]]]:
         "images won and lost, and p"
     )
     return title, [header, *lines]
+
+
+def _published(rows: list[dict]) -> tuple[str, list[list[str]]]:
+    """Return the title and the table of published numbers."""
+    header = ["folder", "target", "ours", "published", "points", "allowed", "", "from"]
+    lines = []
+    for row in rows:
+        targets = row["targets"]
+        for file in next(iter(targets.values()))["published"]:
+            found = {arch: rates["published"][file] for arch, rates in targets.items()}
+            cells = {
+                arch: [f"{targets[arch]['success']['rate']:.2f}", *_beside(each, file)]
+                for arch, each in found.items()
+            }
+            reasons = {each.get("reason") for each in found.values()}
+            if len(targets) > 1 and len(reasons) == 1 and None not in reasons:
+                _, *shared = next(iter(cells.values()))
+                cells = {f"all {len(targets)} targets": ["", *shared]}
+            lines += [[_folder(row), arch, *each] for arch, each in cells.items()]
+    title = (
+        "Beside published numbers: the difference in points, and how large a one our 95 % interval "
+        "and their standard deviation allow"
+    )
+    return title, [header, *lines]
+
+
+def _beside(found: dict, file: str) -> list[str]:
+    """Return the cells of what was published, or of why there is nothing."""
+    if "reason" in found:
+        return [found["verdict"], "", "", "", f"{file}: {found['reason']}"]
+    std = "" if found["std"] is None else f" ± {found['std']:.2f}"
+    return [
+        f"{found['mean']:.2f}{std}",
+        f"{found['points']:+.2f}",
+        f"{found['allowed']:.2f}",
+        found["verdict"],
+        f"{file}: {found['from']}",
+    ]
 
 
 def _folder(row: dict) -> str:
@@ -158,6 +198,8 @@ def _csv_line(row: dict) -> dict:
                 line[f"{arch} {name}"] = rates[name]["rate"]
         for number, value in rates.get("difference", {}).items():
             line[f"{arch} difference {number}"] = value
+        for file, beside in rates.get("published", {}).items():
+            line |= {f"{arch} {file} {what}": value for what, value in beside.items()}
     return line
 
 

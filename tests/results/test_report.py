@@ -89,6 +89,75 @@ def test_every_format_has_the_comparison(tmp_path):
             assert part in written
 
 
+def beside_published():
+    """Return rows with published numbers that agree, disagree and are missing."""
+    rows = rates.merge_repeats([result("a", 10), result("b", 12, gamma=0.5), result("c", 18)])
+    number = {"mean": 45.5, "std": 1.25, "points": 4.5, "allowed": 20.25, "from": "Table 3"}
+    for row, found in zip(
+        rows,
+        (
+            {"verdict": "agrees"} | number,
+            {"verdict": "differs"} | number | {"std": None, "points": -34.5},
+            {"verdict": "none published", "reason": "none on resnet50"},
+        ),
+        strict=True,
+    ):
+        row["targets"]["vgg19"]["published"] = {"paper": found}
+    return rows
+
+
+def test_every_format_has_the_published_numbers(tmp_path):
+    for suffix, expected in {
+        ".txt": [
+            "a       vgg19   50.00  45.50 ± 1.25    +4.50   20.25    agrees   paper: Table 3",
+            "b       vgg19   60.00  45.50           -34.50  20.25    differs  paper: Table 3",
+            "c       vgg19   90.00  none published                            paper: none on",
+        ],
+        ".md": [
+            "| b | vgg19 | 60.00 | 45.50 | -34.50 | 20.25 | differs | paper: Table 3 |",
+            "| c | vgg19 | 90.00 | none published |  |  |  | paper: none on resnet50 |",
+        ],
+        ".csv": [
+            "vgg19 paper verdict,vgg19 paper mean,vgg19 paper std,vgg19 paper points",
+            ",agrees,45.5,1.25,4.5,20.25,Table 3,",
+            ",differs,45.5,,-34.5,20.25,Table 3,",
+            ",none published,,,,,,none on resnet50",
+        ],
+        ".json": ['"verdict": "none published"', '"points": -34.5'],
+    }.items():
+        report.write(beside_published(), tmp_path / f"r{suffix}")
+        written = (tmp_path / f"r{suffix}").read_text()
+        for part in expected:
+            assert part in written
+
+
+def test_what_no_target_has_a_number_for_is_one_line():
+    rows = beside_published()
+    for row in rows:
+        row["targets"]["vgg16"] = row["targets"]["vgg19"]
+    lines = report.text(rows).splitlines()
+    assert sum("paper: none on resnet50" in line for line in lines) == 1
+    assert "all 2 targets" in lines[-1]
+
+
+def test_plot_has_a_star_at_each_published_number(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    stars, plot = [], Axes.plot
+
+    def recorded(axes, x, y, *rest, **style):
+        stars.extend([(x, y)] if "*" in rest else [])
+        return plot(axes, x, y, *rest, **style)
+
+    monkeypatch.setattr(Axes, "plot", recorded)
+    rows = beside_published()
+    plots.write_plot(rows[:2], tmp_path / "lines.png")
+    assert stars == [(0.5, 45.5), (1.0, 45.5)]
+    stars.clear()
+    plots.write_plot(rows, tmp_path / "bars.png")
+    assert stars == [(0, 45.5), (1, 45.5)]
+
+
 def test_table_says_where_nothing_can_be_told_apart():
     lines = report.text(compared()).splitlines()
     told = {line.split()[0]: "nothing can be told apart" in line for line in lines[-2:]}

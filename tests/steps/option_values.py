@@ -70,6 +70,7 @@ EVALUATE = {
         "--input-dir {few} {fewer}",
         "--input-dir {few} {fewer} --baseline {few}",
     ),
+    "--published": ("", "--published paper"),
     "--quality": ("--nat-dir {few}", "--nat-dir {few} --quality"),
     "--output": ("", "--output {out}/r.csv"),
     "--answers": ("", "--answers {out}/a.csv"),
