@@ -19,18 +19,24 @@ LARGER_LITES = {
     "efficientnet_lite3": "timm/tf_efficientnet_lite3.in1k",
     "efficientnet_lite4": "timm/tf_efficientnet_lite4.in1k",
 }
-# The names of TF-Slim's released networks in the papers: the architecture, and timm's copy.
+# The names of TF-Slim's released networks in the papers: the architecture, MMdnn's file of the
+# weights, and timm's copy.
 SLIM = {
-    "inc_v3": ("inception_v3", "inception_v3.tf_in1k"),
-    "inc_v4": ("inception_v4", "inception_v4.tf_in1k"),
-    "incres_v2": ("inception_resnet_v2", "inception_resnet_v2.tf_in1k"),
-    "inc_v3_adv": ("inception_v3", "inception_v3.tf_adv_in1k"),
-    "inc_v3_ens3": ("inception_v3", None),
-    "inc_v3_ens4": ("inception_v3", None),
-    "incres_v2_ens": ("inception_resnet_v2", "inception_resnet_v2.tf_ens_adv_in1k"),
+    "inc_v3": ("inception_v3", "tf2torch_inception_v3", "inception_v3.tf_in1k"),
+    "inc_v4": ("inception_v4", "tf2torch_inception_v4", "inception_v4.tf_in1k"),
+    "incres_v2": ("inception_resnet_v2", "tf2torch_inc_res_v2", "inception_resnet_v2.tf_in1k"),
+    "inc_v3_adv": ("inception_v3", "tf2torch_adv_inception_v3", "inception_v3.tf_adv_in1k"),
+    "inc_v3_ens3": ("inception_v3", "tf2torch_ens3_adv_inc_v3", None),
+    "inc_v3_ens4": ("inception_v3", "tf2torch_ens4_adv_inc_v3", None),
+    "incres_v2_ens": (
+        "inception_resnet_v2",
+        "tf2torch_ens_adv_inc_res_v2",
+        "inception_resnet_v2.tf_ens_adv_in1k",
+    ),
 }
 # The names that no library has.
 OURS = (*EMBEDDED, *LARGER_LITES, *SLIM, *cifar10.FILES)
+SLIM_URL = "https://github.com/ylhz/tf_to_pytorch_model/releases/download/v1.0"
 PAPER_TARGETS = (
     "vgg19_bn",
     "resnet152",
@@ -134,8 +140,6 @@ def listing(pattern: str) -> Iterator[tuple[str, str, str, str]]:
             continue
         origin = find(name)
         place, here = origin.url or "with its package", origin.file and origin.file.is_file()
-        if origin.absent:
-            place = "scripts/convert_slim.py"
         other = origin.alternative
         if other and other.url != origin.url:
             place += f" or {other.url}"
@@ -152,25 +156,24 @@ def _own(name: str) -> Origin:
 
 
 def _slim(name: str) -> Origin:
-    architecture, other = SLIM[name]
-    file = weights.folder() / f"{name}.safetensors"
+    architecture, released, other = SLIM[name]
+    converted = weights.folder() / f"{name}.safetensors"  # by scripts/convert_slim.py
+    file = converted if converted.is_file() else weights.folder() / f"{released}.npy"
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
         from safetensors.torch import load_file
 
-        from suite.networks import slim
+        from suite.networks import mmdnn, slim
 
         network = slim.network(architecture)
         if classes != 1000:
             network.reset_classifier(classes)
-        if file:
+        if file == converted:
             network.load_state_dict(load_file(file))
+        elif file:
+            network.load_state_dict(mmdnn.read_state_dict(file, architecture))
         return network
 
-    absent = (
-        f"{name} needs weights converted from TF-Slim's: python scripts/convert_slim.py "
-        f"CHECKPOINT {file}"
-    )
     if not other:
         alternative = None
     else:
@@ -185,7 +188,8 @@ def _slim(name: str) -> Origin:
             note=f"no {file}: taking timm/{other} instead ({differs})",
         )
     half = (0.5, 0.5, 0.5)
-    return Origin(build, (3, 299, 299), half, half, file, absent=absent, alternative=alternative)
+    url = f"{SLIM_URL}/{released}.npy"
+    return Origin(build, (3, 299, 299), half, half, file, url, alternative=alternative)
 
 
 def _pretrainedmodels(name: str) -> Origin:

@@ -40,9 +40,9 @@ SHOWN = 20  # of the keys of a file in which no state dict was found
 def read_state_dict(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint, by their names in the network.
 
-    Takes .safetensors, and what torch.save wrote: a state dict, or one inside: under a name of
-    `STATE_DICTS`, or else the only mapping that holds tensors; the log says which. What wrappers
-    leave in keys, as `module.`, is dropped, see `unwrapped`.
+    Takes .safetensors, TF-Slim's Inceptions of `mmdnn`, and what torch.save wrote: a state dict, or
+    one inside: under a name of `STATE_DICTS`, or else the only mapping that holds tensors; the log
+    says which. What wrappers leave in keys, as `module.`, is dropped, see `unwrapped`.
 
     Raises:
         OSError: there is no such file, or it can't be read.
@@ -94,6 +94,10 @@ def _loaded(file: Path) -> object:
         start = stream.read(9)
     if start[8:] == b"{":
         return safetensors.torch.load_file(file)
+    if start.startswith(b"\x93NUMPY"):
+        from suite.networks import mmdnn
+
+        return mmdnn.read_state_dict(file)
     if not start.startswith((b"PK", b"\x80")):  # an archive, or a pickle of before PyTorch 1.6
         raise ValueError(f"it begins with {start!r}, as no checkpoint does" if start else "empty")
     try:

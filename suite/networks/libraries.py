@@ -27,7 +27,6 @@ class Origin:
         bgr: whether the channels are in blue, green, red order.
         scale: the value of a white pixel, 1 or 255.
         code: the user's files that the network itself comes from, if it is the user's.
-        absent: what to do where the file is missing and has no URL.
         alternative: what else to take where the file is missing and can't be downloaded.
         note: what the log says when this is taken as an alternative.
         class_names: in the order of their indices; empty for ImageNet's, if there are 1000.
@@ -42,7 +41,6 @@ class Origin:
     bgr: bool = False
     scale: float = 1
     code: tuple[Path, ...] = ()
-    absent: str = ""
     alternative: "Origin | None" = None
     note: str = ""
     class_names: Sequence[str] = ()

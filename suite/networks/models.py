@@ -156,8 +156,6 @@ def _obtain(name: str, origin: Origin) -> Origin:
     other = origin.alternative
     if other is None or not other.file.is_file():
         try:
-            if origin.url is None:
-                raise FileNotFoundError(origin.absent)
             weights.download(name, origin.url, origin.file)
             return origin
         except OSError as error:

@@ -40,3 +40,10 @@ def variables_of(architecture):
     ]:
         variables[scope + training] = np.zeros(3, np.float32)
     return variables
+
+
+def well_scaled(name, values):
+    """Keep a deep network's activations finite and dependent on its input."""
+    if name.endswith("weights"):
+        return (values - 0.5) * np.sqrt(24 / np.prod(values.shape[:-1]), dtype=np.float32)
+    return values + 0.5 if name.endswith("variance") else values - values.mean()

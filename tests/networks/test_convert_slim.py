@@ -6,7 +6,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from slim_variables import variables_of
+from slim_variables import variables_of, well_scaled
 
 from suite import networks
 from suite.networks import slim
@@ -48,13 +48,6 @@ def test_script_writes_weights_that_load(tmp_path, v3, convert):
     expected = slim.convert(v3, "inception_v3")
     assert all(torch.equal(state[key], expected[key]) for key in expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == [file.name, output.name]
-
-
-def well_scaled(name, values):
-    """Keep a deep network's activations finite and dependent on its input."""
-    if name.endswith("weights"):
-        return (values - 0.5) * np.sqrt(24 / np.prod(values.shape[:-1]), dtype=np.float32)
-    return values + 0.5 if name.endswith("variance") else values - values.mean()
 
 
 def test_converted_file_is_what_the_papers_short_name_loads(tmp_path, v3, convert, monkeypatch):

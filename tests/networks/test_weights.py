@@ -181,10 +181,12 @@ def test_short_name_takes_the_converted_file(checkpoints, slim):
 
 
 @pytest.mark.parametrize("name", ["inc_v3_ens3", "inc_v3_ens4"])
-def test_short_name_without_any_weights_says_what_to_do(checkpoints, name):
-    with pytest.raises(OSError, match=r"python scripts/convert_slim.py CHECKPOINT") as error:
+def test_short_name_without_any_weights_says_what_to_do(checkpoints, monkeypatch, name):
+    offer(monkeypatch, {})
+    file = f"{catalogue.SLIM[name][1]}.npy"
+    with pytest.raises(OSError, match="ylhz/tf_to_pytorch_model") as error:
         networks.load_model(name)
-    assert str(checkpoints / f"{name}.safetensors") in str(error.value)
+    assert f"Put that file into {checkpoints} as {file}" in str(error.value)
 
 
 def test_short_name_falls_back_to_timm_and_says_how_it_differs(checkpoints, monkeypatch, caplog):
@@ -210,7 +212,7 @@ def test_unusable_converted_file_is_named(checkpoints, slim, content):
 
 def test_short_names_without_files_name_both_ways(checkpoints, monkeypatch):
     offer(monkeypatch, {})
-    with pytest.raises(OSError, match="convert_slim.py") as error:
+    with pytest.raises(OSError, match=r"tf2torch_ens_adv_inc_res_v2\.npy") as error:
         networks.load_model("incres_v2_ens")
     assert "timm/inception_resnet_v2.tf_ens_adv_in1k" in str(error.value)
 
@@ -223,7 +225,7 @@ def test_paper_stands_for_its_ten_targets():
 def test_list_shows_what_is_on_this_machine(run, checkpoints):
     status, before, _ = run("list_networks inc_v3*")
     assert status == 0
-    assert "convert_slim.py" in before
+    assert "tf2torch_ens3_adv_inc_v3.npy" in before
     assert " here" not in before
     (checkpoints / "inc_v3_ens3.safetensors").touch()
     lines = run("list_networks inc_v3*")[1].splitlines()
