@@ -123,8 +123,8 @@ def _reason(error: Exception) -> str:
     refused = re.search(r"GLOBAL (\S+) (was not an allowed|whose module)", text)
     if refused:
         return (
-            f"a pickle that would run code: it needs {refused[1]}. Save the weights alone, which "
-            "network.state_dict() returns"
+            f"a pickle that would run code: it needs {refused[1]}. Save the weights alone, as "
+            "docs/networks.md says"
         )
     # Around it stand torch's advice to switch the check off, and a link.
     said = re.search(r"WeightsUnpickler error: (.*?)(?: Check the documentation|$)", text)
