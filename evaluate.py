@@ -55,7 +55,9 @@ def main(args) -> None:
     checkpoints = cli.checkpoints(archs, args.checkpoint)
     numbers = results.read_published(args.published or [])
     device = devices.choose_device(args.no_cuda, args.precision)
-    folders = {folder: images.list_images(folder) for folder in args.input_dir}
+    natural = images.list_images(args.nat_dir) if args.nat_dir else []
+    naturals = {image.name: image for image in natural}
+    folders = {f: images.matched(f, images.list_images(f), natural) for f in args.input_dir}
     made = {folder: runs.read(folder) for folder in folders}
     checks.refuse_unlike_repeats(made, folders)
     baselines = results.baselines(args.baseline, made) if args.baseline else {}
@@ -63,7 +65,6 @@ def main(args) -> None:
         checks.refuse_incomparable(folder, baseline, folders)
     for folder, run in made.items():
         checks.refuse_unfinished(folder, run)
-    naturals = {i.name: i for i in images.list_images(args.nat_dir)} if args.nat_dir else {}
     for folder, run in made.items():
         checks.warn_of_other_files(folders[folder][0].path, run.get("size"))
         checks.refuse_unlabelled(folder, folders[folder], run.get("targeted"))

@@ -5,11 +5,11 @@ No networks, no attacks. Begin with `list_images`, `read_batches` and `Writer`.
 
 from suite.images.classes import UNFINISHED
 from suite.images.embedded import embedded_images
-from suite.images.folders import LabelledImage, batches, list_images
-from suite.images.labels import LABELS, whole_file, write_labels
+from suite.images.folders import batches, list_images, matched
+from suite.images.labels import LABELS, LabelledImage, whole_file, write_labels
 from suite.images.pictures import (
     Writer,
-    perturbation,
+    read,
     read_batches,
     read_image,
     size_error,
@@ -28,8 +28,9 @@ __all__ = [
     "embedded_images",
     "label_row",
     "list_images",
-    "perturbation",
+    "matched",
     "prepare_folder",
+    "read",
     "read_batches",
     "read_image",
     "size_error",

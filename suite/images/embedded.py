@@ -3,7 +3,8 @@
 import importlib.util
 from pathlib import Path
 
-from suite.images.folders import LabelledImage, list_images
+from suite.images.folders import list_images
+from suite.images.labels import LabelledImage
 
 NIPS2017 = Path(__file__).resolve().parents[2] / "data" / "nips2017" / "images"
 

@@ -15,6 +15,7 @@ name, and either it or the one above it is given:
     flat files without labels
     folders named by class index: 0/*.png, 1/*.png
     torchvision's ImageFolder: cat/*.png, dog/*.png, whose sorted names are the classes
+    batches of arrays: batch_0.npy, batch_1.npy, see `arrays`
 
 What is left out of a folder is counted and logged. Names that begin with a dot are passed over.
 """
@@ -23,9 +24,10 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
+from suite.images import arrays
 from suite.images.classes import SYNSET, UNFINISHED, class_folders, class_images, look
 from suite.images.labels import (
     LABELS,
@@ -34,6 +36,7 @@ from suite.images.labels import (
     OURS,
     SUFFIXES,
     LabelFile,
+    LabelledImage,
     one_line,
     others,
     synset_class,
@@ -42,22 +45,6 @@ from suite.images.labels import (
 OF_SYNSET = re.compile(rf"{SYNSET.pattern}(_|$)")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LabelledImage:
-    """An image file.
-
-    Attributes:
-        name: the file name of what is made from it.
-        label: its class; None if unknown.
-        target: the class that a targeted attack aims at; None if the label file has no such column.
-    """
-
-    path: Path
-    name: str
-    label: int | None
-    target: int | None = None
 
 
 def list_images(folder: Path) -> list[LabelledImage]:
@@ -74,7 +61,11 @@ def list_images(folder: Path) -> list[LabelledImage]:
             f"the selection in {folder} was interrupted: give its command again, with --overwrite"
         )
     left = Counter()
-    images = _listed(folder, left)
+    batches = arrays.batch_files(folder)
+    if batches and not look(folder, Counter())[0]:
+        images = arrays.list_arrays(batches)
+    else:
+        images = _listed(folder, left)
     left_out = ", ".join(f"{count} {what}" for what, count in (+left).items())
     if not images:
         hint = f"; it has {left_out}" if left_out else ""
@@ -96,6 +87,47 @@ def list_images(folder: Path) -> list[LabelledImage]:
         level = logging.INFO if harmless else logging.WARNING
         logger.log(level, "left out of %s: %s", folder, left_out)
     return images
+
+
+def matched(
+    folder: Path, listed: list[LabelledImage], naturals: list[LabelledImage]
+) -> list[LabelledImage]:
+    """Return a folder's images with what only the natural ones tell, as of another program's.
+
+    Images without labels get those of the natural images of their names. Images of batches that
+    have numbers for names get the natural ones', in the order of these.
+
+    Args:
+        naturals: in the order of their names; empty if there are none to ask.
+
+    Raises:
+        ValueError: there are more images, or fewer; names the first that is missing.
+    """
+    numbered = arrays.are_numbered(listed)
+    if not naturals or not (numbered or all(image.label is None for image in listed)):
+        return listed
+    if numbered:
+        if len(listed) != len(naturals):
+            more = listed if len(listed) > len(naturals) else naturals
+            first = more[min(len(listed), len(naturals))]
+            raise ValueError(
+                f"{folder} has {len(listed)} images in its batches, but there are {len(naturals)} "
+                f"natural ones: {one_line(first.name)} has no partner"
+            )
+        listed = [replace(i, name=n.name) for i, n in zip(listed, naturals, strict=True)]
+    known = {image.name: image for image in naturals}
+    others = known.keys() ^ {image.name for image in listed}
+    if others:
+        first = min(others)
+        has = "has no" if first in known else "alone has"
+        raise ValueError(
+            f"{folder} has no labels, so that it needs the natural images' names, all of them: it "
+            f"{has} {one_line(first)}"
+        )
+    return [
+        replace(i, label=known[i.name].label, target=known[i.name].target) if i.label is None else i
+        for i in listed
+    ]
 
 
 def batches(images: list[LabelledImage], size: int) -> list[list[LabelledImage]]:

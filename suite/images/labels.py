@@ -53,6 +53,24 @@ TA_BENCH = Format("image_name", "class_index", synset="class", selects=True)
 TINY_IMAGENET = Format("image", "synset", synset="synset", columns=("image", "synset"))
 
 
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image file, or an image in a file of several.
+
+    Attributes:
+        name: the file name of what is made from it.
+        label: its class; None if unknown.
+        target: the class that a targeted attack aims at; None if the label file has no such column.
+        index: which image of the file it is; None if the file is the image.
+    """
+
+    path: Path
+    name: str
+    label: int | None
+    target: int | None = None
+    index: int | None = None
+
+
 class LabelFile:
     """A label file and its rows, by the names of their images.
 
@@ -85,13 +103,17 @@ class LabelFile:
 
     def _key(self, name: str) -> str:
         if not self.form.suffixes:
-            name = name.strip()
-            name = name.rpartition(".")[0] if name.lower().endswith(SUFFIXES) else name
+            name = _without_suffix(name.strip())
         return unicodedata.normalize("NFC", name)
 
     def _target(self, row: dict) -> str | None:
         cells = [(row.get(column) or "").strip() for column in self.form.targets]
         return next(filter(None, cells), None)
+
+    def rows(self) -> list[tuple[str, int, int | None]]:
+        """Return in the file's order each image's name, without a suffix, and its `classes`."""
+        names = [(key, row[self.form.key]) for key, row in self._rows.items()]
+        return [(_without_suffix(key), *self.classes(Path(name))) for key, name in names]
 
     def has(self, image: Path) -> bool:
         """Return whether there is a row for an image."""
@@ -132,6 +154,10 @@ class LabelFile:
                 return index
         allowed = f" from {first} to {first + classes - 1}" if classes else ": a class index from 0"
         raise ValueError(f"{self.path}: {text!r} is not a label{allowed}")
+
+
+def _without_suffix(name: str) -> str:
+    return name.rpartition(".")[0] if name.lower().endswith(SUFFIXES) else name
 
 
 def _rows(file: Path, delimiter: str = ",") -> Iterator[list[str]]:

@@ -21,11 +21,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from suite.images import metadata
-from suite.images.folders import LabelledImage
-from suite.images.labels import one_line, whole_file
+from suite.images import arrays, metadata
+from suite.images.labels import LabelledImage, one_line, whole_file
 
 logger = logging.getLogger(__name__)
+
+
+def read(image: LabelledImage) -> PIL.Image.Image:
+    """Return a listed image as 8-bit RGB, upright.
+
+    Raises:
+        ValueError: it is not readable.
+    """
+    return read_image(image.path) if image.index is None else arrays.picture(image)
 
 
 def read_image(path: Path) -> PIL.Image.Image:
@@ -125,12 +133,12 @@ class _Decoder(Dataset):
         pixels, broken, same, first = [], {}, [], None
         for index, image in enumerate(self.batches[number]):
             try:
-                read = read_image(image.path)
-                picture = self.prepare(read) if self.prepare else read
+                as_it_is = read(image)
+                picture = self.prepare(as_it_is) if self.prepare else as_it_is
             except ValueError as error:
                 broken[index] = str(error)
                 continue
-            if picture is read:
+            if picture is as_it_is:
                 same.append(index)
             first = first or (image.path, picture.size)
             if picture.size != first[1]:
@@ -216,13 +224,6 @@ class Writer(contextlib.AbstractContextManager):
         self._pool.shutdown(wait=not stopped, cancel_futures=error is not None)
         for job in self._jobs if error is None else ():
             job.result()
-
-
-def perturbation(adversarial: Tensor, natural: Tensor, path: Path) -> int:
-    """Return the largest difference between pixels, uint8 3 x H x W, of an image and of `path`."""
-    if adversarial.shape != natural.shape:
-        raise ValueError(f"{path} has another size than the image made from it")
-    return (adversarial.int() - natural.int()).abs().max().item()
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -5,8 +5,7 @@ from pathlib import Path
 import PIL.Image
 
 from suite.images.classes import UNFINISHED
-from suite.images.folders import LabelledImage
-from suite.images.labels import LABELS
+from suite.images.labels import LABELS, LabelledImage
 
 
 def square(

@@ -59,7 +59,12 @@ def classify(
             natural = dict(zip(listed, own, strict=True))
         elif natural:
             for image, mine in zip(batch, own, strict=True):
-                linf = images.perturbation(mine, natural[image.name], naturals[image.name].path)
+                theirs = natural[image.name]
+                if mine.shape != theirs.shape:
+                    pairs = ((image.path, mine), (naturals[image.name].path, theirs))
+                    sizes = [(path, (each.shape[2], each.shape[1])) for path, each in pairs]
+                    raise ValueError(images.size_error(*sizes))
+                linf = (mine.int() - theirs.int()).abs().max().item()
                 changes[folder][image.name] = {"linf": linf}
             if visibility:
                 more = visibility(own, torch.stack([natural[name] for name in listed]))
@@ -124,7 +129,7 @@ def examples(
     """Return what the gallery shows of a few images: their pixels and each target's answers."""
     shown = []
     for image in listed:
-        pair = [images.to_pixels(images.read_image(i.path)) for i in (naturals[image.name], image)]
+        pair = [images.to_pixels(images.read(i)) for i in (naturals[image.name], image)]
         both = images.to_float(torch.stack(pair).to(device))
         logits = targets.each(lambda _, model, both=both: networks.logits(model, both))
         answers = {arch: _confident(targets.networks[arch], each) for arch, each in logits.items()}

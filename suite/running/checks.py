@@ -10,7 +10,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from suite.images import LABELS, LabelledImage
+from suite.images import LABELS, LabelledImage, read, size_error
 from suite.running.runs import settings
 
 logger = logging.getLogger(__name__)
@@ -185,14 +185,14 @@ def refuse_unlabelled(folder: Path, listed: list[LabelledImage], targeted: bool)
     """Raise a ValueError if an image lacks its label or, of a targeted attack, its target class."""
     for image in listed:
         if image.label is None or (targeted and image.target is None):
-            raise ValueError(f"{folder} has no labels: it needs a {LABELS}")
+            raise ValueError(f"{folder} has no labels: it needs a {LABELS}, or --nat-dir with one")
 
 
 def refuse_unpaired(
     folder: Path, listed: list[LabelledImage], natural: Path, naturals: dict[str, LabelledImage]
 ) -> None:
-    """Raise a ValueError if an image has no natural one of its name and label; none are wanted
-    where `naturals` is empty."""
+    """Raise a ValueError if an image has no natural one of its name and label, and the first none
+    of its size; none are wanted where `naturals` is empty."""
     for image in listed if naturals else ():
         if image.name not in naturals:
             raise ValueError(f"{natural} has no {image.name}, but {folder} has")
@@ -200,8 +200,12 @@ def refuse_unpaired(
         if label is not None and label != image.label:
             raise ValueError(
                 f"{image.name} has the label {label} in {natural}, but {image.label} in {folder}: "
-                "does one of them count from 1?"
+                "does one of them count from 1, or stand in another order?"
             )
+    if naturals:
+        pair = [(i.path, read(i).size) for i in (listed[0], naturals[listed[0].name])]
+        if pair[0][1] != pair[1][1]:
+            raise ValueError(size_error(*pair))
 
 
 def warn_of_batch_dependence(arch: str) -> None:
