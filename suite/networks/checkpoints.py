@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from suite.networks import weights
+from suite.networks.unpickled import GLOBALS, Array
 
 logger = logging.getLogger(__name__)
 
@@ -112,17 +112,14 @@ def _data() -> list[type | tuple[Callable, str]]:
 
     These are options, NumPy's scalars and arrays, and paths, those of other systems too.
     """
-    functions = [value.__reduce__()[0] for value in (np.float64(0), np.zeros(0))]
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before NumPy 2, and since
-    numpy = [(f, f"{module}.{f.__name__}") for f in functions for module in modules]
-    kinds = {type(np.dtype(code)) for code in np.typecodes["All"]}
+    numpy = [(stand_in, name) for name, stand_in in GLOBALS.items()]
     paths = [
         (pure, f"{module}.{name}")
         for pure in (pathlib.PurePosixPath, pathlib.PureWindowsPath)
         for name in (pure.__name__, pure.__name__.removeprefix("Pure"))
         for module in ("pathlib", "pathlib._local")  # the latter in Python 3.13
     ]
-    return [argparse.Namespace, np.ndarray, np.dtype, *kinds, *numpy, *paths]
+    return [argparse.Namespace, *numpy, *paths]
 
 
 def _state_dict(content: object) -> tuple[str, dict[str, Tensor]]:
@@ -149,14 +146,16 @@ def _state_dict(content: object) -> tuple[str, dict[str, Tensor]]:
 
 
 def _is_tensor(value: object) -> bool:
-    array = isinstance(value, np.ndarray) and value.dtype.kind in "fi" and value.itemsize <= 8
-    return array or isinstance(value, Tensor)
+    return isinstance(value, Tensor) or (
+        isinstance(value, Array) and value.dtype.text in ("f2", "f4", "f8", "i1", "i2", "i4", "i8")
+    )
 
 
-def _tensor(value: Tensor | np.ndarray) -> Tensor:
+def _tensor(value: Tensor | Array) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
+    array = value.numbers()
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
 
 
 def _outline(content: object) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from suite.networks import slim
+from suite.networks.unpickled import GLOBALS, Array
 
 
 def read_state_dict(file: Path, architecture: str | None = None) -> dict[str, Tensor]:
@@ -37,19 +38,23 @@ def _layers(file: Path) -> dict[str, dict[str, np.ndarray]]:
             raise ValueError("an array, not a dict of layers")
         try:
             # In this encoding what Python 2 pickled keeps its bytes.
-            layers = _Unpickler(stream, encoding="latin1").load().item()
+            (layers,) = _Unpickler(stream, encoding="latin1").load().data
         except (MemoryError, OverflowError) as error:
             raise ValueError("damaged, or larger than memory") from error
     if not isinstance(layers, dict) or not all(isinstance(v, dict) for v in layers.values()):
         raise ValueError("not a dict of layers, each a dict of arrays")
-    return layers
+    return {layer: _numbers(arrays) for layer, arrays in layers.items()}
+
+
+def _numbers(arrays: dict) -> dict[str, np.ndarray]:
+    found = {key: array.numbers() for key, array in arrays.items() if isinstance(array, Array)}
+    return {key: array for key, array in found.items() if array is not None}
 
 
 def slim_variables(layers: Mapping[str, Mapping]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the name and the value of each of slim's variables, see `slim.convert`."""
     for layer, arrays in layers.items():
         scope = _scope(layer)
-        arrays = {key: np.asarray(array) for key, array in arrays.items()}
         if "weights" in arrays:
             weights = arrays["weights"]
             # Slim has them as height x width x in x out, or in x out.
@@ -79,25 +84,16 @@ class _Unpickler(pickle.Unpickler):
     """Unpickles NumPy's arrays and Python's own containers; anything else would run code."""
 
     def find_class(self, module: str, name: str) -> object:
-        # NumPy 2 has called numpy.core numpy._core.
-        found = _ALLOWED.get((module.replace("numpy._core", "numpy.core"), name))
-        if found is None:
+        if (module, name) == ("_codecs", "encode"):
+            return _bytes
+        if f"{module}.{name}" not in GLOBALS:
             raise ValueError(
                 f"a pickle that would run code: it needs {module}.{name}, and is to have NumPy's "
                 "arrays alone"
             )
-        return found
+        return GLOBALS[f"{module}.{name}"]
 
 
 def _bytes(text: str, encoding: str) -> bytes:
     """Return what Python 3 pickles bytes as, in the protocols that Python 2 knew."""
     return text.encode("latin1")
-
-
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-    ("numpy.core.multiarray", "scalar"): np.float64(0).__reduce__()[0],
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _bytes,
-}

@@ -13,6 +13,8 @@ import torch
 from tiny_checkpoints import assert_loaded, build, file, loaded, network
 from torch import nn
 
+from suite.networks import checkpoints
+
 __all__ = ["file", "network"]
 
 
@@ -132,6 +134,26 @@ class RunsCode:
 
 class Mine:
     pass
+
+
+class Pickled:
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_bytes_are_not_taken_for_pointers_whatever_a_pickle_says(network, file, zipped):
+    # Flags of 0 make NumPy put the bytes where an array of objects has its pointers.
+    dtype = Pickled(np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0))
+    array = np.zeros(0).__reduce__()[:2]
+    content = {"extra": Pickled(*array, (1, (1,), dtype, False, b"A" * 8))}
+    content["state_dict"] = network.state_dict()
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    assert_loaded(file, network)
+    assert checkpoints._loaded(file)["extra"].data == b"A" * 8
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""What pickles tell of NumPy's arrays, and the arrays rebuilt from it.
+
+NumPy's own unpickling trusts a file: with flags that the file gives, a dtype lets it take any bytes
+for pointers to objects. Here the pickle's functions and classes are replaced by ones that only keep
+what they are given.
+"""
+
+import re
+
+import numpy as np
+
+
+class Dtype:
+    """Stands for numpy.dtype."""
+
+    def __init__(self, text: str, *_: object):
+        self.text, self.order = text, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = state[1]
+
+
+class Array:
+    """Stands for numpy.ndarray.
+
+    Attributes:
+        shape: of the array.
+        dtype: of its elements.
+        data: bytes, or a list if the elements are objects.
+    """
+
+    def __setstate__(self, state: tuple) -> None:
+        _, self.shape, self.dtype, self._fortran, self.data = state
+
+    def numbers(self) -> np.ndarray | None:
+        """Return the array; None if its elements are no integers or floats of up to 64 bits."""
+        if not re.fullmatch("[fiu][1248]", self.dtype.text):
+            return None
+        # Python 2 pickled bytes as text.
+        data = self.data.encode("latin1") if isinstance(self.data, str) else self.data
+        order = self.dtype.order if self.dtype.order in ("<", ">") else "="
+        array = np.frombuffer(data, np.dtype(order + self.dtype.text))
+        return array.reshape(self.shape, order="F" if self._fortran else "C")
+
+
+def _reconstruct(*_: object) -> Array:
+    return Array()
+
+
+def _scalar(dtype: Dtype, data: object = b"") -> Array:
+    array = Array()
+    array.__setstate__((1, (), dtype, False, data))
+    return array
+
+
+# By their names in pickles of NumPy 1 and 2.
+GLOBALS = {"numpy.ndarray": Array, "numpy.dtype": Dtype} | {
+    f"{module}.multiarray.{name}": function
+    for module in ("numpy.core", "numpy._core")
+    for name, function in (("_reconstruct", _reconstruct), ("scalar", _scalar))
+}
