@@ -62,7 +62,7 @@ def merged(shares: list[Share]) -> Share:
         whole.skipped += share.skipped
         if share.first:
             whole.refuse_other_size(*share.first)
-    whole.records.sort(key=lambda record: record["image"].path)
+    whole.records.sort(key=lambda record: (record["image"].path, record["image"].index))
     whole.skipped.sort()
     return whole
 

@@ -1,7 +1,7 @@
 """Images in NumPy's files: batch_0.npy, batch_1.npy, ..., as TA-Bench writes them.
 
 https://github.com/qizhangli/TA-Bench, commit 3b9c59b: N x 3 x H x W, uint8, with labels.npy beside
-them. The same authors' linbp-attack, commit 7e1702f, has whole numbers from 0 to 255 as floats.
+them. The same authors' linbp-attack, commit 7408cea, has whole numbers from 0 to 255 as floats.
 """
 
 import re
