@@ -18,7 +18,7 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--input-dir", type=Path, nargs="+", required=True, help="folders of adversarial images")
     add("--arch", nargs="+", default=["efficientnet_lite1", "efficientnet_lite2"],
-        help="target networks; paper stands for the paper's ten")
+        help="target networks; paper, transferattack, ta-bench and tpami stand for a protocol's")
     cli.add_checkpoint(add)
     add("--nat-dir", type=Path,
         help="folder of the natural images; also gives the targets' accuracy on them, the success "
@@ -50,8 +50,7 @@ def main(args) -> None:
     from suite.running import checks, devices, ranks, runs
 
     ranks.join()
-    archs = [n for a in args.arch for n in (networks.PAPER_TARGETS if a == "paper" else [a])]
-    archs = list(dict.fromkeys(archs))
+    archs = networks.expanded(args.arch)
     checkpoints = cli.checkpoints(archs, args.checkpoint)
     numbers = results.read_published(args.published or [])
     device = devices.choose_device(args.no_cuda, args.precision)

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import convert_slim
+import fetch_weights
 import list_networks
+import load_networks
 import numpy as np
 import PIL.Image
 import pytest
@@ -22,7 +24,15 @@ ROOT = Path(__file__).parent.parent
 
 SCRIPTS = {
     script.__name__: script
-    for script in (attack_iter, evaluate, select_images, convert_slim, list_networks)
+    for script in (
+        attack_iter,
+        evaluate,
+        select_images,
+        convert_slim,
+        fetch_weights,
+        list_networks,
+        load_networks,
+    )
 }
 
 

@@ -3,7 +3,8 @@
 No images, no attacks. Begin with `load_model`, `predict` and `listing`.
 """
 
-from suite.networks.catalogue import PAPER_TARGETS, identity, listing
+from suite.networks.catalogue import identity, listing
+from suite.networks.fetching import fetch, supply
 from suite.networks.models import (
     Classifier,
     classes_of,
@@ -13,16 +14,21 @@ from suite.networks.models import (
     predict,
 )
 from suite.networks.perceptual import lpips
+from suite.networks.protocols import PROTOCOLS, TARGETS, expanded
 from suite.networks.resizing import resized
 from suite.networks.sizes import input_size
+from suite.networks.weights import folder as weights_folder
 from suite.networks.weights import sha256
 
 __all__ = [
-    "PAPER_TARGETS",
+    "PROTOCOLS",
+    "TARGETS",
     "Classifier",
     "classes_of",
     "depends_on_batch",
     "identity",
+    "expanded",
+    "fetch",
     "input_size",
     "listing",
     "load_model",
@@ -31,4 +37,6 @@ __all__ = [
     "predict",
     "resized",
     "sha256",
+    "supply",
+    "weights_folder",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from suite.networks import cifar10, libraries, own, weights
+from suite.networks import cifar10, libraries, own, protocols, weights
 from suite.networks.adapting import adapted
 from suite.networks.libraries import EMBEDDED, Origin
 from suite.networks.sizes import input_size
@@ -35,20 +35,8 @@ SLIM = {
     ),
 }
 # The names that no library has.
-OURS = (*EMBEDDED, *LARGER_LITES, *SLIM, *cifar10.FILES)
+OURS = (*EMBEDDED, *LARGER_LITES, *SLIM, *cifar10.FILES, *protocols.FED)
 SLIM_URL = "https://github.com/ylhz/tf_to_pytorch_model/releases/download/v1.0"
-PAPER_TARGETS = (
-    "vgg19_bn",
-    "resnet152",
-    "densenet201",
-    "senet154",
-    "inc_v3",
-    "inc_v4",
-    "incres_v2",
-    "inc_v3_ens3",
-    "inc_v3_ens4",
-    "incres_v2_ens",
-)
 # Who else carries weights of pretrainedmodels whose server is often down. Of the three SE-ResNets
 # and Xception it is the same file; the others were saved again under the same or other names.
 ELSEWHERE = {
@@ -77,6 +65,9 @@ def find(name: str) -> Origin:
     """
     if is_own(name):
         return _own(name)
+    if name in protocols.FED:
+        other, feeding = protocols.FED[name]
+        return dataclasses.replace(find(other), **feeding)
     if name in EMBEDDED:
         return libraries.embedded(name)
     if name in SLIM:
@@ -139,12 +130,8 @@ def listing(pattern: str) -> Iterator[tuple[str, str, str, str]]:
         if not fnmatch.fnmatchcase(name, pattern):
             continue
         origin = find(name)
-        place, here = origin.url or "with its package", origin.file and origin.file.is_file()
-        other = origin.alternative
-        if other and other.url != origin.url:
-            place += f" or {other.url}"
-            here = here or other.file.is_file()
-        yield name, "x".join(map(str, origin.input_size[1:])), place, "here" if here else "-"
+        size = "x".join(map(str, origin.input_size[1:]))
+        yield name, size, origin.place, "here" if origin.here else "-"
 
 
 def _own(name: str) -> Origin:

@@ -26,6 +26,9 @@ class Origin:
             come with a package or are put there; without a file there are none.
         bgr: whether the channels are in blue, green, red order.
         scale: the value of a white pixel, 1 or 255.
+        crop_pct, interpolation: as of timm's settings: images are resized to the input size over
+            crop_pct, of which the centre is taken; None for images that are resized whole, and
+            only if they have another size.
         code: the user's files that the network itself comes from, if it is the user's.
         alternative: what else to take where the file is missing and can't be downloaded.
         note: what the log says when this is taken as an alternative.
@@ -40,10 +43,25 @@ class Origin:
     url: str | None = None
     bgr: bool = False
     scale: float = 1
+    crop_pct: float | None = None
+    interpolation: str = "bilinear"
     code: tuple[Path, ...] = ()
     alternative: "Origin | None" = None
     note: str = ""
     class_names: Sequence[str] = ()
+
+    @property
+    def here(self) -> Path | None:
+        """The file of weights on this machine, its own or the alternative's, if there is one."""
+        files = [origin.file for origin in (self, self.alternative) if origin and origin.file]
+        return next(filter(Path.is_file, files), None)
+
+    @property
+    def place(self) -> str:
+        """Where its weights come from, in words."""
+        place = self.url or "with its package"
+        other = self.alternative
+        return f"{place} or {other.url}" if other and other.url != self.url else place
 
 
 def embedded(name: str) -> Origin:

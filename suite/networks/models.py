@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from suite.networks import catalogue, fitting, weights
 from suite.networks.adapting import failure, undisturbed
 from suite.networks.faster import speed_up
+from suite.networks.fetching import obtain
 from suite.networks.folding import fold_batch_norms
 from suite.networks.libraries import Origin
 from suite.networks.resizing import resized
@@ -25,8 +27,8 @@ class Classifier(nn.Module):
 
     Takes float pixels in [0, 1], N x 3 x H x W in RGB order, and returns N x classes logits. What
     the network needs happens inside, so that a perturbation is always in pixel units: images of
-    another size are resized (bilinear, antialiased as PIL does it, no crop margin); channels are
-    reordered, scaled and normalised.
+    another size are resized (bilinear, antialiased as PIL does it, no crop margin, unless the
+    origin has a `crop_pct`); channels are reordered, scaled and normalised.
 
     Attributes:
         network: the bare network.
@@ -53,6 +55,7 @@ class Classifier(nn.Module):
         self.classes: int | None = None
         self._class_names = origin.class_names
         self.bfloat16 = False
+        self.crop_pct, self.interpolation = origin.crop_pct, origin.interpolation
         self.bgr = origin.bgr
         self.scale = origin.scale
         self.register_buffer("mean", torch.tensor(origin.mean).view(1, 3, 1, 1))
@@ -60,8 +63,7 @@ class Classifier(nn.Module):
         self.eval().requires_grad_(False)  # parameter gradients would cost a third of a step
 
     def forward(self, pixels: Tensor) -> Tensor:
-        if pixels.shape[-2:] != self.input_size[1:]:
-            pixels = resized(pixels, self.input_size[1:], antialias=True)
+        pixels = self._fitted(pixels)
         if self.bgr:
             pixels = pixels.flip(1)
         pixels = (pixels * self.scale - self.mean) / self.std
@@ -73,6 +75,19 @@ class Classifier(nn.Module):
                 raise
             raise failure(next(iter(self.digests)), pixels, error) from error
         return logits.flatten(1).float()
+
+    def _fitted(self, pixels: Tensor) -> Tensor:
+        """Return images in the size that the network takes."""
+        height, width = self.input_size[1:]
+        if self.crop_pct is None:
+            same = pixels.shape[-2:] == (height, width)
+            return pixels if same else resized(pixels, (height, width), antialias=True)
+        larger = tuple(math.floor(side / self.crop_pct) for side in (height, width))
+        pixels = resized(pixels, larger, mode=self.interpolation)
+        top, left = (
+            round((own - side) / 2) for own, side in zip(larger, (height, width), strict=True)
+        )
+        return pixels[..., top : top + height, left : left + width]
 
     def accelerate(self, precision: str = DEFAULT) -> "Classifier":
         """Make passes fast, the logits being equal up to rounding; before it moves to a device.
@@ -139,35 +154,12 @@ def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = Non
         return Classifier(network, origin, checkpoint)
     if origin.code:
         return Classifier(_build(origin, None), origin, None)
-    origin = _obtain(name, origin)
+    origin = obtain(name, origin)
     model = Classifier(_build(origin, origin.file), origin, origin.file)
     digits = weights.digits(origin.file)
     if digits and not model.digests[origin.file.name].startswith(digits):
         logger.warning("%s: its SHA-256 does not begin with the digits in its name", origin.file)
     return model
-
-
-def _obtain(name: str, origin: Origin) -> Origin:
-    """Return where the weights come from, or their alternative: the file is on this machine."""
-    if origin.file is None:
-        raise ValueError(f"{name} has no weights for ImageNet-1k's 1000 classes")
-    if origin.file.is_file():
-        return origin
-    other = origin.alternative
-    if other is None or not other.file.is_file():
-        try:
-            weights.download(name, origin.url, origin.file)
-            return origin
-        except OSError as error:
-            if other is None:
-                raise
-            try:
-                weights.download(name, other.url, other.file)
-            except OSError as second:
-                raise OSError(f"{error}\nOtherwise: {second}") from second
-            logger.warning("%s", error)
-    logger.warning("%s", other.note)
-    return other
 
 
 def _build(origin: Origin, file: Path | None) -> nn.Module:

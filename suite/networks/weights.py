@@ -22,6 +22,7 @@ from suite.running.own import one_line
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 30  # seconds without an answer
+ASKING = 5  # the same where only the header is wanted, of many files
 UNUSABLE = (
     RuntimeError,
     ValueError,
@@ -78,9 +79,26 @@ def download(name: str, url: str, file: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def size(url: str) -> int | None:
+    """Return how many bytes a server says that a file has; None if it does not say.
+
+    Raises:
+        OSError: the server does not answer, or has no such file.
+    """
+    try:
+        with urllib.request.urlopen(_request(url, "HEAD"), timeout=ASKING) as answer:
+            length = answer.headers.get("Content-Length")
+    except http.client.HTTPException as error:
+        raise OSError(str(error)) from error
+    return int(length) if length else None
+
+
+def _request(url: str, method: str = "GET") -> urllib.request.Request:
+    return urllib.request.Request(url, headers={"User-Agent": "torch.hub"}, method=method)
+
+
 def _fetch(url: str, part: Path) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "torch.hub"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, part.open("wb") as file:
+    with urllib.request.urlopen(_request(url), timeout=TIMEOUT) as answer, part.open("wb") as file:
         length = answer.headers.get("Content-Length")
         length = int(length) if length else None
         with tqdm(total=length, unit="B", unit_scale=True, disable=None) as bar:

@@ -96,8 +96,8 @@ def test_paper_names_the_ten_targets(run, natural, monkeypatch):
     monkeypatch.setattr(networks, "load_model", record)
     status, out, _ = run("evaluate --input-dir {i} --arch paper resnet152", i=natural)
     assert status == 0
-    assert loaded == list(networks.PAPER_TARGETS)
-    assert all(name in out for name in networks.PAPER_TARGETS)
+    assert loaded == list(networks.TARGETS["paper"])
+    assert all(name in out for name in networks.TARGETS["paper"])
 
 
 def test_digest_of_a_module_s_file_stands_in_run_json(run, natural, code, tmp_path):

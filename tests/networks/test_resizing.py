@@ -7,12 +7,13 @@ from torch.nn.functional import interpolate
 from suite.networks.resizing import by_matrices, resized
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("size", [(7, 9), (13, 40), (224, 224), (246, 239), (299, 331)])
-def test_matrices_resize_as_interpolate_does(size, antialias):
+def test_matrices_resize_as_interpolate_does(size, antialias, mode):
     pixels = torch.rand(2, 3, 24, 31).requires_grad_()
-    expected = interpolate(pixels, size, mode="bilinear", antialias=antialias)
-    found = by_matrices(pixels, size, antialias)
+    expected = interpolate(pixels, size, mode=mode, antialias=antialias)
+    found = by_matrices(pixels, size, antialias, mode)
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(expected)
     (gradient,) = torch.autograd.grad((weights * expected).sum(), pixels)

@@ -218,8 +218,8 @@ def test_short_names_without_files_name_both_ways(checkpoints, monkeypatch):
 
 
 def test_paper_stands_for_its_ten_targets():
-    assert len(set(networks.PAPER_TARGETS)) == 10
-    assert set(networks.PAPER_TARGETS) <= set(catalogue.names())
+    assert len(set(networks.TARGETS["paper"])) == 10
+    assert set(networks.TARGETS["paper"]) <= set(catalogue.names())
 
 
 def test_list_shows_what_is_on_this_machine(run, checkpoints):
