@@ -20,7 +20,7 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) demo sweep paper_tables gpu_results .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo sweep protocol_*/ gpu_results .hypothesis .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -r {} +
 
 $(VENV)/.installed: requirements.txt constraints.txt

@@ -43,6 +43,7 @@ def get_parser() -> cli.Parser:
         "size already are taken as they are")
     resized("--whole", action="store_true",
         help="resize the whole image to size x size, whatever its shape, and crop nothing")
+    add("--bicubic", action="store_true", help="resample by cubic interpolation, not by linear")
     add("--overwrite", action="store_true", help="delete the images that the output folder has")
     cli.add_running(add)
     add("--json", action="store_true", help="print the result as JSON")
@@ -77,7 +78,8 @@ def main(args) -> None:
     size = args.size or default_size(committee.networks.values())
     if args.resize and args.resize < size:
         raise cli.UsageError(f"--resize {args.resize} is less than --size {size}")
-    prepare = functools.partial(images.square, size=size, resize=args.resize, whole=args.whole)
+    shape = {name: getattr(args, name) for name in ("resize", "whole", "bicubic")}
+    prepare = functools.partial(images.square, size=size, **shape)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext() if ranks.rank() else runs.locked(args.output_dir):
         ranks.first(lambda: images.prepare_folder(args.output_dir, args.overwrite))

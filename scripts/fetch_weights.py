@@ -35,7 +35,7 @@ def main(args) -> None:
     missing, lacking, silent = [], {}, set()
     for name in networks.expanded(args.names, lists):
         found = networks.supply(name, silent)
-        print(f"{name:<48} {found.state:<8} {in_words(found.size):>8}  {found.place}", flush=True)
+        print(f"{name:<51} {found.state:<8} {in_words(found.size):>8}  {found.place}", flush=True)
         if found.lacking:
             lacking[name] = found.lacking
         elif found.state == "missing":

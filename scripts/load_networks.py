@@ -44,7 +44,7 @@ def main(args) -> None:
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         seconds = time.perf_counter() - start
         said = "finite" if usable else f"not usable: {tuple(logits.shape)}"
-        print(f"{name:<48} {size:>7} {millions:6.1f} M {seconds:5.1f} s  {said}", flush=True)
+        print(f"{name:<51} {size:>7} {millions:6.1f} M {seconds:5.1f} s  {said}", flush=True)
         if not usable:
             failed.append(name)
         del model

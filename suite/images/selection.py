@@ -9,7 +9,11 @@ from suite.images.labels import LABELS, LabelledImage
 
 
 def square(
-    picture: PIL.Image.Image, size: int, resize: int | None = None, whole: bool = False
+    picture: PIL.Image.Image,
+    size: int,
+    resize: int | None = None,
+    whole: bool = False,
+    bicubic: bool = False,
 ) -> PIL.Image.Image:
     """Return a picture's centre, `size` pixels square; a picture of just that size as it is.
 
@@ -17,14 +21,17 @@ def square(
         resize: short side before the crop, also of pictures that have the size already; None for
             size * 256 / 224.
         whole: resize all of the picture to a square, without a crop.
+        bicubic: resample by cubic interpolation, not by linear.
     """
+    from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as transforms
 
     if resize is None and picture.size == (size, size):
         return picture  # enlarged and cropped it would be blurred
+    mode = InterpolationMode.BICUBIC if bicubic else InterpolationMode.BILINEAR
     if whole:
-        return transforms.resize(picture, [size, size])
-    resized = transforms.resize(picture, [resize or round(size * 256 / 224)])
+        return transforms.resize(picture, [size, size], mode)
+    resized = transforms.resize(picture, [resize or round(size * 256 / 224)], mode)
     return transforms.center_crop(resized, [size])
 
 

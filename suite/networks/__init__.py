@@ -14,7 +14,7 @@ from suite.networks.models import (
     predict,
 )
 from suite.networks.perceptual import lpips
-from suite.networks.protocols import PROTOCOLS, TARGETS, expanded
+from suite.networks.protocols import PROTOCOLS, SOURCES, TARGETS, expanded
 from suite.networks.resizing import resized
 from suite.networks.sizes import input_size
 from suite.networks.weights import folder as weights_folder
@@ -22,6 +22,7 @@ from suite.networks.weights import sha256
 
 __all__ = [
     "PROTOCOLS",
+    "SOURCES",
     "TARGETS",
     "Classifier",
     "classes_of",

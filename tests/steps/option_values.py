@@ -55,6 +55,7 @@ SELECT = {
     "--size": ("--input-dir {few}", "--input-dir {few} --size 200"),
     "--resize": ("--input-dir {few}", "--input-dir {few} --resize 240"),
     "--whole": ("--data embedded --num-images 1", "--data embedded --num-images 1 --whole"),
+    "--bicubic": ("--data embedded --num-images 1", "--data embedded --num-images 1 --bicubic"),
     "--overwrite": ("--input-dir {few}", "--input-dir {few} --overwrite"),
     "--json": ("--input-dir {few}", "--input-dir {few} --json"),
 }

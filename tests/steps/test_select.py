@@ -133,14 +133,16 @@ def test_resize_that_is_asked_for_is_made_of_images_of_the_size_too(run, natural
         assert np.array_equal(pixels_of(tmp_path)[file.name], enlarged.crop((16, 16, 240, 240)))
 
 
-def test_whole_images_are_resized_without_a_crop(run, folder):
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_whole_images_are_resized_without_a_crop(run, folder, mode):
     wide = np.random.default_rng(1).integers(0, 256, (45, 80, 3), np.uint8)
     PIL.Image.fromarray(wide).save(folder / "nat" / "0.png")
     command = "select_images --input-dir {x}/nat --output-dir {x}/kept --all --size 24 --whole"
+    command += " --bicubic" * (mode == "bicubic")
     assert run(command, x=folder)[0] == 0
     for name, pixels in pixels_of(folder / "kept").items():
         picture = PIL.Image.open(folder / "nat" / name)
-        assert np.array_equal(pixels, picture.resize((24, 24), PIL.Image.Resampling.BILINEAR))
+        assert np.array_equal(pixels, picture.resize((24, 24), PIL.Image.Resampling[mode.upper()]))
 
 
 def test_all_images_are_kept_with_labels_and_targets_without_a_network(run, tmp_path, monkeypatch):

@@ -1,30 +1,9 @@
 """The shell scripts."""
 
 import csv
-import json
-import os
-import subprocess
 
 import PIL.Image
-from conftest import ROOT
-
-
-def commands_of(script, folder, **environment):
-    """Return the commands of a shell script, to run here without thirteen starts of Python."""
-    note = folder / "python"
-    note.write_text('#!/bin/sh\necho "$@" >>"$OUT/commands"\n')
-    note.chmod(0o755)
-    path = os.pathsep.join([str(folder), os.environ["PATH"]])
-    done = subprocess.run(
-        ["sh", str(ROOT / "scripts" / script)],
-        cwd=folder,
-        env=os.environ | environment | {"PATH": path, "OUT": str(folder)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    commands = (folder / "commands").read_text().splitlines()
-    return [command.replace(".py", "", 1) for command in commands]
+from shell_commands import commands_of
 
 
 def test_gamma_sweep_writes_table_and_plot(run, tmp_path):
@@ -51,17 +30,3 @@ def test_demo_ends_with_table_and_gallery(run, tmp_path, monkeypatch):
     assert "won  lost  p" in out
     for picture in ("gallery.png", "success_over_gamma.png"):
         assert PIL.Image.open(tmp_path / "demo" / picture).size[0] > 500
-
-
-def test_paper_tables_attack_with_and_without_sgm(run, tmp_path):
-    small = {"NUM_IMAGES": "2", "NUM_STEPS": "1", "TARGETS": "efficientnet_lite1"}
-    for command in commands_of("paper_tables.sh", tmp_path, DEMO="1", **small):
-        status, out, err = run(command)
-        assert status == 0, err
-    table = tmp_path / "efficientnet_lite0.json"
-    rows = [(row["attack"], row["gamma"]) for row in json.loads(table.read_text())]
-    modifiers = ["PGD", "PGD+TI", "MI-FGSM", "PGD+DI"]
-    plain = [(attack, 1) for attack in [*modifiers, "MI-FGSM+DI"]]
-    assert sorted(rows) == sorted(plain + [(a, 0.5) for a, _ in plain])
-    assert PIL.Image.open(tmp_path / "efficientnet_lite0.png").size[0] > 500
-    assert out.count("paper: none on efficientnet_lite0") == len(rows)
