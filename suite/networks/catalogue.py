@@ -96,6 +96,7 @@ def identity(name: str) -> Hashable:
     if origin is None or origin.file is None:
         return name
     pixels = (*origin.input_size, *origin.mean, *origin.std, origin.bgr, origin.scale)
+    pixels += (origin.crop_pct, origin.interpolation)
     return origin.file.name, *pixels
 
 
