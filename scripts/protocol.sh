@@ -90,5 +90,5 @@ craft() { # source, attack, gamma for each network, further options; adds to $fo
 table() { # file without its suffix: evaluates $folders
     mkdir -p "$(dirname "$1")"
     python evaluate.py --input-dir $folders --nat-dir "$natural" --arch $TARGETS \
-        --output "$1.csv" --plot "$1.png"
+        ${PUBLISHED:+--published $PUBLISHED} --output "$1.csv" --plot "$1.png"
 }

@@ -20,6 +20,7 @@ COMBINED="TI+SGM MI+SGM DI+SGM MI+DI MI+DI+SGM"
 if [ "${DEMO:-}" ]; then : "${ATTACKS:=FGSM+SGM PGD SGM}"; fi
 if [ "$NUM_STEPS" = 1 ]; then : "${ATTACKS:=$ONE_STEP}"; fi
 : "${ATTACKS:=$ONE_STEP $SEVERAL $COMBINED}"
+: "${PUBLISHED=paper paper_rerun}"                # beside our rates; none, if empty
 : "${OUT:=protocol_paper}"
 
 gammas() { # source, attack: one for each network

@@ -14,6 +14,7 @@ set -eu
 : "${TARGETS:=ta-bench}"                          # the sources among them are white-box
 : "${ATTACKS:=PGD SGM}"
 : "${NUM_IMAGES=}"                                # all that the CSV file names, if empty
+if [ "${DEMO:-}" ]; then : "${NUM_STEPS:=20}"; fi
 : "${EPSILON:=8}" "${NUM_STEPS:=100}"
 : "${STEP_SIZE:=$(step_size 1)}"
 : "${OUT:=protocol_ta_bench}"

@@ -15,6 +15,7 @@ if [ "${DEMO:-}" ]; then : "${ATTACKS:=MI MI+SGM}"; fi
 : "${EPSILON:=16}" "${NUM_STEPS:=10}"
 : "${STEP_SIZE:=$(step_size 1.6)}"
 : "${GAMMA:=0.2}"
+: "${PUBLISHED=transferattack}"                   # beside our rates; none, if empty
 : "${OUT:=protocol_transferattack}"
 
 weights

@@ -53,6 +53,8 @@ def test_names_are_one_network_if_weights_and_preprocessing_are_the_same():
         ("densenet201", "torchvision/densenet201"),
         ("torchvision/resnet50", "torchvision/resnet50@IMAGENET1K_V2"),
         ("inceptionv3", "torchvision/inception_v3"),
+        ("transferattack/inception_v3", "torchvision/inception_v3"),
+        ("ta-bench/tv_resnet50", "timm/resnet50.tv_in1k"),
     ):
         assert networks.identity(name) != networks.identity(other)
     for name in ("nowhere/nets.py:network", "resnet50 + vgg16", "VGG-16"):

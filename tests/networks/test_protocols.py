@@ -1,8 +1,11 @@
 """The protocols' lists, and networks as a protocol's code feeds them."""
 
+import csv
+
 import pytest
 import timm
 import torch
+from conftest import ROOT
 from timm.data import create_transform
 from torch import nn
 
@@ -26,6 +29,26 @@ def test_lists_have_names_of_networks_with_weights(lists, protocol):
 def test_protocols_have_as_many_targets_as_their_tables():
     sizes = {name: len(targets) for name, targets in networks.TARGETS.items()}
     assert sizes == {"paper": 10, "transferattack": 8, "ta-bench": 10, "tpami": 10}
+
+
+def test_published_numbers_are_of_the_protocol_s_networks():
+    for file in ("paper", "paper_rerun", "transferattack"):
+        with (ROOT / "data" / "published" / f"{file}.csv").open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        for column, names in (("source", networks.SOURCES), ("target", networks.TARGETS)):
+            known = {networks.identity(name) for name in names[file.partition("_")[0]]}
+            assert {networks.identity(row[column]) for row in rows} <= known
+
+
+def test_network_without_usable_logits_is_named(run, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def ten(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))"
+    )
+    status, out, err = run("load_networks {x}/net.py:ten", x=tmp_path)
+    assert status == 1
+    assert "1 networks, 1 failed" in out
+    assert f"not 1000 finite numbers: {tmp_path}/net.py:ten" in err
 
 
 def test_a_protocols_name_stands_for_its_networks_each_once():

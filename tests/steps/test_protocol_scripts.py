@@ -1,12 +1,15 @@
 """The scripts of the protocols: from images to table, and their command lines."""
 
 import csv
+from dataclasses import fields
 
 import PIL.Image
 import pytest
+from conftest import ROOT
 from shell_commands import commands_of, parsed
 
 from suite import networks
+from suite.attack import Attack
 
 
 def test_protocol_goes_from_images_to_a_table_with_all_columns(run, tmp_path):
@@ -116,6 +119,28 @@ def test_transferattack_puts_all_on_top_of_momentum(tmp_path):
         assert args.momentum == (0 if attack in ("FGSM", "PGD") else 1)
         assert args.gamma == [0.2 if "SGM" in attack else 1]
         assert (args.num_steps, args.step_size) == ((1, 16) if attack == "FGSM" else (10, 1.6))
+
+
+def test_published_numbers_of_transferattack_have_a_run_each(tmp_path):
+    made = {}
+    for args in attacks(parsed("transferattack", tmp_path, DATA="images")).values():
+        known = {field.name for field in fields(Attack)}
+        settings = {name: value for name, value in vars(args).items() if name in known}
+        made[Attack(**settings).name, args.gamma[0]] = vars(args)
+    with (ROOT / "data" / "published" / "transferattack.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            args = made[row["attack"], float(row["gamma"])]
+            names = (row.keys() & args.keys()) - {"attack", "gamma"}
+            settings = {name: row[name] for name in names if row[name]}
+            assert settings == {name: f"{args[name]:g}" for name in settings}
+
+
+def test_published_numbers_stand_beside_those_protocols_that_have_some(tmp_path):
+    for protocol, names in (("paper", ["paper", "paper_rerun"]), ("ta_bench", None)):
+        (tmp_path / protocol).mkdir()
+        commands = parsed(protocol, tmp_path / protocol, DEMO="1")
+        found = commands[-1][1].published
+        assert names is None if found is None else [file.stem for file in found] == names
 
 
 def test_tpami_scales_inception_s_batch_norms_and_starts_at_random(tmp_path):
