@@ -8,12 +8,16 @@ parameters, only moves, cuts, pads or averages: pad(x[:, :, ::2, ::2]) + f(x). A
 a concatenation of such a pair.
 """
 
+import logging
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from watching import Value, Watch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -40,6 +44,32 @@ class Connection:
         if self.kind == "hidden":
             return "gradients are off there (use_reentrant=False makes checkpointing visible)"
         return "no module returns the branch at each of its calls"
+
+
+def residual_branches(
+    model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)
+) -> list[Connection]:
+    """Return the residual branches that can be hooked, in the order in which a pass runs them.
+
+    A warning is logged of those that can't be; for the arguments see `trace_connections`.
+    """
+    found = [c for c in trace_connections(model, input_size) if c.residual]
+    left_out = [c for c in found if c.module is None]
+    for why in dict.fromkeys(connection.reason for connection in left_out):
+        places = [c.place or "the network itself" for c in left_out if c.reason == why]
+        logger.warning(
+            f"left out {len(places)} of {len(found)} residual branches, because {why}, in: "
+            f"{', '.join(dict.fromkeys(places))}"
+        )
+    return [c for c in found if c.module]
+
+
+def matching_modules(model: nn.Module, pattern: str) -> list[str]:
+    """Return the names of the modules whose whole names match a regular expression."""
+    try:
+        return [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression ({error})") from error
 
 
 def trace_connections(

@@ -16,18 +16,16 @@ only, the gradient that passes through each residual module f_i (section 3 of th
         handle.remove()
 """
 
-import logging
-import re
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.hooks import RemovableHandle
 
-from branches import Connection, trace_connections
+from branches import matching_modules, residual_branches
 from watching import main_output
-
-logger = logging.getLogger(__name__)
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 DENSENETS = ("densenet121", "densenet169", "densenet201")
@@ -54,12 +52,12 @@ def register_sgm(
 
     Raises:
         ValueError: gamma out of range, no released hooks for `arch`, no residual branch found, or
-            `model` is compiled.
+            a part of `model` is compiled.
     """
-    if gamma < 1 and hasattr(model, "_orig_mod"):
+    if gamma < 1 and any(hasattr(module, "_orig_mod") for module in model.modules()):
         raise ValueError(
-            "a compiled network does not run hooks that come later: register SGM on the network "
-            "itself (model._orig_mod), and attack that"
+            "torch.compile gave modules other names: register SGM on the network itself "
+            "(model._orig_mod), which the compiled one follows, and compile parts by .compile()"
         )
     hooks = choose_hooks(arch, hooks, branches)
     if hooks == "branch":
@@ -103,15 +101,14 @@ def register_hook_for_resnet(model: nn.Module, arch: str, gamma: float) -> list[
     if gamma == 1:
         return []
     factor = gamma if arch in ("resnet18", "resnet34") else gamma**0.5
+    scale, divide = _on_backward(partial(Tensor.mul_, other=factor)), _on_backward(_divide_by_std)
     handles = []
     for name, module in model.named_modules():
         parent = name.rpartition(".")[0].rpartition(".")[2]
         if "relu" in name and "0.relu" not in name:
-            handles.append(
-                module.register_forward_hook(_on_backward(lambda grad: grad.mul_(factor)))
-            )
+            handles.append(_register(module, scale))
         if "layer" in parent:
-            handles.append(module.register_forward_hook(_on_backward(_divide_by_std)))
+            handles.append(_register(module, divide))
     return _not_empty(handles, f"no ReLU of a torchvision ResNet in this {arch}")
 
 
@@ -128,12 +125,9 @@ def register_hook_for_densenet(model: nn.Module, arch: str, gamma: float) -> lis
     _check_gamma(gamma)
     if gamma == 1:
         return []
-    factor = gamma**0.5
-    handles = [
-        module.register_forward_hook(_on_backward(lambda grad: grad.mul_(factor)))
-        for name, module in model.named_modules()
-        if "relu" in name and "transition" not in name
-    ]
+    scale = _on_backward(partial(Tensor.mul_, other=gamma**0.5))
+    relus = [m for n, m in model.named_modules() if "relu" in n and "transition" not in n]
+    handles = [_register(relu, scale) for relu in relus]
     return _not_empty(handles, f"no ReLU of a torchvision DenseNet in this {arch}")
 
 
@@ -164,36 +158,11 @@ def register_hook_for_branches(
         names = [branch.module for branch in residual_branches(model, input_size)]
         nothing = "no residual branch in this network: gamma would do nothing"
     else:
-        names = [name for name, _ in model.named_modules() if _matches(branches, name)]
+        names = matching_modules(model, branches)
         nothing = f"no module has a name that matches {branches!r}: gamma would do nothing"
     hook = _scale_gradient(gamma)
-    handles = [model.get_submodule(name).register_forward_hook(hook) for name in names]
+    handles = [_register(model.get_submodule(name), hook) for name in names]
     return _not_empty(handles, nothing)
-
-
-def residual_branches(
-    model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)
-) -> list[Connection]:
-    """Return the residual branches that can be hooked, in the order in which a pass runs them.
-
-    A warning is logged of those that can't be; for the arguments see `branches.trace_connections`.
-    """
-    found = [c for c in trace_connections(model, input_size) if c.residual]
-    left_out = [c for c in found if c.module is None]
-    for why in dict.fromkeys(connection.reason for connection in left_out):
-        places = [c.place or "the network itself" for c in left_out if c.reason == why]
-        logger.warning(
-            f"left out {len(places)} of {len(found)} residual branches, because {why}, in: "
-            f"{', '.join(dict.fromkeys(places))}"
-        )
-    return [c for c in found if c.module]
-
-
-def _matches(pattern: str, name: str) -> bool:
-    try:
-        return re.fullmatch(pattern, name) is not None
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is not a regular expression ({error})") from error
 
 
 def _torchvision_name(arch: str) -> str:
@@ -212,45 +181,78 @@ def _not_empty(handles: list[RemovableHandle], message: str) -> list[RemovableHa
     return handles
 
 
-def _on_backward(function: Callable[[Tensor], Tensor]) -> Callable:
-    """Return a forward hook that applies `function` to the gradient behind a module's last step.
+def _register(module: nn.Module, hook: Callable) -> RemovableHandle:
+    """Register a forward hook whose coming and going compiled code notices."""
+    import torch._dynamo  # takes a second or two, unless torchvision did it
 
-    This is what torch's deprecated `register_backward_hook` did, which the released hooks use. The
-    last step is a ReLU, whose backward makes a new tensor: `function` may change it in place.
+    if torch._dynamo.config.skip_nnmodule_hook_guards:
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        torch.compiler.reset()  # what was compiled before would not notice
+    return module.register_forward_hook(hook)
+
+
+class _OnBackward(torch.autograd.Function):
+    """Applies a function to the gradient at a tensor, where a hook on the tensor would not run."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        return tensor.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.function = inputs[1]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.function(grad.clone()), None
+
+
+def _no_hooks_run(tensor: Tensor) -> bool:
+    """Say whether torch.func, forward mode, compiled or traced code differentiates a tensor."""
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return True
+    return torch.jit.is_tracing() or forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def _on_backward(function: Callable[[Tensor], Tensor]) -> Callable:
+    """Return a forward hook that applies `function` to the gradient behind a module's ReLU.
+
+    This is what torch's deprecated `register_backward_hook` did, which the released hooks use. A
+    ReLU's backward makes a new tensor: `function` may change it in place.
     """
 
-    def forward_hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-        if output.grad_fn is not None:
-            output.grad_fn.register_hook(
-                lambda grads_in, grads_out: (function(grads_in[0]), *grads_in[1:])
-            )
+    def forward_hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        if _no_hooks_run(output) or (output.grad_fn and output.grad_fn.name() != "ReluBackward0"):
+            return _OnBackward.apply(output, function)
+        if output.grad_fn:
+            output.grad_fn.register_hook(lambda grads, _: (function(grads[0]), *grads[1:]))
+        return output
 
     return forward_hook
 
 
 def _divide_by_std(grad: Tensor) -> Tensor:
     std = grad.std()
-    return grad.div_(
-        torch.where(std > 0, std, 1)
-    )  # where every gradient is zero, 0 / 0 would be NaN
+    divide = grad.div if torch.is_grad_enabled() else grad.div_  # create_graph keeps the gradient
+    return divide(torch.where(std > 0, std, 1))  # of zeros only, 0 / 0 would be NaN
 
 
 def _scale_gradient(gamma: float) -> Callable:
     """Return a forward hook that multiplies the gradient at a module's output by gamma.
 
-    It hooks the tensor, because torch's full module hooks clash with the in-place ReLUs and
-    additions of most residual networks.
+    It hooks the tensor: torch's full module hooks clash with ReLUs and additions in place.
     """
 
-    def forward_hook(
-        module: nn.Module, args: tuple, output: Tensor | tuple
-    ) -> Tensor | tuple | None:
+    def forward_hook(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
         tensor = main_output(output)
-        if not tensor.requires_grad:
-            return output
-        if tensor._is_view():  # a later addition in place would take the gradient past the hook
-            tensor = tensor.clone()
-        tensor.register_hook(lambda grad: gamma * grad)
+        if _no_hooks_run(tensor):
+            tensor = _OnBackward.apply(tensor, lambda grad: gamma * grad)
+        elif tensor.requires_grad:
+            if tensor._is_view():  # a later addition in place would take the gradient past the hook
+                tensor = tensor.clone()
+            tensor.register_hook(lambda grad: gamma * grad)
         return tensor if isinstance(output, Tensor) else (tensor, *output[1:])
 
     return forward_hook
