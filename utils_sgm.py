@@ -185,7 +185,7 @@ def _register(module: nn.Module, hook: Callable) -> RemovableHandle:
     """Register a forward hook whose coming and going compiled code notices."""
     import torch._dynamo  # takes a second or two, unless torchvision did it
 
-    if torch._dynamo.config.skip_nnmodule_hook_guards:
+    if getattr(torch._dynamo.config, "skip_nnmodule_hook_guards", False):
         torch._dynamo.config.skip_nnmodule_hook_guards = False
         torch.compiler.reset()  # what was compiled before would not notice
     return module.register_forward_hook(hook)

@@ -107,18 +107,12 @@ def test_attack_from_python_is_as_the_page_shows_it():
     assert [len(names["attacker"].handles), names["attacker"].hooks] == [9, ["branch"]]
 
 
-def test_hooks_come_off_again_as_the_page_shows_it():
-    model = calibrated(torchvision.models.resnet50())
-    names = {"model": model}
-    exec(example("docs/sgm.md", "from utils_sgm"), names)
-    assert len(names["handles"]) > 12
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_own_attack_is_as_the_page_shows_it():
+def test_hooks_come_off_again_as_the_pages_show_it():
     model, images = calibrated(torchvision.models.resnet50()), torch.rand(1, 3, 64, 64)
     names = {"model": model, "images": images, "labels": torch.tensor([3])}
-    exec(example("docs/elsewhere.md", "import torch"), names)
+    for page, first in (("docs/sgm.md", "from utils_sgm"), ("docs/elsewhere.md", "import torch")):
+        exec(example(page, first), names)
+        assert len(names.pop("handles")) > 12
+        assert not any(module._forward_hooks for module in model.modules())
     change = (names["adversarial"] - images).abs().max() * 255
     assert change == pytest.approx(16, abs=1e-3)
-    assert not any(module._forward_hooks for module in model.modules())

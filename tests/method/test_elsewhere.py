@@ -6,98 +6,27 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from blocks import GAMMA, conv, scaled
+import torch._dynamo
+from blocks import GAMMA
 from torch import func, nn
 from torch.autograd import forward_ad
-from torch.utils.checkpoint import checkpoint
+from twins import (
+    LABELS,
+    PIXELS,
+    assert_same,
+    by_autograd,
+    by_backward,
+    gradient,
+    image_loss,
+    loss,
+    register,
+    small,
+    twin,
+)
 
 from utils_sgm import register_sgm
 
 KINDS = pytest.mark.parametrize("kind", ["relu", "branch"])
-PIXELS = torch.rand(2, 4, 6, 6, dtype=torch.double, generator=torch.Generator().manual_seed(1))
-LABELS = torch.tensor([1, 3])
-
-
-def same(z):
-    return z
-
-
-class Block(nn.Module):
-    """A residual block as torchvision's, and where autograd itself scales gradients in a twin."""
-
-    def __init__(self, after_branch, after_relu):
-        super().__init__()
-        self.conv1, self.conv2, self.relu = conv(), conv(), nn.ReLU(inplace=True)
-        self.after_branch, self.after = after_branch, after_relu
-
-    def forward(self, z):
-        out = self.after_branch(self.conv2(self.after(self.relu(self.conv1(z)))))
-        out = out + z
-        return self.after(self.relu(out))
-
-
-class Small(nn.Module):
-    """A network with the names of torchvision's ResNets; of its blocks, layer1.0 is left out."""
-
-    def __init__(self, after_branch=same, after_relu=same):
-        super().__init__()
-        self.conv, self.relu, self.after = conv(), nn.ReLU(), after_relu
-        blocks = Block(after_branch, same), Block(after_branch, after_relu)
-        self.layer1, self.fc = nn.Sequential(*blocks), nn.Linear(144, 5)
-        self.reentrant = None
-
-    def forward(self, pixels):
-        z = self.after(self.relu(self.conv(pixels)))
-        if self.reentrant is None:
-            z = self.layer1(z)
-        else:
-            z = checkpoint(self.layer1, z, use_reentrant=self.reentrant)
-        return self.fc(z.flatten(1))
-
-
-def small() -> nn.Module:
-    torch.manual_seed(0)
-    return Small().double().eval()
-
-
-def twin(kind: str) -> nn.Module:
-    torch.manual_seed(0)
-    where = {"branch": {"after_branch": scaled}, "relu": {"after_relu": scaled}}[kind]
-    return Small(**where).double().eval()
-
-
-def register(network: nn.Module, kind: str) -> list:
-    return register_sgm(network, "resnet18", GAMMA, kind, (4, 6, 6))
-
-
-def loss(network, pixels, labels=LABELS):
-    return nn.functional.cross_entropy(network(pixels), labels, reduction="sum")
-
-
-def image_loss(network):
-    return lambda pixels, label: loss(network, pixels[None], label[None])
-
-
-def by_autograd(function, pixels=PIXELS):
-    pixels = pixels.clone().requires_grad_()
-    return torch.autograd.grad(function(pixels), pixels)[0]
-
-
-def gradient(network):
-    return by_autograd(lambda pixels: loss(network, pixels))
-
-
-def by_backward(network, pixels=PIXELS):
-    pixels = pixels.clone().requires_grad_()
-    loss(network, pixels).backward()
-    return pixels.grad
-
-
-def assert_same(kind, ours, expected):
-    """The released hooks divide by standard deviations, so that only the directions are equal."""
-    if kind == "relu":
-        ours, expected = (nn.functional.normalize(g.flatten(1)) for g in (ours, expected))
-    torch.testing.assert_close(ours, expected)
 
 
 def checkpointed(network, reentrant):
@@ -153,9 +82,9 @@ WAYS = {
         lambda x: func.vmap(image_loss(net))(x, LABELS).sum()
     ),
     "compile": lambda net: gradient(torch.compile(net, backend="aot_eager", fullgraph=True)),
-    "compile(grad)": lambda net: torch.compile(
-        func.grad(lambda x: loss(net, x)), backend="aot_eager"
-    )(PIXELS),
+    "compile(grad)": lambda net: torch.compile(func.grad(lambda x: loss(net, x)), backend="eager")(
+        PIXELS
+    ),
     "compiled in parts": compiled_in_parts,
     "checkpoint": lambda net: checkpointed(net, False),
     "re-entrant checkpoint": lambda net: checkpointed(net, True),
@@ -182,31 +111,26 @@ def test_gradient_is_scaled_whoever_takes_it(kind, way):
 def test_code_that_was_compiled_notices_hooks_that_come_change_and_go(kind):
     network, plain = small(), gradient(small())
     function = torch.compile(lambda pixels: loss(network, pixels), backend="eager")
-    assert torch.equal(by_autograd(function), plain)
-    for gamma in (0.9, GAMMA):
-        handles = register_sgm(network, "resnet18", gamma, kind, (4, 6, 6))
-        ours = by_autograd(function)
-        assert_same(kind, ours, gradient(network))
-        for handle in handles:
-            handle.remove()
-    assert_same(kind, ours, gradient(twin(kind)))
-    assert torch.equal(by_autograd(function), plain)
+    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=True):  # as it is by default
+        assert torch.equal(by_autograd(function), plain)
+        for gamma in (0.9, GAMMA):
+            handles = register_sgm(network, "resnet18", gamma, kind, (4, 6, 6))
+            ours = by_autograd(function)
+            assert_same(kind, ours, gradient(network))
+            for handle in handles:
+                handle.remove()
+        assert_same(kind, ours, gradient(twin(kind)))
+        assert torch.equal(by_autograd(function), plain)
 
 
-@pytest.mark.parametrize("kind", ["branch", "relu"])
+@KINDS
 def test_autocast_scales_in_its_precision(kind):
     network, oracle = small().float(), twin(kind).float()
     register(network, kind)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours, expected = (by_backward(n, PIXELS.float()) for n in (network, oracle))
     similar = nn.functional.cosine_similarity(ours.flatten(), expected.flatten(), 0)
-    print(
-        similar,
-        nn.functional.cosine_similarity(
-            ours.flatten(), by_backward(small().float(), PIXELS.float()).flatten(), 0
-        ),
-    )
-    assert similar > 0.9999
+    assert similar > 0.9999  # the plain gradient's is 0.993
 
 
 @KINDS
@@ -217,6 +141,17 @@ def test_without_gradients_answers_are_the_same(kind, off):
     with off():
         assert torch.equal(network(PIXELS), plain)
         assert torch.equal(func.vmap(lambda x: network(x[None])[0])(PIXELS), plain)
+
+
+def test_registering_where_no_gradient_is_possible_is_an_error():
+    with torch.inference_mode(), pytest.raises(ValueError, match="no gradient goes through"):
+        register(small(), "branch")
+
+
+def test_exported_network_has_the_plain_gradient_as_the_page_warns():
+    network, plain = small(), gradient(small())
+    register(network, "branch")
+    torch.testing.assert_close(gradient(torch.export.export(network, (PIXELS,)).module()), plain)
 
 
 def penalty(network):
