@@ -27,9 +27,9 @@ def get_parser() -> cli.Parser:
     options.add_attack(parser)
 
     add = parser.add_argument_group("SGM").add_argument
-    add("--gamma", type=cli.gamma, nargs="+", default=[1.0],
+    add("--gamma", type=options.gamma, nargs="+", default=[1.0],
         help="decay factor of the residual gradients, for all networks or for each; "
-        "1: the plain attack, below 1: SGM")
+        "1: the plain attack, below 1: SGM; auto: what is published for the network, else 0.5")
     add("--hooks", choices=("auto", "relu", "branch"), default="auto",
         help="relu: those that the authors released; branch: the paper's formula; auto: relu where "
         "the authors' exist")
@@ -70,7 +70,8 @@ def main(args) -> None:
     checks.refuse_own_targets(todo if args.targeted else [])
     skip = args.on_error == "skip"
     pool = attack.read_pool(todo, args.seed, workers, skip) if args.admix else None
-    attacker = make_attacker(args, device, pool)
+    gammas, origins = attack.chosen_gammas(args.gamma, args.arch, args.num_steps)
+    attacker = make_attacker(args, gammas, device, pool)
     for source in attacker.sources:
         checks.refuse_other_classes(source.name, source.network.classes, todo)
     crafter = attack.Crafter(attacker, args.output_dir, device)
@@ -81,11 +82,14 @@ def main(args) -> None:
 
     run = {
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
+        "gamma": attacker.gamma,
         "weights": attacker.digests,
         **runs.machine(device),
         "hooks": attacker.hooks,
         "batch_size": args.batch_size or ranks.first(batch_size),
     }
+    if origins:
+        run["gamma_from"] = origins
     if pool:
         run["pool"] = runs.listing(todo)
     with runs.output_folder(args.output_dir, run, args.overwrite):
@@ -104,7 +108,7 @@ def main(args) -> None:
             raise ValueError(f"no readable image in {args.input_dir}")
         rows = [attack.label_row(record, args.targeted) for record in whole.records]
         images.write_labels(args.output_dir, rows)
-        run |= {"status": "done"} | attack.summary(attacker, args.gamma, whole.records)
+        run |= {"status": "done"} | attack.summary(attacker, whole.records)
         run |= {"size": list(whole.first[1]), "skipped": whole.skipped}
         runs.write(args.output_dir, run)
 
@@ -127,8 +131,7 @@ def check(args) -> None:
     cli.checkpoints(args.arch, args.checkpoint)
     anywhere = args.rand_init or args.step_size < 0 or args.attack
     cli.refuse_no_levels(args.epsilon, None if anywhere else args.step_size * args.num_steps)
-    if len(args.gamma) not in (1, len(args.arch)):
-        raise cli.UsageError(f"{len(args.gamma)} gammas do not go with {len(args.arch)} networks")
+    options.refuse_gamma(args)
     wrong = options.contradiction(args)
     if wrong:
         raise cli.UsageError(wrong)
@@ -140,7 +143,7 @@ def check(args) -> None:
         )
 
 
-def make_attacker(args, device: str, pool=None):
+def make_attacker(args, gammas: list[float], device: str, pool=None):
     """Return the attack of the options on its sources, which are on the device."""
     from suite.attack import Attack, Attacker, OwnAttack, Source
     from suite.networks import load_model
@@ -154,7 +157,6 @@ def make_attacker(args, device: str, pool=None):
         raise cli.UsageError(str(error)) from error
     files = cli.checkpoints(args.arch, args.checkpoint)
     models = [load_model(arch, checkpoint=files.get(arch)) for arch in args.arch]
-    gammas = args.gamma * (len(args.arch) // len(args.gamma))
     sources = [
         Source(model.accelerate(args.precision).to(device), gamma, args.hooks, args.branches, arch)
         for arch, model, gamma in zip(args.arch, models, gammas, strict=True)

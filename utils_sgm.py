@@ -44,7 +44,8 @@ def register_sgm(
     Args:
         arch: name of the network, as in `resnet50` or `torchvision/resnet50@IMAGENET1K_V2`; only
             the released hooks ("relu") depend on it.
-        gamma: decay factor of the residual gradients, in (0, 1]; 1 registers nothing.
+        gamma: decay factor of the residual gradients, in (0, 1]; 1 registers nothing. With
+            `branches` also 0, where the skip connections alone carry the gradient.
         hooks: "relu", the hooks as the authors released them, for torchvision's ResNets and
             DenseNets; "branch", the paper's formula, for any residual network; "auto", "relu" where
             the authors' hooks exist and "branch" elsewhere.
@@ -142,7 +143,7 @@ def register_hook_for_branches(
     This is the paper's formula, exact for any residual network.
 
     Args:
-        gamma: decay factor, in (0, 1]; 1 registers nothing.
+        gamma: decay factor, in (0, 1], or 0 with `branches`; 1 registers nothing.
         input_size: channels, height and width of an input, for the forward pass that finds the
             branches.
         branches: regular expression; the modules whose whole names match it are hooked instead of
@@ -151,7 +152,7 @@ def register_hook_for_branches(
     Raises:
         ValueError: gamma out of range, or there is no branch, so that gamma would do nothing.
     """
-    _check_gamma(gamma)
+    _check_gamma(gamma, branches)
     if gamma == 1:
         return []
     if branches is None:
@@ -170,9 +171,10 @@ def _torchvision_name(arch: str) -> str:
     return arch.removeprefix("torchvision/").partition("@")[0]
 
 
-def _check_gamma(gamma: float) -> None:
-    if not 0 < gamma <= 1:
-        raise ValueError(f"gamma must be above 0 and at most 1, not {gamma}")
+def _check_gamma(gamma: float, branches: str | None = None) -> None:
+    if not 0 <= gamma <= 1 or (gamma == 0 and branches is None):
+        named = ", or 0 where a part of the branches is named"
+        raise ValueError(f"gamma must be above 0 and at most 1{named}, not {gamma}")
 
 
 def _not_empty(handles: list[RemovableHandle], message: str) -> list[RemovableHandle]:

@@ -4,12 +4,14 @@ No names of networks to load, no command line, no evaluation on targets. Begin w
 `Source` and `Attacker`; `Crafter` is the loop.
 """
 
-from suite.attack.attacker import Attacker, Source
+from suite.attack.attacker import Attacker
 from suite.attack.attacks import image_generators
 from suite.attack.crafting import Crafter, label_row, merged, summary
+from suite.attack.gammas import chosen_gammas
 from suite.attack.own import OwnAttack
 from suite.attack.pool import Pool, read_pool
 from suite.attack.settings import Attack
+from suite.attack.sources import Source
 
 __all__ = [
     "Attack",
@@ -18,6 +20,7 @@ __all__ = [
     "OwnAttack",
     "Pool",
     "Source",
+    "chosen_gammas",
     "image_generators",
     "label_row",
     "merged",

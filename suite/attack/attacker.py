@@ -1,9 +1,8 @@
 """An attack on one network or several, from tensors to tensors; SGM where gamma is below 1."""
 
-import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,29 +15,10 @@ from suite.attack.gradients import GradientLoss
 from suite.attack.losses import SummedLoss
 from suite.attack.pool import Pool
 from suite.attack.settings import Attack
+from suite.attack.sources import Source, device_of, register
 from suite.running import checks, devices
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A network that an attack takes gradients from.
-
-    Attributes:
-        network: from pixels in [0, 1], N x 3 x H x W, to logits, N x classes, in evaluation mode;
-            one of `networks.load_model`, or any other module, whose attribute `input_size` says
-            what it takes (224 if absent). Freeze it: gradients of parameters cost time.
-        gamma: decay factor of the residual gradients, in (0, 1]; 1 is the plain attack.
-        hooks, branches: see `utils_sgm.register_sgm`.
-        name: of its architecture, by which the released hooks know it.
-    """
-
-    network: nn.Module
-    gamma: float = 1
-    hooks: str = "auto"
-    branches: str | None = None
-    name: str = ""
 
 
 class Attacker:
@@ -68,7 +48,7 @@ class Attacker:
         self.handles = [
             handle
             for source, hooks in zip(self.sources, self.hooks, strict=True)
-            for handle in _register(source, hooks)
+            for handle in register(source, hooks)
         ]
         self.logits: Tensor | None = None
         members = [source.network for source in self.sources]
@@ -100,6 +80,12 @@ class Attacker:
         """The names of the sources, and how they are an ensemble, for tables."""
         mode = self.attack.ensemble == "gradients" and len(self.sources) > 1
         return " + ".join(source.name for source in self.sources) + " (gradients)" * mode
+
+    @property
+    def gamma(self) -> float | list[float]:
+        """The gamma of all sources, or of each where they differ."""
+        gammas = [source.gamma for source in self.sources]
+        return gammas[0] if len(set(gammas)) == 1 else gammas
 
     def __call__(
         self,
@@ -197,7 +183,7 @@ class Attacker:
         """Return Admix's pool with the sources' answers where labels are not known."""
         if pool is None:
             raise ValueError("Admix mixes images in: it needs a pool of them, as of read_pool")
-        labels, device = pool.labels.clone(), _device(self.sources[0].network)
+        labels, device = pool.labels.clone(), device_of(self.sources[0].network)
         unknown, parts = (labels < 0).nonzero().flatten(), devices.Parts()
         for batch in images.batches(unknown.tolist(), devices.batch_size(str(device))):
             floats = images.to_float(pool.pixels[batch].to(device))
@@ -216,38 +202,3 @@ class Attacker:
         averaged = several and self.attack.ensemble == "logits"
         hooks = "branch" if averaged and source.hooks == "auto" else source.hooks
         return utils_sgm.choose_hooks(source.name, hooks, source.branches)
-
-
-def _register(source: Source, hooks: str) -> list:
-    """Register SGM on a source, and see to it that it changes the gradient."""
-    network, size = source.network, networks.input_size(source.network)
-    if network.training:
-        raise ValueError(f"{source.name or 'a source'} is in training mode: call its eval() first")
-    if isinstance(network, networks.Classifier):
-        network = network.network
-    plain = _gradient(source.network, size) if source.gamma < 1 else None
-    handles = utils_sgm.register_sgm(
-        network, source.name, source.gamma, hooks, size, source.branches
-    )
-    if source.gamma < 1 and plain.any() and plain.equal(_gradient(source.network, size)):
-        raise ValueError(
-            f"gamma {source.gamma:g} leaves the gradient of {source.name or 'a source'} as it is: "
-            f"its {len(handles)} hooks don't run, as in compiled parts, or branches return zeros"
-        )
-    logger.info("%s: gamma %g, %d hooks", source.name, source.gamma, len(handles))
-    return handles
-
-
-def _gradient(network: nn.Module, size: tuple[int, int, int]) -> Tensor:
-    """Return the gradient of the logits' squares at a random image."""
-    pixels = torch.rand(1, *size, generator=torch.Generator().manual_seed(0)).to(_device(network))
-    logits = network(pixels.requires_grad_().clone())
-    if not logits.requires_grad:
-        raise ValueError("no gradient goes through this network: it turns them off (no_grad, ...)")
-    logits.square().sum().backward()  # which re-entrant checkpointing needs
-    return pixels.grad
-
-
-def _device(network: nn.Module) -> torch.device:
-    some = next(itertools.chain(network.parameters(), network.buffers()), torch.empty(0))
-    return some.device

@@ -228,13 +228,8 @@ def label_row(record: dict, targeted: bool) -> dict:
     return row | {"target": record["target"]} if targeted else row
 
 
-def summary(attacker: Attacker, gamma: list[float], records: list[dict]) -> dict:
-    """Return what run.json says of a finished run.
-
-    Args:
-        gamma: as given: one for all sources, or one for each.
-        records: as of `Share`.
-    """
+def summary(attacker: Attacker, records: list[dict]) -> dict:
+    """Return what run.json says of a finished run, of which there are records as of `Share`."""
     attack = attacker.attack
     steps = {key: getattr(attack, key) for key in ("step_size", "num_steps")}
     if attack.own:
@@ -243,7 +238,7 @@ def summary(attacker: Attacker, gamma: list[float], records: list[dict]) -> dict
     return {
         "source": attacker.name,
         "attack": attack.name,
-        "gamma": gamma[0] if len(gamma) == 1 else gamma,
+        "gamma": attacker.gamma,
         "epsilon": attack.epsilon,
         **steps,
         "seed": attack.seed,

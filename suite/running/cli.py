@@ -68,7 +68,6 @@ positive = _number(float, "a number above 0", lambda n: 0 < n < math.inf)
 at_least_1 = _number(float, "a number of 1 or more", lambda n: 1 <= n < math.inf)
 probability = _number(float, "between 0 and 1", lambda n: 0 <= n <= 1)
 share = _number(float, "above 0 and below 1", lambda n: 0 < n < 1)
-gamma = _number(float, "above 0 and at most 1", lambda n: 0 < n <= 1)
 
 
 def add_checkpoint(add: Callable) -> None:

@@ -46,6 +46,22 @@ def add_attack(parser: argparse.ArgumentParser) -> None:
     # fmt: on
 
 
+def gamma(text: str) -> float | str:
+    """Return a gamma of the command line: a number from 0 to 1, or "auto"."""
+    return text if text == "auto" else cli.probability(text)
+
+
+def refuse_gamma(args: argparse.Namespace) -> None:
+    """Raise a UsageError if --gamma does not go with --arch or --branches."""
+    if len(args.gamma) not in (1, len(args.arch)):
+        raise cli.UsageError(f"{len(args.gamma)} gammas do not go with {len(args.arch)} networks")
+    if 0 in args.gamma and not args.branches:
+        raise cli.UsageError(
+            "--gamma 0 cuts off what it scales: it needs --branches, which name a part of the "
+            "residual branches; for all of them take a gamma above 0"
+        )
+
+
 def evaluations(attack) -> int:
     """Return how many gradients of the network make one step, of which PGD takes one.
 

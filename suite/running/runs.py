@@ -110,6 +110,9 @@ def settings(run: dict) -> dict:
     """Return on what the images of a run depend: options, device, digests of weights and pool."""
     options = ADDED | run.get("options", {})
     options = {key: v for key, v in options.items() if key not in NEUTRAL}
+    if "gamma_from" in run:  # as if what auto stood for had been given
+        gamma = run.get("gamma")
+        options["gamma"] = gamma if isinstance(gamma, list) else [gamma]
     options |= {"device": run.get("device"), "pool": run.get("pool")}
     return options | {f"weights {file}": v for file, v in run.get("weights", {}).items()}
 

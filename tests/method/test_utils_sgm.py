@@ -55,6 +55,15 @@ def test_gradient_is_the_papers_product(blocks, gamma):
     )
 
 
+def test_gamma_0_with_named_branches_leaves_their_skip_connections_alone():
+    network = residual_network(3)
+    pixels = torch.rand(1, 3, 2, 2, dtype=torch.double)
+    assert len(register_sgm(network, "", 0, "branch", (3, 2, 2), r"[123]\.f")) == 3
+    torch.testing.assert_close(
+        input_gradient(network, pixels), closed_form(network, pixels[0], 0)[None]
+    )
+
+
 def test_forward_pass_is_untouched():
     network, pixels = residual_network(3), torch.rand(2, 3, 2, 2, dtype=torch.double)
     before = network(pixels)

@@ -25,11 +25,11 @@ def test_help_and_wrong_arguments_are_answered_before_torch_is_imported(script):
         ("attack_iter --input-dir {x}/row --output-dir {x}/o", 1, "has no row for a.png"),
         ("attack_iter --input-dir {x}/good --output-dir {x}/good", 2, "is the input folder"),
         ("attack_iter --input-dir {x}/good --output-dir {x}/good/a.png", 1, "{x}/good/a.png"),
-        ("attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 0", 2, "0 is not above 0"),
+        ("attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 0", 2, "it needs --branches"),
         (
             "attack_iter --input-dir {x}/good --output-dir {x}/o --gamma 1.5",
             2,
-            "1.5 is not above 0",
+            "1.5 is not between 0 and 1",
         ),
         (
             "attack_iter --input-dir {x}/good --output-dir {x}/o --epsilon -1",

@@ -1,0 +1,86 @@
+"""The gammas that others published, by source network, for `--gamma auto`.
+
+Each is for our convention, in which gamma scales each residual branch's gradient.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import utils_sgm
+
+logger = logging.getLogger(__name__)
+
+
+class Published(NamedTuple):
+    """A gamma for attacks of several steps, one for those of one step if known, and whose."""
+
+    several: float
+    one: float | None
+    where: str
+
+
+UNKNOWN = 0.5
+PAPER = "Wu et al., ICLR 2020"
+# https://github.com/qizhangli/TA-Bench, configs/sgm.py at 3b9c59b.
+TA_BENCH = "TA-Bench, NeurIPS 2023"
+# https://github.com/mo666666/SGM, README.md at 0130125, utils_sgm.py at babfde6.
+TPAMI = "Wang et al., TPAMI 2026"
+# Theirs is 0.6 for a block, the square root of which scales each of its two modules.
+BLOCK = f"{TPAMI}: 0.6 for the two modules of a block"
+# By the networks' names in pretrainedmodels, torchvision and timm.
+PUBLISHED = {
+    **dict.fromkeys(utils_sgm.RESNETS, Published(0.2, 0.5, PAPER)),
+    **dict.fromkeys(utils_sgm.DENSENETS, Published(0.5, 0.7, PAPER)),
+    **dict.fromkeys(
+        ("vit_base_patch16_224", "vit_b_16"),
+        Published(0.775, None, f"{BLOCK}; {TA_BENCH} has 0.4"),
+    ),
+    "mixer_b16_224": Published(0.775, None, f"{BLOCK}; {TA_BENCH} has 0.6"),
+    **dict.fromkeys(
+        ("inceptionv3", "inception_v3"),
+        Published(0.6, None, f"{TPAMI}, for --branches 'Mixed.*\\.bn'"),
+    ),
+    "convnext_base": Published(0.2, None, TA_BENCH),
+    "deit3_base_patch16_224": Published(0.2, None, TA_BENCH),
+    "beit_base_patch16_224": Published(0.4, None, TA_BENCH),
+    **dict.fromkeys(("tf_efficientnetv2_m", "efficientnet_v2_m"), Published(0.1, None, TA_BENCH)),
+    **dict.fromkeys(("swin_base_patch4_window7_224", "swin_b"), Published(0.4, None, TA_BENCH)),
+}
+
+
+def published_gamma(arch: str, num_steps: int) -> tuple[float, str]:
+    """Return the gamma that is published for a source, or 0.5, and where it is from.
+
+    Args:
+        arch: name of the network, of any weights, as of `networks.load_model`.
+        num_steps: of the attack; one step has another gamma than several.
+    """
+    library, _, rest = arch.rpartition("/")
+    tag = {"torchvision": "@", "timm": "."}.get(library)
+    name = rest.partition(tag)[0] if tag else arch
+    found = PUBLISHED.get(name)
+    gamma = found and (found.one if num_steps == 1 else found.several)
+    if gamma is None:
+        return UNKNOWN, "nothing is published"
+    return gamma, found.where
+
+
+def chosen_gammas(
+    given: Sequence[float | str], archs: Sequence[str], num_steps: int
+) -> tuple[list[float], list[str]]:
+    """Return the gamma of each source, and where each is from; no origins if all were given.
+
+    Args:
+        given: numbers or "auto", one for all sources or one for each.
+    """
+    gammas, origins = [], []
+    for arch, gamma in zip(archs, given * (len(archs) // len(given)), strict=True):
+        origin = "given"
+        if gamma == "auto":
+            gamma, origin = published_gamma(arch, num_steps)
+            steps = "one step" if num_steps == 1 else "several steps"
+            logger.info("%s: --gamma auto is %g for %s (%s)", arch, gamma, steps, origin)
+        gammas.append(gamma)
+        origins.append(origin)
+    return gammas, origins if "auto" in given else []
