@@ -100,7 +100,7 @@ def main(args) -> None:
         {
             "folder": str(folder),
             "repeat": checks.repeat_of(folder, run),
-            **{key: run.get(key) for key in ("source", "attack", "gamma", "epsilon")},
+            **{key: run.get(key) for key in ("source", "attack", "gamma", "epsilon", "num_steps")},
             "images": len(folders[folder]),
             "targets": {
                 arch: results.count(folders[folder], by_name, answers[None][arch])

@@ -9,35 +9,44 @@ GALLERY_ROWS = 4
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and markers for print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
+STYLES = ("--", "-", ":", "-.")
+AXES = {
+    "gamma": "gamma (1: the plain attack)",
+    "epsilon": "epsilon (1/255)",
+    "num_steps": "number of steps",
+}
 BARS = 0.8  # the width of a row's bars together
 
 
 def write_plot(rows: list[dict], file: Path) -> None:
-    """Draw success over gamma, a line per target, where rows differ in gamma alone; else bars.
+    """Draw success over what the rows differ in, gamma, epsilon or the number of steps; else bars.
 
-    Stars are published numbers. Below stand the differences to the baselines, if rows have some.
+    Each target is a line; over epsilon or the steps, each target and gamma. Stars are published
+    numbers. Below stand the differences to the baselines, if rows have some.
     """
     from matplotlib.figure import Figure
 
-    over_gamma = len({str(row["gamma"]) for row in rows}) == len(rows) > 1 and _alike(rows)
+    over = _axis(rows)
     paired = any("baseline" in row for row in rows)
-    width = 6.4 if over_gamma else max(6.4, 0.5 * len(rows) * len(rows[0]["targets"]))
+    width = 6.4 if over else max(6.4, 0.5 * len(rows) * len(rows[0]["targets"]))
     figure = Figure(figsize=(width, 7.5 if paired else 4.5))
     figure.set_layout_engine("constrained")
     axes, *below = figure.subplots(1 + paired, sharex=True, squeeze=False)[:, 0]
-    if over_gamma:
-        rows = sorted(rows, key=lambda row: row["gamma"])
-        _draw_lines(axes, rows)
+    if over:
+        rows = sorted(rows, key=lambda row: row[over])
+        _draw_lines(axes, rows, over)
     else:
         _draw_bars(axes, rows)
-    _draw_published(axes, rows, over_gamma)
+    _draw_published(axes, rows, over)
     axes.set_ylabel("success rate (%)")
     axes.set_ylim(0, 105)
     for lower in below:
-        _draw_differences(lower, rows, over_gamma)
+        _draw_differences(lower, rows, over)
     bottom = (below or [axes])[-1]
-    if over_gamma:
-        bottom.set_xlabel("gamma (1: the plain attack)")
+    if over:
+        bottom.set_xlabel(AXES[over])
+        if over != "gamma":
+            bottom.set_xticks(sorted({row[over] for row in rows}))
     else:
         bottom.set_xticks(
             range(len(rows)), map(_short_name, rows), rotation=40, ha="right", fontsize=8
@@ -50,10 +59,30 @@ def write_plot(rows: list[dict], file: Path) -> None:
     _save(figure, file)
 
 
-def _alike(rows: list[dict]) -> bool:
-    """Say whether the rows are of one attack on one source, with one gamma each."""
-    attacks = {(row["source"], row["attack"], row["epsilon"]) for row in rows}
-    return len(attacks) == 1 and all(isinstance(row["gamma"], int | float) for row in rows)
+def _axis(rows: list[dict]) -> str | None:
+    """Return in which of AXES the rows differ, apart from gamma; None if in more or in none."""
+    if not all(isinstance(row["gamma"], int | float) for row in rows):
+        return None
+    differing = [axis for axis in AXES if len({row[axis] for row in rows}) > 1]
+    over = differing[-1] if differing else None
+    points = {(row["gamma"], row[over]) for row in rows} if over else set()
+    if set(differing) - {"gamma", over} or len(points) < len(rows):
+        return None
+    # A single step has another name, FGSM.
+    named = [row for row in rows if over != "num_steps" or row["num_steps"] > 1]
+    attacks = {(row["source"], row["attack"]) for row in named}
+    return over if len(attacks) == 1 else None
+
+
+def _lines(rows: list[dict], over: str) -> list[tuple[str, str, list[dict]]]:
+    """Return what each line of a target shows beside its name, its style, and its rows."""
+    if over == "gamma":
+        return [("", "-", rows)]
+    gammas = sorted({row["gamma"] for row in rows}, reverse=True)
+    return [
+        (f", γ {gamma:g}", STYLES[n % len(STYLES)], [r for r in rows if r["gamma"] == gamma])
+        for n, gamma in enumerate(gammas)
+    ]
 
 
 def _error(rate: dict, middle: str = "rate") -> tuple[float, float]:
@@ -64,11 +93,11 @@ def _error(rate: dict, middle: str = "rate") -> tuple[float, float]:
     return tuple(max(0.0, each) for each in reach)  # rounding may put an end past the middle
 
 
-def _point_style(target: int) -> dict:
+def _point_style(target: int, style: str = "-") -> dict:
     return {
         "color": COLORS[target % len(COLORS)],
         "marker": MARKERS[target % len(MARKERS)],
-        "linestyle": ("-", "--")[target // len(COLORS) % 2],
+        "linestyle": style if target < len(COLORS) else "--",
         "capsize": 3,
     }
 
@@ -78,17 +107,18 @@ def _beside(index: int, target: int, targets: int) -> float:
     return index + (target - (targets - 1) / 2) * BARS / targets
 
 
-def _draw_lines(axes, rows: list[dict]) -> None:
+def _draw_lines(axes, rows: list[dict], over: str) -> None:
     for target, arch in enumerate(rows[0]["targets"]):
-        rates = [row["targets"][arch]["success"] for row in rows]
-        axes.errorbar(
-            [row["gamma"] for row in rows],
-            [rate["rate"] for rate in rates],
-            yerr=list(zip(*map(_error, rates), strict=True)),
-            label=arch,
-            **_point_style(target),
-        )
-    axes.set_title(f"{rows[0]['attack']} on {rows[0]['source']}", fontsize=10)
+        for label, style, line in _lines(rows, over):
+            rates = [row["targets"][arch]["success"] for row in line]
+            axes.errorbar(
+                [row[over] for row in line],
+                [rate["rate"] for rate in rates],
+                yerr=list(zip(*map(_error, rates), strict=True)),
+                label=arch + label,
+                **_point_style(target, style),
+            )
+    axes.set_title(f"{rows[-1]['attack']} on {rows[0]['source']}", fontsize=10)
 
 
 def _draw_bars(axes, rows: list[dict]) -> None:
@@ -107,7 +137,7 @@ def _draw_bars(axes, rows: list[dict]) -> None:
         )
 
 
-def _draw_published(axes, rows: list[dict], over_gamma: bool) -> None:
+def _draw_published(axes, rows: list[dict], over: str | None) -> None:
     """Draw a star at each published number, in its target's colour."""
     label = "published"
     archs = list(rows[0]["targets"])
@@ -115,31 +145,33 @@ def _draw_published(axes, rows: list[dict], over_gamma: bool) -> None:
         for n, row in enumerate(rows):
             for beside in row["targets"][arch].get("published", {}).values():
                 if "mean" in beside:
-                    place = row["gamma"] if over_gamma else _beside(n, target, len(archs))
+                    place = row[over] if over else _beside(n, target, len(archs))
                     style = {"color": COLORS[target % len(COLORS)], "markeredgecolor": "black"}
                     axes.plot(place, beside["mean"], "*", markersize=10, label=label, **style)
                     label = None  # once in the legend
 
 
-def _draw_differences(axes, rows: list[dict], over_gamma: bool) -> None:
+def _draw_differences(axes, rows: list[dict], over: str | None) -> None:
     archs = list(rows[0]["targets"])
+    lines = _lines(rows, over) if over else [("", "none", rows)]
     for target, arch in enumerate(archs):
-        compared = [(n, row) for n, row in enumerate(rows) if "baseline" in row]
-        differences = [row["targets"][arch]["difference"] for _, row in compared]
-        places = [r["gamma"] if over_gamma else _beside(n, target, len(archs)) for n, r in compared]
-        style = _point_style(target) | ({} if over_gamma else {"linestyle": "none"})
-        axes.errorbar(
-            places,
-            [each["points"] for each in differences],
-            yerr=list(zip(*(_error(each, "points") for each in differences), strict=True)),
-            **style,
-        )
+        for _, style, line in lines:
+            compared = [(n, row) for n, row in enumerate(line) if "baseline" in row]
+            if not compared:
+                continue
+            differences = [row["targets"][arch]["difference"] for _, row in compared]
+            axes.errorbar(
+                [row[over] if over else _beside(n, target, len(archs)) for n, row in compared],
+                [each["points"] for each in differences],
+                yerr=list(zip(*(_error(each, "points") for each in differences), strict=True)),
+                **_point_style(target) | {"linestyle": style},
+            )
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel("difference to the baseline (points)")
 
 
 def _short_name(row: dict) -> str:
-    if not row["attack"]:
+    if row["gamma"] is None:
         return Path(row["folders"][0]).name
     return f"{row['attack']}, γ {report.gamma_text(row['gamma'])}\n{row['source']}"
 

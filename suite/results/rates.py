@@ -1,9 +1,10 @@
 """Rates in percent and their intervals, from the counts of folders.
 
 A result is what evaluate.py counts in one folder: folder, repeat (equal in folders that differ in
-the seed alone), source, attack, gamma, epsilon, images, largest_perturbation, and for each of the
-targets the numbers of images: succeeded, correct (when natural), succeeded_on_correct. What needs
-natural images is absent without them; quality, see visibility.py, is there if it was asked for.
+the seed alone), source, attack, gamma, epsilon, num_steps, images, largest_perturbation, and for
+each of the targets the numbers of images: succeeded, correct (when natural), succeeded_on_correct.
+What needs natural images is absent without them; quality, see visibility.py, is there if it was
+asked for.
 """
 
 import statistics
@@ -21,7 +22,8 @@ def merge_repeats(results: list[dict]) -> list[dict]:
     rows = []
     for group in groups.values():
         first = group[0]
-        row = {key: first[key] for key in ("source", "attack", "gamma", "epsilon", "images")}
+        keys = ("source", "attack", "gamma", "epsilon", "num_steps", "images")
+        row = {key: first[key] for key in keys}
         row["runs"] = len(group)
         if "largest_perturbation" in first:
             row["largest_perturbation"] = max(r["largest_perturbation"] for r in group)

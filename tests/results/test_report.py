@@ -7,14 +7,17 @@ import pytest
 from suite.results import plots, rates, report
 
 
-def result(folder, succeeded, repeat=None, gamma=1.0, attack="PGD", images=20):
+def result(
+    folder, succeeded, repeat=None, gamma=1.0, attack="PGD", images=20, epsilon=16, num_steps=10
+):
     return {
         "folder": folder,
         "repeat": repeat or folder,
         "source": "resnet50",
         "attack": attack,
         "gamma": gamma,
-        "epsilon": 16,
+        "epsilon": epsilon,
+        "num_steps": num_steps,
         "images": images,
         "largest_perturbation": 16,
         "targets": {"vgg19": {"succeeded": succeeded, "correct": 10, "succeeded_on_correct": 5}},
@@ -49,7 +52,7 @@ def test_every_format_has_every_number(tmp_path):
     for suffix, expected in {
         ".txt": ["50.0 [30, 70]", "60.0 [39, 78]", "0.5 0.2", "16/255"],
         ".md": ["| a | resnet50 | PGD | 1 | 20 | 16/255 | 50.0 [30, 70] |", "| --- |"],
-        ".csv": ["b,resnet50,PGD,0.5 0.2,16,20,1,16,60.0,,38.65", "vgg19 low"],
+        ".csv": ["b,resnet50,PGD,0.5 0.2,16,10,20,1,16,60.0,,38.65", "vgg19 low"],
         ".json": ['"rate": 60.0'],
     }.items():
         report.write(rows, tmp_path / f"r{suffix}")
