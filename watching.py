@@ -98,6 +98,8 @@ class Watch(TorchFunctionMode):
         differentiable: whether gradients reach the image.
         noted: of each connection its kind, the module in whose forward it happens, the branch and
             the value that the skip connection carries past it; None for both if there is none.
+        additions: of each addition of two values, the module in whose forward it happens, and which
+            of the two is the branch, 0 or 1; None if neither is.
         runs: of each call of a module its name and its input and output values.
         calls: how many times each module ran.
     """
@@ -107,6 +109,7 @@ class Watch(TorchFunctionMode):
         if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
             raise ValueError("a part of this network is scripted or traced, which takes no hooks")
         self.noted: list[tuple[str, str, Value | None, Value | None]] = []
+        self.additions: list[tuple[str, int | None]] = []
         self.runs: list[tuple[str, list[Value], Value | None]] = []
         self._values: dict[int, tuple[Tensor, Value]] = {}  # the tensor is kept, so its id is too
         self._count = 0
@@ -192,14 +195,17 @@ class Watch(TorchFunctionMode):
 
     def _note_addition(self, operands: list[Value]) -> list[Value]:
         """Note an addition, and return its terms."""
+        place = self._running[-1][0]
         orders = operands, operands[::-1]
         carried = [(skip, branch, t) for skip, branch in orders for t in (skip, *skip.terms)]
         for way in (identity, common_origin):
             for skip, branch, term in carried:
                 if source := way(term, branch):
                     self._note("addition", branch, source)
+                    self.additions.append((place, operands.index(branch)))
                     return [*(skip.terms or [skip]), branch]
         self._note("addition", None, None)
+        self.additions.append((place, None))
         return [term for operand in operands for term in operand.terms or [operand]]
 
     def _note_concatenation(self, operands: list[Value], shape: torch.Size) -> None:

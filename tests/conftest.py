@@ -7,6 +7,7 @@ from pathlib import Path
 
 import convert_slim
 import fetch_weights
+import figure1
 import list_networks
 import load_networks
 import numpy as np
@@ -30,6 +31,7 @@ SCRIPTS = {
         select_images,
         convert_slim,
         fetch_weights,
+        figure1,
         list_networks,
         load_networks,
     )

@@ -9,6 +9,7 @@ from suite.attack.attacks import image_generators
 from suite.attack.crafting import Crafter, label_row, merged, summary
 from suite.attack.gammas import chosen_gammas
 from suite.attack.own import OwnAttack
+from suite.attack.paths import OneWay
 from suite.attack.pool import Pool, read_pool
 from suite.attack.settings import Attack
 from suite.attack.sources import Source
@@ -18,6 +19,7 @@ __all__ = [
     "Attacker",
     "Crafter",
     "OwnAttack",
+    "OneWay",
     "Pool",
     "Source",
     "chosen_gammas",

@@ -1,0 +1,96 @@
+"""The gradient one way only at some residual additions: the SGM paper's first figure."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from suite import networks
+from watching import ADDITIONS, Watch
+
+
+class OneWay(nn.Module):
+    """A network whose gradient goes one way at its last junctions; its logits stay what they are.
+
+    A junction is a residual addition, z + f(z), whose skip connection has no parameters. "skip"
+    lets the gradient through as if it were z + f(z).detach(), "residual" as z.detach() + f(z).
+
+    Args:
+        network: from pixels in [0, 1], N x 3 x H x W, to logits; frozen, in evaluation mode.
+        ways: of each of the last junctions, in the order of a pass: "skip", "residual" or "both".
+
+    Attributes:
+        places: the modules in whose forward these junctions are.
+        input_size: channels, height and width that the network takes.
+
+    Raises:
+        ValueError: the network has fewer junctions. Dense connections are none: they concatenate.
+    """
+
+    def __init__(self, network: nn.Module, ways: Sequence[str]):
+        super().__init__()
+        self.network = network
+        self.training = network.training
+        self.input_size = networks.input_size(network)
+        additions = Watch(network, self.input_size).additions
+        junctions = [number for number, (_, branch) in enumerate(additions) if branch is not None]
+        if len(junctions) < len(ways):
+            raise ValueError(
+                f"the network has {len(junctions)} residual additions with an identity skip, and "
+                f"{len(ways)} are needed (dense connections are none: they concatenate)"
+            )
+        last = junctions[len(junctions) - len(ways) :]
+        self.places = [additions[number][0] for number in last]
+        self._additions = len(additions)
+        branches = [additions[number][1] for number in last]
+        self._detached = {
+            number: branch if way == "skip" else 1 - branch
+            for number, branch, way in zip(last, branches, ways, strict=True)
+            if way != "both"
+        }
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        with _Detaching(self._detached) as additions:
+            logits = self.network(pixels)
+        if logits.requires_grad and additions.count != self._additions:
+            raise ValueError(
+                f"the network makes {additions.count} additions in one pass and {self._additions} "
+                "in another: which are its last ones can't be told"
+            )
+        return logits
+
+
+class _Detaching(TorchFunctionMode):
+    """Detaches an operand of some additions, counted as `Watch` does.
+
+    Args:
+        detached: by an addition's number which operand, 0 or 1.
+    """
+
+    def __init__(self, detached: dict[int, int]):
+        super().__init__()
+        self.count = 0
+        self._detached = detached
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function.__name__ in ADDITIONS:
+            given = [*args, *kwargs.values()]
+            operands = [x for x in given if isinstance(x, Tensor) and x.requires_grad]
+            if len(operands) == 2 and operands[0] is not operands[1]:
+                if self.count in self._detached:
+                    loose = operands[self._detached[self.count]]
+                    cut = _cut(
+                        loose, function.__name__ in ("add_", "__iadd__") and loose is args[0]
+                    )
+                    args = [cut if x is loose else x for x in args]
+                    kwargs = {key: cut if x is loose else x for key, x in kwargs.items()}
+                self.count += 1
+        return function(*args, **kwargs)
+
+
+def _cut(tensor: Tensor, changes: bool) -> Tensor:
+    """Return a tensor without its gradient; itself if the addition changes it in place."""
+    if changes and not tensor._is_view():  # a view can't be detached in place
+        return tensor.detach_()
+    return tensor.detach()

@@ -1,0 +1,95 @@
+"""scripts/figure1.py: nine attacks, of which eight go one way only at three junctions."""
+
+import csv
+
+import PIL.Image
+import pytest
+from conftest import labels_of
+from small import folder, label
+
+from suite import images, networks
+
+__all__ = ["folder"]
+
+NETWORKS = """
+import torch
+from torch import nn
+
+class Three(nn.Module):
+    input_size = 32
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.head = nn.Conv2d(3, 8, 3, 4), nn.Linear(8 * 64, 10)
+        self.branches = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+
+    def forward(self, pixels):
+        features = self.stem(pixels)
+        for branch in self.branches:
+            features = features + torch.relu(4 * branch(features))
+        return self.head(features.flatten(1))
+
+def three(): return Three()
+def twin(): return Three()
+"""
+FIGURE = "figure1 --input-dir {x}/nat --arch {x}/deep.py:three --targets {x}/deep.py:twin"
+
+
+@pytest.fixture
+def labelled(folder):
+    """The images, with the labels that the network gives them; but for the last one."""
+    (folder / "deep.py").write_text(NETWORKS)
+    listed = images.list_images(folder / "nat")
+    ((_, pixels),) = images.read_batches([listed])
+    network = networks.load_model(f"{folder}/deep.py:three")
+    answers = networks.predict(network, images.to_float(pixels)).tolist()
+    label(folder / "nat", [*answers[:-1], (answers[-1] + 1) % 10])
+    return folder
+
+
+def test_figure_has_nine_ways_and_pairs_them_with_the_plain_attack(run, labelled):
+    options = "--epsilon 1 --step-size 1 --num-steps 1 --output {x}/t.csv --plot {x}/p.png"
+    status, out, err = run(f"{FIGURE} {options}", x=labelled)
+    assert status == 0, err
+    assert "5 of 6 images are classified correctly" in err
+    with (labelled / "t.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["folder"] for row in rows][:3] == ["plain", "skip skip skip", "skip skip residual"]
+    assert len(rows) == 9
+    assert {row["images"] for row in rows} == {"5"}
+    assert {row["baseline"] for row in rows} == {"", "plain"}
+    source, target = (f"{labelled}/deep.py:{name}" for name in ("three", "twin"))
+    for row in rows:  # one network under two names: white-box and transfer are the same
+        assert row[source] == row[target] != ""
+    assert len({row[source] for row in rows}) > 1
+    assert "skip residual skip" in out
+    assert PIL.Image.open(labelled / "p.png").size[0] > 500
+
+
+def test_plain_row_is_the_plain_attack(run, labelled):
+    """As attack_iter.py and evaluate.py count it."""
+    (labelled / "nat" / "5.png").unlink()
+    label(labelled / "nat", list(labels_of(labelled / "nat").values())[:5])
+    options = "--epsilon 2 --step-size 1 --num-steps 2"
+    status, out, err = run(f"{FIGURE} {options}", x=labelled)
+    assert status == 0, err
+    attack = f"attack_iter --input-dir {{x}}/nat --output-dir {{x}}/adv {options} --arch"
+    assert run(f"{attack} {{x}}/deep.py:three", x=labelled)[0] == 0
+    evaluation = "evaluate --input-dir {x}/adv --arch {x}/deep.py:twin"
+    rate = run(evaluation, x=labelled)[1].splitlines()[-1].split("  ")[-1]
+    (plain,) = [line for line in out.splitlines() if line.startswith("plain")]
+    assert plain.endswith(rate)
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        ("--arch {x}/nets.py:ten", 1, "1 residual additions with an identity skip, and 3 are"),
+        ("--plot {x}/p.svg", 2, "does not end in .png or .pdf"),
+        ("--epsilon 0.1", 2, "rounds to nothing"),
+    ],
+)
+def test_what_is_wrong_is_said(run, labelled, command, status, message):
+    found, _, err = run(f"{FIGURE} {command}", x=labelled)
+    assert (found, message in err) == (status, True), err
