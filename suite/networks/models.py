@@ -105,8 +105,7 @@ class Classifier(nn.Module):
         self.bfloat16 = precision == "bf16"
         try:
             self.to(memory_format=torch.channels_last)
-            if self.own:
-                self._try()
+            self._try()
         except RuntimeError as error:  # as of `view`, which that layout does not always allow
             if devices.out_of_memory(error):
                 raise

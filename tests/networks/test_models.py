@@ -10,6 +10,7 @@ import timm
 import torch
 import torchvision
 from pretrainedmodels.utils import TransformImage
+from torch import nn
 from torch.nn import functional
 
 from suite import images, networks
@@ -29,6 +30,23 @@ def checkpoints(tmp_path, monkeypatch):
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
+
+
+def test_network_that_views_its_features_keeps_their_layout():
+    """As pretrainedmodels' VGG does, one of the paper's targets; channels_last has no such view."""
+
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(144, 5)
+
+        def forward(self, x):
+            return self.head(self.conv(x).view(len(x), -1))
+
+    origin = libraries.Origin(lambda *_: None, (3, 8, 8), (0.0,) * 3, (1.0,) * 3, None)
+    model, pixels = networks.Classifier(Viewing(), origin, None), torch.rand(2, 3, 8, 8)
+    expected = model(pixels)
+    torch.testing.assert_close(model.accelerate()(pixels), expected)
 
 
 def test_embedded_networks_recognise_the_embedded_images():
