@@ -33,7 +33,8 @@ def get_parser() -> cli.Parser:
     add("--output", type=Path, help="file to write the table to: .csv, .md, .json or .txt")
     add("--answers", type=Path,
         help="CSV file to write: each target's class for each image, and the label's probability")
-    add("--plot", type=Path, help="PNG or PDF to draw: success over gamma, else bars")
+    add("--plot", type=Path,
+        help="PNG or PDF to draw: success over gamma, epsilon or the number of steps, else bars")
     add("--gallery", type=Path,
         help="PNG or PDF to draw: a few images of the last folder, with the targets' answers; "
         "needs --nat-dir")

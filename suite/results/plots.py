@@ -62,14 +62,14 @@ def write_plot(rows: list[dict], file: Path) -> None:
 def _axis(rows: list[dict]) -> str | None:
     """Return in which of AXES the rows differ, apart from gamma; None if in more or in none."""
     if not all(isinstance(row["gamma"], int | float) for row in rows):
-        return None
+        return None  # without a run.json, or of several networks
     differing = [axis for axis in AXES if len({row[axis] for row in rows}) > 1]
     over = differing[-1] if differing else None
     points = {(row["gamma"], row[over]) for row in rows} if over else set()
     if set(differing) - {"gamma", over} or len(points) < len(rows):
         return None
     # A single step has another name, FGSM.
-    named = [row for row in rows if over != "num_steps" or row["num_steps"] > 1]
+    named = [row for row in rows if over != "num_steps" or row["num_steps"] != 1]
     attacks = {(row["source"], row["attack"]) for row in named}
     return over if len(attacks) == 1 else None
 
