@@ -9,7 +9,7 @@ interruption the same command does the rest.
 
 from pathlib import Path
 
-from suite.running import cli, options
+from suite.running import cli, defended, options
 
 
 def get_parser() -> cli.Parser:
@@ -21,6 +21,8 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument_group("source").add_argument
     add("--arch", nargs="+", default=["efficientnet_lite0"], help="source network, or an ensemble")
     cli.add_checkpoint(add)
+    add("--through-defence", action="store_true",
+        help="attack through the defences in front of --arch (adaptive), as in bits:3+resnet50")
     add("--ensemble", choices=("logits", "gradients"), default="logits",
         help="logits: average the logits; gradients: normalise each network's gradient and add")
 
@@ -128,7 +130,8 @@ def check(args) -> None:
         raise cli.UsageError("--input-dir and --output-dir are needed")
     if args.output_dir.resolve() == args.input_dir.resolve():
         raise cli.UsageError("the output folder is the input folder")
-    cli.checkpoints(args.arch, args.checkpoint)
+    defended.refuse_as_sources(args)
+    defended.checkpoints(args.arch, args.checkpoint)
     anywhere = args.rand_init or args.step_size < 0 or args.attack
     cli.refuse_no_levels(args.epsilon, None if anywhere else args.step_size * args.num_steps)
     options.refuse_gamma(args)
@@ -146,7 +149,7 @@ def check(args) -> None:
 def make_attacker(args, gammas: list[float], device: str, pool=None):
     """Return the attack of the options on its sources, which are on the device."""
     from suite.attack import Attack, Attacker, OwnAttack, Source
-    from suite.networks import load_model
+    from suite.defences import load
 
     named = {name: v for name, v in vars(args).items() if name in Attack.__dataclass_fields__}
     step_size = args.step_size if args.step_size >= 0 else args.epsilon / args.num_steps
@@ -155,8 +158,8 @@ def make_attacker(args, gammas: list[float], device: str, pool=None):
         attack = Attack(**named)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
-    files = cli.checkpoints(args.arch, args.checkpoint)
-    models = [load_model(arch, checkpoint=files.get(arch)) for arch in args.arch]
+    files = defended.checkpoints(args.arch, args.checkpoint)
+    models = [load(arch, files) for arch in args.arch]
     sources = [
         Source(model.accelerate(args.precision).to(device), gamma, args.hooks, args.branches, arch)
         for arch, model, gamma in zip(args.arch, models, gammas, strict=True)

@@ -9,7 +9,7 @@ target class. Folders that differ in the seed alone become one row.
 
 from pathlib import Path
 
-from suite.running import cli, published
+from suite.running import cli, defended, published
 
 
 def get_parser() -> cli.Parser:
@@ -18,8 +18,10 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--input-dir", type=Path, nargs="+", required=True, help="folders of adversarial images")
     add("--arch", nargs="+", default=["efficientnet_lite1", "efficientnet_lite2"],
-        help="target networks; paper, transferattack, ta-bench and tpami stand for a protocol's")
+        help="target networks; paper, transferattack, ta-bench and tpami stand for a protocol's; "
+        "with a defence in front: jpeg:75+resnet50")
     cli.add_checkpoint(add)
+    add("--seed", type=int, default=0, help="of random defences")
     add("--nat-dir", type=Path,
         help="folder of the natural images; also gives the targets' accuracy on them, the success "
         "among those that a target classifies correctly, and the largest perturbation")
@@ -52,7 +54,7 @@ def main(args) -> None:
 
     ranks.join()
     archs = networks.expanded(args.arch)
-    checkpoints = cli.checkpoints(archs, args.checkpoint)
+    checkpoints = defended.checkpoints(archs, args.checkpoint)
     numbers = results.read_published(args.published or [])
     device = devices.choose_device(args.no_cuda, args.precision)
     natural = images.list_images(args.nat_dir) if args.nat_dir else []
@@ -69,7 +71,7 @@ def main(args) -> None:
         checks.warn_of_other_files(folders[folder][0].path, run.get("size"))
         checks.refuse_unlabelled(folder, folders[folder], run.get("targeted"))
         checks.refuse_unpaired(folder, folders[folder], args.nat_dir, naturals)
-    targets = results.Committee(archs, checkpoints, device, args.precision)
+    targets = results.Committee(archs, checkpoints, device, args.precision, args.seed)
     for folder, run in made.items():
         checks.warn_of_white_box(folder, run, targets.networks)
         for arch, model in targets.networks.items():
@@ -138,6 +140,7 @@ def main(args) -> None:
 
 def check(args) -> None:
     """Refuse options that do not go together, and files that could not be written at the end."""
+    defended.refuse_unknown(args.arch)
     if args.gallery and not args.nat_dir:
         raise cli.UsageError("--gallery needs --nat-dir, the folder of the natural images")
     if args.quality and not args.nat_dir:

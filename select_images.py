@@ -14,7 +14,7 @@ import logging
 import random
 from pathlib import Path
 
-from suite.running import cli
+from suite.running import cli, defended
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def main(args) -> None:
         raise cli.UsageError("the output folder is the input folder")
     if args.all and args.checkpoint:
         raise cli.UsageError("--checkpoint is for a network, and --all runs none")
-    checkpoints = cli.checkpoints(args.arch, args.checkpoint)
+    checkpoints = defended.checkpoints(args.arch, args.checkpoint)
 
     from suite import images, results
     from suite.running import checks, devices, ranks, runs
@@ -72,7 +72,7 @@ def main(args) -> None:
         raise ValueError(f"{args.input_dir} has no labels: it needs a labels.csv or class names")
     random.Random(args.seed).shuffle(candidates)
     archs = [] if args.all else list(dict.fromkeys(args.arch))
-    committee = results.Committee(archs, checkpoints, device, args.precision)
+    committee = results.Committee(archs, checkpoints, device, args.precision, args.seed)
     for arch, network in committee.networks.items():
         checks.refuse_other_classes(arch, network.classes, candidates)
     size = args.size or default_size(committee.networks.values())

@@ -16,10 +16,11 @@ MAY = {
     "images": set(),
     "running": {"images"},
     "networks": {"method", "images", "running"},
-    "attack": {"method", "networks", "images", "running"},
-    "results": {"method", "networks", "images", "running"},
-    "steps": {"method", "attack", "results", "networks", "images", "running"},
-    "scripts": {"method", "attack", "results", "networks", "images", "running"},
+    "defences": {"networks", "images", "running"},
+    "attack": {"method", "defences", "networks", "images", "running"},
+    "results": {"method", "defences", "networks", "images", "running"},
+    "steps": {"method", "attack", "results", "defences", "networks", "images", "running"},
+    "scripts": {"method", "attack", "results", "defences", "networks", "images", "running"},
 }
 
 
@@ -74,6 +75,8 @@ def test_imports_run_one_way():
         ("suite/running/runs.py", "from suite import networks"),
         ("suite/networks/models.py", "from suite.attack import Attack"),
         ("suite/networks/models.py", "import list_networks"),
+        ("suite/networks/models.py", "from suite import defences"),
+        ("suite/defences/randomised.py", "from suite.attack import image_generators"),
         ("suite/attack/crafting.py", "from suite import results"),
         ("suite/results/report.py", "def f():\n    from suite.attack import Attack"),
         ("suite/results/report.py", "from suite.images.pictures import read_image"),

@@ -5,7 +5,6 @@ No names of networks to load, no command line, no evaluation on targets. Begin w
 """
 
 from suite.attack.attacker import Attacker
-from suite.attack.attacks import image_generators
 from suite.attack.crafting import Crafter, label_row, merged, summary
 from suite.attack.gammas import chosen_gammas
 from suite.attack.own import OwnAttack
@@ -13,6 +12,7 @@ from suite.attack.paths import OneWay
 from suite.attack.pool import Pool, read_pool
 from suite.attack.settings import Attack
 from suite.attack.sources import Source
+from suite.running.draws import image_generators
 
 __all__ = [
     "Attack",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import utils_sgm
-from suite import images, networks
+from suite import defences, images, networks
 from suite.attack import attacks, in_front
 from suite.attack.copies import Admix, BlockShuffle
 from suite.attack.gradients import GradientLoss
@@ -16,7 +16,7 @@ from suite.attack.losses import SummedLoss
 from suite.attack.pool import Pool
 from suite.attack.settings import Attack
 from suite.attack.sources import Source, device_of, register
-from suite.running import checks, devices
+from suite.running import checks, devices, draws
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,8 @@ class Attacker:
             raise ValueError(f"images of {own} pixels, but those that Admix mixes in are {other}")
         if generators is None:
             places = [str(place) for place in range(len(natural))]
-            generators = attacks.image_generators(self.attack.seed, places)
+            generators = draws.image_generators(self.attack.seed, places)
+        self._defences_draw_from(generators)
         if self.attack.own:
             self.logits = networks.logits(self._average, natural)
             labels = torch.where(labels < 0, networks.classes_of(self.logits), labels)
@@ -123,8 +124,15 @@ class Attacker:
             start = attacks.random_start(natural, self.attack.epsilon, generators)
         return self._perturbed(self._steps, natural, labels, generators, start, classes)
 
-    def predict(self, pixels: Tensor) -> Tensor:
-        """Return the classes of the sources' average logits, N; see `networks.predict`."""
+    def predict(
+        self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None
+    ) -> Tensor:
+        """Return the classes of the sources' average logits, N; see `networks.predict`.
+
+        Args:
+            generators: of random defences; if None, they depend on the place in the batch.
+        """
+        self._defences_draw_from(generators or ())
         return networks.predict(self._average, pixels)
 
     def rehearse(self, pixels: Tensor) -> None:
@@ -141,9 +149,10 @@ class Attacker:
             variance=min(1, self.attack.variance),
             admix=0,  # whose images may have another size
             block_shuffle=min(2, self.attack.block_shuffle),
+            eot=min(2, self.attack.eot),
             own=None,
         )
-        generators = attacks.image_generators(0, [""] * len(pixels))
+        generators = draws.image_generators(0, [""] * len(pixels))
         labels = torch.zeros(len(pixels), device=pixels.device).long()
         self._perturbed(self._made(attack), pixels, labels, generators)
 
@@ -170,6 +179,7 @@ class Attacker:
 
     def _perturbed(self, steps, natural, labels, generators, start=None, classes=None) -> Tensor:
         self._diversity.generators = self._shuffle.generators = generators
+        self._defences_draw_from(generators)
         self._smoothing.to(natural.device)
         if self._admix:
             self._admix.to(natural.device).generators = generators
@@ -178,6 +188,10 @@ class Attacker:
         result = attacks.perturb(steps, natural, labels, self.attack.epsilon, start)
         self.logits = steps.loss_fn.first
         return result
+
+    def _defences_draw_from(self, generators: Sequence[torch.Generator]) -> None:
+        for source in self.sources:
+            defences.draw_from(source.network, generators)
 
     def _labelled(self, pool: Pool | None) -> Pool:
         """Return Admix's pool with the sources' answers where labels are not known."""
@@ -201,4 +215,4 @@ class Attacker:
         several = len(self.sources) > 1 or self.attack.evaluations > 1 or self.attack.own
         averaged = several and self.attack.ensemble == "logits"
         hooks = "branch" if averaged and source.hooks == "auto" else source.hooks
-        return utils_sgm.choose_hooks(source.name, hooks, source.branches)
+        return utils_sgm.choose_hooks(source.architecture, hooks, source.branches)

@@ -1,6 +1,5 @@
-"""PGD, MI-FGSM and FGSM out of advertorch, and the random numbers of each image."""
+"""PGD, MI-FGSM and FGSM out of advertorch, and what an attack draws for each image."""
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,40 +92,12 @@ def perturb(
     return attack.perturb(start.contiguous(), labels)  # whose gradients advertorch flattens
 
 
-def image_generators(seed: int, names: Sequence[str]) -> list[torch.Generator]:
-    """Return a random generator per image, which depends on the seed and the image's name alone."""
-    digests = (hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names)
-    return [torch.Generator().manual_seed(int.from_bytes(d[:8], "big") >> 1) for d in digests]
-
-
 def random_start(natural: Tensor, epsilon: float, generators: Sequence[torch.Generator]) -> Tensor:
     """Return pixels drawn uniformly from the ball around the natural ones, clipped to [0, 1]."""
     shape = natural.shape[1:]
     with ThreadPoolExecutor() as pool:  # each image's numbers come from a generator of its own
         uniform = torch.stack(list(pool.map(lambda g: torch.rand(shape, generator=g), generators)))
     return (natural + (2 * uniform.to(natural) - 1) * epsilon / 255).clamp(0, 1)
-
-
-def noise(pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return numbers like the pixels, N x 3 x H x W, drawn uniformly from [-1, 1]."""
-    drawn = torch.empty(pixels.shape, dtype=pixels.dtype, device=pixels.device)
-    if pixels.device.type != "cpu":
-        return drawn_by_seeds(drawn, generators)
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda image, g: image.uniform_(-1, 1, generator=g), drawn, generators))
-    return drawn
-
-
-def drawn_by_seeds(pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Fill pixels in place with the numbers of their own device, whose seeds are drawn instead.
-
-    A CPU would take longer for the numbers than a GPU for a pass.
-    """
-    own = torch.Generator(pixels.device)
-    for image, generator in zip(pixels, generators, strict=True):
-        (seed,) = torch.randint(2**63 - 1, (1,), generator=generator).tolist()
-        image.uniform_(-1, 1, generator=own.manual_seed(seed))
-    return pixels
 
 
 def random_targets(

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from suite import images, networks
+from suite import defences, images, networks
 from suite.attack import attacks
 from suite.attack.attacker import Attacker
 from suite.running import checks, devices, runs
+from suite.running.draws import image_generators
 
 
 @dataclass
@@ -143,13 +144,15 @@ class Crafter:
     ) -> dict:
         """Return the columns of the batch's records, and its adversarial pixels on the CPU."""
         attack, floats = self.attacker.attack, images.to_float(natural)
-        generators = attacks.image_generators(attack.seed, [image.name for image in batch])
+        names = [image.name for image in batch]
+        generators = image_generators(attack.seed, names)
         labels = [-1 if image.label is None else image.label for image in batch]
         answers = [None] * len(batch)
         # Elsewhere the attack's first step answers, without a pass of its own.
         by_itself = attack.rand_init or attack.di_prob > 0 or attack.targeted
+        by_itself = by_itself or any(source.random for source in self.attacker.sources)
         if -1 in labels and (by_itself or finished is not None):
-            answers = self.attacker.predict(floats).tolist()
+            answers = self._predicted(floats, names)
             checks.refuse_no_answer(self.attacker.name, answers)
             labels = _filled(labels, answers)
         targets = labels
@@ -165,7 +168,6 @@ class Crafter:
             classes = torch.tensor(labels, device=self.device) if attack.targeted else None
             result = self.attacker(floats, aims, generators, classes)
             answers = self._first_answers()
-            names = [image.name for image in batch]
             if attack.own:
                 checks.refuse_too_far(attack.name, result, floats, attack.epsilon, names)
             else:
@@ -174,7 +176,7 @@ class Crafter:
             labels = _filled(labels, answers)
             adversarial = images.to_uint8(result, natural, attack.epsilon)
         adversarial = adversarial.to(self.device)
-        fooled = self.attacker.predict(images.to_float(adversarial)).tolist()
+        fooled = self._predicted(images.to_float(adversarial), names)
         checks.refuse_no_answer(self.attacker.name, fooled)
         changes = (adversarial.int() - natural.int()).abs().flatten(1).amax(1)
         return {
@@ -187,9 +189,14 @@ class Crafter:
             "adversarial": adversarial.cpu(),
         }
 
+    def _predicted(self, pixels: Tensor, names: list[str]) -> list[int]:
+        # New generators, since those of the attack are not there in a resumed run.
+        generators = image_generators(self.attacker.attack.seed, names)
+        return self.attacker.predict(pixels, generators).tolist()
+
     def _warn_of_batch_dependence(self, pixels: Tensor) -> None:
         for source in self.attacker.sources:
-            if networks.depends_on_batch(source.network, pixels):
+            if networks.depends_on_batch(defences.undefended(source.network), pixels):
                 checks.warn_of_batch_dependence(source.name)
 
     def _first_answers(self) -> list[int]:

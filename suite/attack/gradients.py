@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from suite.attack import attacks
 from suite.attack.copies import Admix
 from suite.attack.in_front import TranslationInvariance
 from suite.attack.losses import SummedLoss
 from suite.attack.settings import Attack
+from suite.running import draws
 
 
 class GradientLoss:
@@ -22,6 +22,7 @@ class GradientLoss:
         VMI (Wang and He, CVPR 2021, algorithm 1): g_t + v, where v is the average gradient at the
             neighbours of the pixels of step t - 1, less g_{t-1}
         Admix, BSR: the averages over their copies
+        EOT (Athalye et al., ICML 2018, section 4.2): the average over draws of what is random
 
     The passes are made one after another, whose memory is that of one. The momentum is the one of
     advertorch's loop, in the unit of the authors' code: gradients are divided by their average
@@ -101,7 +102,7 @@ class GradientLoss:
         reach = self.attack.variance_bound * self.attack.epsilon / 255
         total = torch.zeros_like(pixels)
         for _ in range(self.attack.variance):
-            noise = attacks.noise(pixels, self.generators)
+            noise = draws.uniform(pixels, self.generators)
             total += self._average(noise.mul_(reach).add_(pixels), labels)
         return total / self.attack.variance - gradient
 
@@ -109,7 +110,7 @@ class GradientLoss:
         """Return the average gradient of the copies; a gradient of an image is of it alone."""
         attack = self.attack
         leaf = pixels.detach().requires_grad_()
-        for _ in range(max(1, attack.admix)):
+        for _ in range(max(1, attack.admix) * attack.eot):
             other = self.admix(self._known(labels)) if attack.admix else 0
             for _ in range(max(1, attack.block_shuffle)):
                 for power in range(attack.scales):

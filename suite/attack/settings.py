@@ -27,6 +27,7 @@ class Attack:
         variance, variance_bound: VMI's neighbours, and how far away they are, relative to epsilon.
         admix, admix_ratio: how many images of other classes Admix mixes in, and how much of them.
         block_shuffle: BSR's copies.
+        eot: how many random draws of DI, copies and defences each gradient is averaged over.
         own: an `OwnAttack` instead, which gets the settings that it asks for.
 
     Raises:
@@ -53,6 +54,7 @@ class Attack:
     admix: int = 0
     admix_ratio: float = 0.2
     block_shuffle: int = 0
+    eot: int = 1
     own: object = None
 
     def __post_init__(self):
@@ -65,7 +67,7 @@ class Attack:
     @property
     def one_pass(self) -> bool:
         """Whether the gradient is the network's at the pixels, as of PGD and MI-FGSM."""
-        copies = self.scales > 1 or self.admix > 0 or self.block_shuffle > 0
+        copies = self.scales > 1 or self.admix > 0 or self.block_shuffle > 0 or self.eot > 1
         return not (copies or self.nesterov or self.variance)
 
     @property
@@ -90,6 +92,7 @@ class Attack:
             "BSR": self.block_shuffle > 0,
             "DI": self.di_prob > 0,
             "TI": self.ti_kernel > 1,
+            "EOT": self.eot > 1,
             self.loss: self.loss != "cross-entropy",
         }
         return "targeted " * self.targeted + "+".join([name, *(x for x in on_top if on_top[x])])

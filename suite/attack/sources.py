@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import utils_sgm
-from suite import networks
+from suite import defences, networks
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,9 @@ class Source:
     Attributes:
         network: from pixels in [0, 1], N x 3 x H x W, to logits, N x classes, in evaluation mode;
             one of `networks.load_model`, or any other module, whose attribute `input_size` says
-            what it takes (224 if absent). Freeze it: gradients of parameters cost time.
+            what it takes (224 if absent). Freeze it: gradients of parameters cost time. Through
+            the defences of one of `defences.load` goes the attack; gamma and hooks are the
+            classifier's behind them.
         gamma: decay factor of the residual gradients, in (0, 1]; 1 is the plain attack. With
             `branches` also 0.
         hooks, branches: see `utils_sgm.register_sgm`.
@@ -32,6 +34,16 @@ class Source:
     hooks: str = "auto"
     branches: str | None = None
     name: str = ""
+
+    @property
+    def architecture(self) -> str:
+        """The name without that of defences."""
+        return self.network.arch if isinstance(self.network, defences.Defended) else self.name
+
+    @property
+    def random(self) -> bool:
+        """Whether the network has a defence that draws."""
+        return isinstance(self.network, defences.Defended) and self.network.random
 
 
 def register(source: Source, hooks: str) -> list:
@@ -46,14 +58,15 @@ def register(source: Source, hooks: str) -> list:
     network, size = source.network, networks.input_size(source.network)
     if network.training:
         raise ValueError(f"{source.name or 'a source'} is in training mode: call its eval() first")
+    whole = network = defences.undefended(network)
     if isinstance(network, networks.Classifier):
         network = network.network
-    plain = _gradient(source.network, size) if source.gamma < 1 else None
+    plain = _gradient(whole, size) if source.gamma < 1 else None
     handles = utils_sgm.register_sgm(
-        network, source.name, source.gamma, hooks, size, source.branches
+        network, source.architecture, source.gamma, hooks, size, source.branches
     )
     if source.gamma < 1 and plain.any():
-        scaled, name = _gradient(source.network, size), source.name or "a source"
+        scaled, name = _gradient(whole, size), source.name or "a source"
         if plain.equal(scaled):
             raise ValueError(
                 f"gamma {source.gamma:g} leaves the gradient of {name} as it is: its "

@@ -4,6 +4,7 @@ No images, no attacks. Begin with `load_model`, `predict` and `listing`.
 """
 
 from suite.networks.catalogue import identity, listing
+from suite.networks.checkpoints import read_state_dict
 from suite.networks.fetching import fetch, supply
 from suite.networks.models import (
     Classifier,
@@ -36,6 +37,7 @@ __all__ = [
     "logits",
     "lpips",
     "predict",
+    "read_state_dict",
     "resized",
     "sha256",
     "supply",

@@ -1,16 +1,16 @@
 """Several networks' answers to the same images, each of which is read once."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from suite import images, networks
-from suite.running import checks, devices
+from suite import defences, images, networks
+from suite.running import checks, devices, draws
 from suite.running.precision import DEFAULT
 
 logger = logging.getLogger(__name__)
@@ -33,21 +33,27 @@ class Committee:
     """Networks on a device, which take turns there if its memory can't hold them together.
 
     Args:
-        archs: names of networks, as of `networks.load_model`.
-        checkpoints: files of weights by the names of networks.
+        archs: names of networks, as of `defences.load`.
+        checkpoints: files of weights by the names of networks without their defences.
         precision: see `networks.Classifier.accelerate`.
+        seed: of random defences.
 
     Attributes:
         networks: by name.
     """
 
     def __init__(
-        self, archs: list[str], checkpoints: dict[str, Path], device: str, precision: str = DEFAULT
+        self,
+        archs: list[str],
+        checkpoints: dict[str, Path],
+        device: str,
+        precision: str = DEFAULT,
+        seed: int = 0,
     ):
         self.networks = {
-            arch: networks.load_model(arch, checkpoint=checkpoints.get(arch)).accelerate(precision)
-            for arch in archs
+            arch: defences.load(arch, checkpoints).accelerate(precision) for arch in archs
         }
+        self._seed = seed
         self._device = device
         self._together = True
         self._parts = devices.Parts()
@@ -65,8 +71,9 @@ class Committee:
             if self._together:  # one copy for all networks
                 pixels = [devices.to_device(each, self._device) for each in pixels]
             predicted = self.each(
-                lambda arch, model, pixels=pixels, labels=labels: [
-                    self._predicted(arch, model, *each) for each in zip(pixels, labels, strict=True)
+                lambda arch, model, chunk=chunk, pixels=pixels, labels=labels: [
+                    self._predicted(arch, model, batch, *each)
+                    for (batch, _), *each in zip(chunk, pixels, labels, strict=True)
                 ]
             )
             for number, (batch, natural) in enumerate(chunk):
@@ -98,6 +105,11 @@ class Committee:
             model.to("cpu")
         return {arch: self._on_device(arch, function) for arch in self.networks}
 
+    def logits(self, model: nn.Module, names: Sequence[str], pixels: Tensor) -> Tensor:
+        """Return a network's logits, N x classes, of floats; random defences draw by the names."""
+        defences.draw_from(model, draws.image_generators(self._seed, names))
+        return networks.logits(model, pixels)
+
     def _on_device(self, arch: str, function: Callable[[str, networks.Classifier], Value]) -> Value:
         model = self.networks[arch]
         if arch not in self._there:
@@ -110,18 +122,24 @@ class Committee:
         return value
 
     def _predicted(
-        self, arch: str, model: networks.Classifier, pixels: Tensor, labels: Tensor
+        self,
+        arch: str,
+        model: networks.Classifier,
+        batch: list[images.LabelledImage],
+        pixels: Tensor,
+        labels: Tensor,
     ) -> Tensor:
         """Return a network's classes and the labels' probabilities, 2 x N, of uint8 pixels.
 
         They may be on the CPU or the device.
         """
+        names = [image.name for image in batch]
 
         def floats(part: slice) -> Tensor:
             return images.to_float(pixels[part].to(self._device))
 
         def predict(part: slice) -> Tensor:
-            logits = networks.logits(model, floats(part))
+            logits = self.logits(model, names[part], floats(part))
             places = labels[part, None].to(logits.device)
             probabilities = logits.softmax(1).gather(1, places)[:, 0]
             return torch.stack([networks.classes_of(logits).double(), probabilities.double()])
@@ -129,6 +147,6 @@ class Committee:
         answer = torch.cat(self._parts(predict, len(pixels)), 1)
         if arch in self._unchecked and self._parts.most != 1:
             self._unchecked.remove(arch)
-            if networks.depends_on_batch(model, floats(slice(0, 2))):
+            if networks.depends_on_batch(defences.undefended(model), floats(slice(0, 2))):
                 checks.warn_of_batch_dependence(arch)
         return answer if self._together else answer.cpu()

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from branches import trace_connections
 from suite import networks
+from suite.running import defended
 
 
 def listed_branches(archs: Sequence[str], as_json: bool = False) -> Iterator[str]:
@@ -16,7 +17,7 @@ def listed_branches(archs: Sequence[str], as_json: bool = False) -> Iterator[str
         ValueError: a network has no residual branch; after it was yielded.
     """
     for arch in archs:
-        model = networks.load_model(arch, pretrained=False)
+        model = networks.load_model(defended.bare(arch), pretrained=False)
         found = trace_connections(model.network, model.input_size)
         yield _json(arch, found) if as_json else _text(arch, found)
         if not any(connection.module for connection in found):

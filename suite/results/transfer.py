@@ -8,7 +8,7 @@ from torch import Tensor
 
 from suite import images, networks
 from suite.results.committee import Answer, Committee
-from suite.running import cli, ranks
+from suite.running import checks, cli, ranks
 
 # By folder, target and image name; answers to the natural images have the folder None.
 Answers = dict[Path | None, dict[str, dict[str, Answer]]]
@@ -70,7 +70,12 @@ def classify(
                 more = visibility(own, torch.stack([natural[name] for name in listed]))
                 for name, measured in zip(listed, more, strict=True):
                     changes[folder][name] |= measured
-    return _merged(ranks.gather((answers, changes)))
+    answers, changes = _merged(ranks.gather((answers, changes)))
+    for folder, by_arch in answers.items():
+        for arch, said in by_arch.items():
+            given = [answer.index for answer in said.values()]
+            checks.note_abstentions(arch, folder, given, targets.networks[arch].classes)
+    return answers, changes
 
 
 def _merged(shares: list[tuple[Answers, Changes]]) -> tuple[Answers, Changes]:
@@ -131,7 +136,9 @@ def examples(
     for image in listed:
         pair = [images.to_pixels(images.read(i)) for i in (naturals[image.name], image)]
         both = images.to_float(torch.stack(pair).to(device))
-        logits = targets.each(lambda _, model, both=both: networks.logits(model, both))
+        logits = targets.each(
+            lambda _, model, both=both, image=image: targets.logits(model, [image.name] * 2, both)
+        )
         answers = {arch: _confident(targets.networks[arch], each) for arch, each in logits.items()}
         names = {model.class_name(image.label) for model in targets.networks.values()}
         label = names.pop() if len(names) == 1 else f"class {image.label}"

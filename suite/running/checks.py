@@ -80,6 +80,14 @@ def refuse_no_answer(arch: str, answers: list[int]) -> None:
         raise ValueError(f"{arch} answers with logits that are not finite: are its weights broken?")
 
 
+def note_abstentions(arch: str, folder: Path | None, answers: list[int], classes: int) -> None:
+    """Say how many images of a folder, None being the natural ones, a network had no answer to."""
+    none = answers.count(classes)
+    if none:
+        where = "natural images" if folder is None else f"images of {folder}"
+        logger.warning("%s abstains on %d of %d %s", arch, none, len(answers), where)
+
+
 def refuse_not_finite(pixels: Tensor, names: list[str]) -> None:
     """Raise a ValueError that names the images, N x 3 x H x W, with pixels that are not finite."""
     broken = (~pixels.isfinite()).flatten(1).any(1).tolist()

@@ -43,6 +43,8 @@ def add_attack(parser: argparse.ArgumentParser) -> None:
     add("--admix-ratio", type=cli.share, default=0.2, help="how much of them")
     add("--block-shuffle", type=cli.whole, default=0,
         help="BSR: copies with shuffled and rotated blocks (20 in its paper)")
+    add("--eot", type=cli.positive_int, default=1,
+        help="EOT: random draws, of defences and DI, over which each gradient is averaged")
     # fmt: on
 
 
@@ -68,7 +70,7 @@ def evaluations(attack) -> int:
     Args:
         attack: a `suite.attack.Attack`, or the options of the command line.
     """
-    copies = attack.scales * max(1, attack.admix) * max(1, attack.block_shuffle)
+    copies = attack.scales * max(1, attack.admix) * max(1, attack.block_shuffle) * attack.eot
     return copies * (1 + attack.variance)
 
 

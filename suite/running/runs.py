@@ -65,6 +65,8 @@ ADDED = {
     "admix": 0,
     "admix_ratio": 0.2,
     "block_shuffle": 0,
+    "eot": 1,
+    "through_defence": False,
 }
 
 

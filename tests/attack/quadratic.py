@@ -4,11 +4,11 @@ import scipy.ndimage
 import torch
 from torch import nn
 
-from suite.attack import attacks
+from suite.attack import image_generators
 
 
 def generators(seed=0, names="abc"):
-    return attacks.image_generators(seed, names)
+    return image_generators(seed, names)
 
 
 class Quadratic(nn.Module):

@@ -7,8 +7,7 @@ from quadratic import Quadratic
 from torch import nn
 
 from suite import images, networks
-from suite.attack import Attack, Attacker, Source
-from suite.attack.attacks import image_generators
+from suite.attack import Attack, Attacker, Source, image_generators
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from quadratic import Quadratic, gaussian, generators
 from torch import nn
 
 from suite import images, networks
-from suite.attack import attacks, in_front
+from suite.attack import attacks, image_generators, in_front
 from suite.images import pictures
+from suite.running import draws
 from utils_sgm import register_sgm
 
 
@@ -31,7 +32,7 @@ def test_result_does_not_depend_on_the_batch(model, batch, momentum):
     attack = attacks.make_attack(nn.Sequential(diversity, model), 16, 2, 3, momentum)
 
     def perturbed(which):
-        diversity.generators = attacks.image_generators(0, "abc"[which])
+        diversity.generators = image_generators(0, "abc"[which])
         start = attacks.random_start(pixels[which], 16, diversity.generators)
         return attacks.perturb(attack, pixels[which], labels[which], 16, start)
 
@@ -124,7 +125,7 @@ def test_random_start_is_uniform_in_the_ball_and_stays_in_it():
     assert torch.equal(alone, start[1:2])
 
 
-@pytest.mark.parametrize("draw", [attacks.noise, attacks.drawn_by_seeds])
+@pytest.mark.parametrize("draw", [draws.uniform, draws.drawn_by_seeds])
 def test_noise_is_uniform_anew_each_time_and_of_the_image_alone(draw):
     pixels, drawn_from = torch.zeros(3, 3, 50, 50), generators()
     first, second = (draw(pixels.clone(), drawn_from) for _ in range(2))

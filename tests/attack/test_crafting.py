@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suite.attack import attacks
+from suite.attack import attacks, image_generators
 from suite.images import pictures
 
 
@@ -28,7 +28,7 @@ def test_no_pixel_leaves_the_ball_or_the_range(epsilon, step, steps, seed):
     )
     labels = torch.tensor([0, 1])
     pixels = pictures.to_float(natural)
-    start = attacks.random_start(pixels, epsilon, attacks.image_generators(seed, "ab"))
+    start = attacks.random_start(pixels, epsilon, image_generators(seed, "ab"))
     result = attacks.perturb(attack, pixels, labels, epsilon, start if seed % 3 else None)
     saved = pictures.to_uint8(result, natural, epsilon)
     assert saved.dtype == torch.uint8

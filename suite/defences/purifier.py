@@ -1,0 +1,64 @@
+"""The neural representation purifier (Naseer et al., CVPR 2020), from its authors' weights."""
+
+import re
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu, relu
+
+from suite import networks
+
+
+class Purifier(nn.Module):
+    """The smaller purifier of the authors, NRP_resG: a residual network from pixels to pixels.
+
+    Layers, their names, and the slope 0.1 after the first one are those of the released weights,
+    which Muzammal-Naseer/NRP (commit f27fe40) loads with 64 channels. Its answer is clipped to
+    [0, 1], and its gradient is its own.
+
+    Args:
+        blocks: how many residual blocks, of two convolutions and no batch norm.
+    """
+
+    def __init__(self, blocks: int = 23, channels: int = 64):
+        super().__init__()
+        self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+        self.recon_trunk = nn.Sequential(*(_Block(channels) for _ in range(blocks)))
+        self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
+        self.eval().requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features = leaky_relu(self.conv_first(pixels), 0.1)
+        return self.conv_last(self.recon_trunk(features)).clamp(0, 1)
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.conv2(relu(self.conv1(features)))
+
+
+def load_purifier(file: Path) -> Purifier:
+    """Return the purifier whose weights a file has; it also tells how many blocks there are.
+
+    Raises:
+        OSError, ValueError: the file is not usable, or holds another network.
+    """
+    tensors = networks.read_state_dict(file)
+    numbers = [re.match(r"recon_trunk\.(\d+)\.", key) for key in tensors]
+    blocks = max((int(found[1]) + 1 for found in numbers if found), default=0)
+    if not blocks:
+        raise ValueError(
+            f"{file} holds no NRP_resG, whose keys begin with conv_first, recon_trunk and conv_last"
+            f": it has {', '.join(list(tensors)[:3])} (the authors' larger NRP.pth is not read)"
+        )
+    network = Purifier(blocks)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{file} does not fit NRP_resG: {' '.join(str(error).split())}") from error
+    return network
