@@ -97,20 +97,21 @@ class FeatureDistillation(InputDefence):
     def __init__(self):
         super().__init__()
         k, n = torch.arange(8.0, dtype=torch.double)[:, None], torch.arange(8, dtype=torch.double)
-        basis = torch.cos(math.pi / 8 * (n + 0.5) * k) / 2
-        basis[0] /= math.sqrt(2)
+        line = torch.cos(math.pi / 8 * (n + 0.5) * k) / 2
+        line[0] /= math.sqrt(2)
         steps = torch.full((8, 8), 30.0, dtype=torch.double)
         steps[:4, :4] = 25
-        self.register_buffer("basis", basis)
-        self.register_buffer("steps", steps)
+        self.register_buffer("cosines", torch.kron(line, line))  # of a block's 64 pixels
+        self.register_buffer("steps", steps.flatten())
 
     def changed(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[2:]
-        whole = pad(pixels, (0, -width % 8, 0, -height % 8), mode="replicate")
-        blocks = (whole.double() * 255).unflatten(2, (-1, 8)).unflatten(4, (-1, 8)).transpose(3, 4)
+        whole = pad(pixels, (0, -width % 8, 0, -height % 8), mode="replicate").double() * 255
+        blocks = whole.unflatten(2, (-1, 8)).unflatten(4, (-1, 8)).transpose(3, 4)
         # A coefficient that is a sum of whole levels often lies in the middle between two steps,
         # where rounding errors, which depend on the batch, would decide: that goes up.
-        numbers = (self.basis @ blocks @ self.basis.T / self.steps + 1e-6).round()
-        blocks = self.basis.T @ (numbers * self.steps) @ self.basis
-        levels = blocks.transpose(3, 4).flatten(4).flatten(2, 3)[:, :, :height, :width]
+        coefficients = blocks.flatten(4) @ self.cosines.T
+        coefficients.div_(self.steps).add_(1e-6).round_().mul_(self.steps)
+        levels = (coefficients @ self.cosines).unflatten(4, (8, 8)).transpose(3, 4)
+        levels = levels.flatten(4).flatten(2, 3)[:, :, :height, :width]
         return (levels / 255).clamp(0, 1).to(pixels.dtype)

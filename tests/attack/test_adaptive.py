@@ -1,0 +1,76 @@
+"""Attacks through defences: BPDA's gradient, EOT's average, SGM on the network behind."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from bases import SIZE, Small, images
+
+from suite.attack import Attack, Attacker, Source, image_generators
+from suite.defences import BitDepth, Defended
+from suite.running import defended
+
+PGD = Attack(24, 6, num_steps=3)
+
+
+def behind(name, seed=0):
+    """Return a small network behind the defences of a name, as of a classifier."""
+    network = Small(seed)
+    network.input_size, network.classes = (3, SIZE, SIZE), 4
+    network.weights, network.own, network.digests = None, False, {}
+    return Defended(network, "small", defended.split(name + "+small")[0])
+
+
+def gradient(network, pixels, labels):
+    pixels = pixels.detach().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(network(pixels), labels, reduction="sum")
+    return torch.autograd.grad(loss, pixels)[0]
+
+
+def test_bpda_steps_by_the_gradient_at_the_defended_pixels():
+    natural, labels = images()
+    x = natural
+    for _ in range(PGD.num_steps):
+        step = gradient(Small(), BitDepth(2)(x), labels).sign() * 6 / 255
+        x = (x + step).clamp(natural - 24 / 255, natural + 24 / 255).clamp(0, 1)
+    ours = Attacker(PGD, [Source(behind("bits:2"))])(natural, labels)
+    torch.testing.assert_close(ours, x, atol=1e-7, rtol=0)
+    assert not ours.allclose(Attacker(PGD, [Source(Small())])(natural, labels))
+
+
+def test_eot_steps_by_the_average_gradient_of_the_draws():
+    natural, labels = images()
+    attack = Attack(24, 24, num_steps=1, momentum=1, eot=5)
+    ours = Attacker(attack, [Source(behind("smooth:0.3"))])(natural, labels)
+    total = torch.zeros_like(natural)
+    drawn = image_generators(0, "012")
+    for _ in range(5):
+        noise = [torch.randn(natural.shape[1:], dtype=torch.double, generator=g) for g in drawn]
+        total += gradient(Small(), natural + 0.3 * torch.stack(noise), labels)
+    assert attack.evaluations == 5
+    assert attack.name.endswith("+EOT")
+    same = (ours - natural).sign() == total.sign()
+    inside = (natural > 0) & (natural < 1)
+    assert same[inside].float().mean() > 0.999
+
+
+@pytest.mark.parametrize("attack", [PGD, replace(PGD, eot=3, di_prob=0.5)])
+def test_random_defence_is_of_the_image_alone(attack):
+    natural, labels = images()
+    attacker = Attacker(attack, [Source(behind("smooth:0.3:20"))])
+    together = attacker(natural, labels, image_generators(0, "abc"))
+    alone = attacker(natural[2:], labels[2:], image_generators(0, "c"))
+    torch.testing.assert_close(alone, together[2:], atol=1e-9, rtol=0)
+    other = Attacker(attack, [Source(behind("smooth:0.3:20"))])
+    assert not other(natural, labels, image_generators(1, "abc")).allclose(together)
+
+
+def test_hooks_are_those_of_the_network_behind_the_defence():
+    attacker = Attacker(PGD, [Source(behind("bits:2"), gamma=0.5, name="bits:2+small")])
+    assert len(attacker.handles) == 1
+    assert attacker.name == "bits:2+small"
+    assert attacker.sources[0].architecture == "small"
+
+
+def test_source_that_draws_is_said_to():
+    assert [Source(behind(kind)).random for kind in ("bits", "bits+rp", "smooth")] == [0, 1, 1]
