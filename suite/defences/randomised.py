@@ -7,7 +7,6 @@ over several (Athalye, Carlini and Wagner, ICML 2018, section 4.2).
 from collections.abc import Sequence
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
@@ -122,6 +121,8 @@ class Smoothing(Randomised):
 
 def with_abstentions(votes: Tensor) -> Tensor:
     """Return shares of votes, N x classes, with one more class: it has all where no class wins."""
+    from scipy.stats import binomtest
+
     votes = votes.cpu()
     first, second = (each.long().tolist() for each in votes.topk(2, 1).values.T)
     won = [

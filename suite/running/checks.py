@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from suite.images import LABELS, LabelledImage, read, size_error
+from suite.running import defended
 from suite.running.runs import settings
 
 logger = logging.getLogger(__name__)
@@ -234,12 +235,14 @@ def warn_of_natural(folder: Path, largest: int) -> None:
 def warn_of_white_box(folder: Path, run: dict, networks: dict) -> None:
     """Warn of targets, by name, that are a network that a folder's images were crafted on."""
     known = set(run.get("weights", {}).values())
-    crafted_on = run.get("options", {}).get("arch") or []
+    # With or without defences in front.
+    crafted_on = [f"+{source}" for source in run.get("options", {}).get("arch") or []]
     # The same architecture with other weights is a target like others.
     same = [
         arch
         for arch, model in networks.items()
-        if arch in crafted_on and known >= set(model.digests.values())
+        if any(source.endswith(f"+{defended.bare(arch)}") for source in crafted_on)
+        and known >= set(model.digests.values())
     ]
     if same:
         logger.warning("%s was crafted on %s: white-box, no transfer", folder, ", ".join(same))

@@ -29,6 +29,11 @@ ATTACK = {
     "--admix": ("", "--admix 2"),
     "--admix-ratio": ("--admix 1", "--admix 1 --admix-ratio 0.5"),
     "--block-shuffle": ("", "--block-shuffle 1"),
+    "--eot": ("--di-prob 1", "--di-prob 1 --eot 2"),
+    "--through-defence": (
+        "--arch {nets}:thousand",
+        "--arch bits:1+{nets}:thousand --through-defence",
+    ),
     "--gamma": ("", "--gamma 0.5"),
     "--hooks": (
         "--arch resnet18 --gamma 0.5 --hooks relu",
@@ -65,6 +70,10 @@ EVALUATE = {
     "--checkpoint": (
         "--arch efficientnet_lite0",
         "--arch efficientnet_lite0 --checkpoint efficientnet_lite0={own}",
+    ),
+    "--seed": (
+        "--input-dir {fewer} --arch rp+{nets}:thousand --answers {out}/a.csv",
+        "--input-dir {fewer} --arch rp+{nets}:thousand --answers {out}/a.csv --seed 1",
     ),
     "--nat-dir": ("", "--nat-dir {few}"),
     "--baseline": (
