@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import utils_sgm
+from suite.running import defended
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,8 @@ class Published(NamedTuple):
 
 
 UNKNOWN = 0.5
+# What parts an architecture's name from that of its weights, in libraries' and protocols' names.
+END = {"torchvision": "@", "timm": ".", "tpami": ".", "ta-bench": "."}
 PAPER = "Wu et al., ICLR 2020"
 # https://github.com/qizhangli/TA-Bench, configs/sgm.py at 3b9c59b.
 TA_BENCH = "TA-Bench, NeurIPS 2023"
@@ -56,9 +59,10 @@ def published_gamma(arch: str, num_steps: int) -> tuple[float, str]:
         arch: name of the network, of any weights, as of `networks.load_model`.
         num_steps: of the attack; one step has another gamma than several.
     """
-    library, _, rest = arch.rpartition("/")
-    tag = {"torchvision": "@", "timm": "."}.get(library)
-    name = rest.partition(tag)[0] if tag else arch
+    name = defended.bare(arch)
+    library, _, rest = name.rpartition("/")
+    if library in END:
+        name = rest.partition(END[library])[0]
     found = PUBLISHED.get(name)
     gamma = found and (found.one if num_steps == 1 else found.several)
     if gamma is None:

@@ -21,6 +21,8 @@ from suite.attack.gammas import UNKNOWN, chosen_gammas, published_gamma
         ("timm/swin_base_patch4_window7_224.ms_in1k", 100, 0.4, "TA-Bench"),
         ("timm/vit_base_patch16_224.augreg_in1k", 10, 0.6**0.5, "TPAMI 2026"),
         ("timm/mixer_b16_224", 10, 0.6**0.5, "TPAMI 2026"),
+        ("tpami/mixer_b16_224", 10, 0.6**0.5, "TPAMI 2026"),
+        ("jpeg:75+bits+resnet152", 10, 0.2, "ICLR 2020"),
         ("inceptionv3", 10, 0.6, r"--branches 'Mixed.*\.bn'"),
         ("timm/vit_base_patch16_224", 1, UNKNOWN, "nothing is published"),
         ("efficientnet_lite0", 10, UNKNOWN, "nothing is published"),
