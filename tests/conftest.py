@@ -87,10 +87,11 @@ def shell(command, cwd, **environment):
 def calibrated(model: nn.Module, size: int = 64) -> nn.Module:
     """Give a network with random weights the batch-norm statistics of random images."""
     torch.manual_seed(0)
-    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # takes over the statistics of one batch
     with torch.no_grad():
-        for _ in range(8):
-            model(torch.rand(4, 3, size, size))
+        model.train()(torch.rand(4, 3, size, size))
     return model.eval().requires_grad_(False)
 
 
