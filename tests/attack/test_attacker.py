@@ -4,10 +4,13 @@ import pytest
 import torch
 from conftest import calibrated
 from quadratic import Quadratic
+from small import ATTACK, folder
 from torch import nn
 
 from suite import images, networks
 from suite.attack import Attack, Attacker, Source, image_generators
+
+__all__ = ["folder"]
 
 
 @pytest.mark.parametrize(
@@ -21,14 +24,13 @@ from suite.attack import Attack, Attacker, Source, image_generators
         ),
     ],
 )
-def test_script_saves_what_the_attack_on_tensors_returns(run, natural, tmp_path, options, attack):
-    command = "attack_iter --input-dir {nat} --output-dir {out} --num-steps 2 --gamma 0.5"
-    assert run(f"{command} {options}", nat=natural, out=tmp_path)[0] == 0
-    listed = images.list_images(natural)
+def test_script_saves_what_the_attack_on_tensors_returns(run, folder, options, attack):
+    assert run(f"{ATTACK}ten --gamma 0.5 {options}", x=folder)[0] == 0
+    listed = images.list_images(folder / "nat")
     ((_, pixels),) = images.read_batches([listed])
-    ((_, saved),) = images.read_batches([images.list_images(tmp_path)])
+    ((_, saved),) = images.read_batches([images.list_images(folder / "adv")])
 
-    model = networks.load_model("efficientnet_lite0").accelerate()
+    model = networks.load_model(f"{folder}/nets.py:ten").accelerate()
     attacker = Attacker(attack, [Source(model, 0.5)])
     result = attacker(
         images.to_float(pixels),

@@ -5,9 +5,12 @@ import json
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import ATTACK, folder
 
 from suite.attack import attacks, image_generators
 from suite.images import pictures
+
+__all__ = ["folder"]
 
 
 @settings(max_examples=200, deadline=None)
@@ -35,7 +38,7 @@ def test_no_pixel_leaves_the_ball_or_the_range(epsilon, step, steps, seed):
     assert abs(saved.int() - natural.int()).max() <= epsilon
 
 
-def test_run_out_of_memory_goes_on_with_smaller_batches(run, natural, tmp_path, monkeypatch):
+def test_run_out_of_memory_goes_on_with_smaller_batches(run, folder, monkeypatch):
     perturb = attacks.perturb
 
     def limited(attack, pixels, *args):
@@ -43,11 +46,11 @@ def test_run_out_of_memory_goes_on_with_smaller_batches(run, natural, tmp_path, 
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return perturb(attack, pixels, *args)
 
-    attack = "attack_iter --input-dir {nat} --num-steps 1 --rand-init --di-prob 0.5 --json"
-    assert run(f"{attack} --output-dir {{out}}/3 --batch-size 3", nat=natural, out=tmp_path)[0] == 0
+    attack = f"{ATTACK}ten --rand-init --di-prob 0.5 --json"
+    assert run(f"{attack} --output-dir {{x}}/3 --batch-size 3", x=folder)[0] == 0
     monkeypatch.setattr(attacks, "perturb", limited)
-    status, out, err = run(f"{attack} --output-dir {{out}}/6", nat=natural, out=tmp_path)
+    status, out, err = run(f"{attack} --output-dir {{x}}/6", x=folder)
     assert (status, json.loads(out)["images"]) == (0, 6)
     assert "memory is short: 3 images at a time now (DefaultCPUAllocator" in err
-    for file in (tmp_path / "3").glob("*.png"):
-        assert file.read_bytes() == (tmp_path / "6" / file.name).read_bytes()
+    for file in (folder / "3").glob("*.png"):
+        assert file.read_bytes() == (folder / "6" / file.name).read_bytes()

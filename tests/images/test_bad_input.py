@@ -11,9 +11,12 @@ import PIL.Image
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small import folder
 
 from suite import images
 from suite.images import pictures
+
+__all__ = ["folder"]
 
 GREY = np.linspace(0, 255, 64).reshape(8, 8).round()
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -100,23 +103,22 @@ def test_unusual_image_is_converted_as_people_expect(tmp_path, name, make, expec
         (lambda file: file.mkdir(), "Is a directory"),
     ],
 )
-def test_broken_image_is_refused_by_name_and_the_others_are_unharmed(
-    run, natural, tmp_path, make, words
-):
-    inputs, alone, outputs = tmp_path / "in", tmp_path / "alone", tmp_path / "out"
+def test_broken_image_is_refused_by_name_and_the_others_are_unharmed(run, folder, make, words):
+    inputs, alone, outputs = folder / "in", folder / "alone", folder / "out"
     inputs.mkdir()
-    good = min(natural.glob("*.png"))
+    good = folder / "nat" / "0.png"
     shutil.copy(good, inputs)
-    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1 --batch-size 2"
-    assert run(attack, i=inputs, o=alone)[0] == 0
+    attack = "attack_iter --input-dir {x}/in --output-dir {o} --arch {x}/nets.py:ten"
+    attack += " --num-steps 1 --batch-size 2"
+    assert run(attack, x=folder, o=alone)[0] == 0
     make(inputs / "broken.png")
 
-    status, _, err = run(attack, i=inputs, o=outputs)
+    status, _, err = run(attack, x=folder, o=outputs)
     assert status == 1
     assert f"{inputs / 'broken.png'} is not a readable image" in err.splitlines()[-1]
     assert words in err
     shutil.rmtree(outputs)
-    status, out, err = run(f"{attack} --on-error skip --json", i=inputs, o=outputs)
+    status, out, err = run(f"{attack} --on-error skip --json", x=folder, o=outputs)
     assert status == 1
     assert "1 images were not readable: broken.png" in err.splitlines()[-1]
     assert json.loads(out)["images"] == 1

@@ -1,5 +1,7 @@
 """Random variables as TF-Slim's checkpoints have them."""
 
+import functools
+
 import numpy as np
 import torch
 
@@ -10,6 +12,9 @@ SCOPES = {
     "inception_v4": "InceptionV4/",
     "inception_resnet_v2": "InceptionResnetV2/",
 }
+
+
+variable_names = functools.cache(slim.variable_names)  # which builds a network
 
 
 def empty_network(architecture):
@@ -23,7 +28,7 @@ def variables_of(architecture):
     state = empty_network(architecture).state_dict()
     variables = {"global_step": np.int64(7)}
     scope = SCOPES[architecture]
-    for name, key in slim.variable_names(architecture).items():
+    for name, key in variable_names(architecture).items():
         shape = state[key].shape
         if name == "Logits/Conv2d_1c_1x1/weights":
             shape = (1, 1, shape[1], 1001)

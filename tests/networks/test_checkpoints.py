@@ -10,9 +10,12 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from small import ATTACK, folder
 
 from suite import networks
 from suite.networks import catalogue
+
+__all__ = ["folder"]
 
 PIXELS = torch.rand(2, 3, 32, 32)
 
@@ -118,17 +121,13 @@ def test_unusable_checkpoints_are_refused(resnet, tmp_path, capsys, content, rea
     assert "this ran" not in capsys.readouterr().out
 
 
-def test_ensemble_takes_each_checkpoint_by_its_name(run, natural, tmp_path):
-    thousand = timm.create_model("resnet10t")
-    torch.save(thousand.state_dict(), tmp_path / "own.pth")
-    command = (
-        "attack_iter --input-dir {i} --output-dir {o} --num-steps 1 "
-        "--arch efficientnet_lite0 timm/resnet10t --checkpoint timm/resnet10t={t}/own.pth"
-    )
-    status, _, err = run(command, i=natural, o=tmp_path / "out", t=tmp_path)
+def test_ensemble_takes_each_checkpoint_by_its_name(run, folder):
+    own = folder / "own.pth"
+    torch.save(timm.create_model("resnet10t").state_dict(), own)
+    command = f"{ATTACK}thousand timm/resnet10t --checkpoint timm/resnet10t={own}"
+    status, _, err = run(command, x=folder)
     assert status == 0, err
-    digests = json.loads((tmp_path / "out" / "run.json").read_text())["weights"]
-    own = tmp_path / "own.pth"
+    digests = json.loads((folder / "adv" / "run.json").read_text())["weights"]
     assert digests[str(own)] == hashlib.sha256(own.read_bytes()).hexdigest()
     assert len(digests) == 2
 

@@ -85,13 +85,14 @@ def test_target_with_other_weights_than_the_source_is_no_white_box(run, natural,
     assert "white-box" not in err
 
 
-def test_paper_names_the_ten_targets(run, natural, monkeypatch):
+def test_paper_names_the_ten_targets(run, natural, code, monkeypatch):
+    code.write_text(NETWORK.replace("Linear(3, 5)", "Linear(3, 1000)"))
     loaded = []
     load_model = networks.load_model
 
     def record(name, **options):
         loaded.append(name)
-        return load_model("efficientnet_lite1")
+        return load_model(f"{code}:tiny")
 
     monkeypatch.setattr(networks, "load_model", record)
     status, out, _ = run("evaluate --input-dir {i} --arch paper resnet152", i=natural)

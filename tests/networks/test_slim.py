@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from slim_variables import SCOPES, empty_network, variables_of
+from slim_variables import SCOPES, empty_network, variable_names, variables_of
 
 from suite.networks import slim
 
@@ -11,9 +11,14 @@ def v3():
     return variables_of("inception_v3")
 
 
+@pytest.fixture(scope="module")
+def state(v3):
+    return slim.convert(v3, "inception_v3")
+
+
 @pytest.mark.parametrize("architecture", slim.ARCHITECTURES)
 def test_each_parameter_comes_from_one_variable_and_each_variable_is_used(architecture):
-    names = slim.variable_names(architecture)
+    names = variable_names(architecture)
     assert len(set(names.values())) == len(names)
     model = empty_network(architecture)
     for key in model.state_dict().keys() - set(names.values()):
@@ -69,13 +74,13 @@ def test_each_parameter_comes_from_one_variable_and_each_variable_is_used(archit
 )
 def test_variables_go_to_the_layers_that_slim_means(architecture, variable, key):
     key = key + ".weight" if variable.endswith("/weights") else key
-    assert slim.variable_names(architecture)[variable] == key
+    assert variable_names(architecture)[variable] == key
 
 
 @pytest.mark.parametrize("architecture", slim.ARCHITECTURES)
 def test_kernels_are_those_in_the_names(architecture):
     state = empty_network(architecture).state_dict()
-    for name, key in slim.variable_names(architecture).items():
+    for name, key in variable_names(architecture).items():
         layer = name.removesuffix("/weights")
         if layer == name or layer.startswith("Logits/"):
             continue
@@ -85,8 +90,7 @@ def test_kernels_are_those_in_the_names(architecture):
         assert tuple(state[key].shape[2:]) == expected, name
 
 
-def test_convolutions_weights_are_transposed(v3):
-    state = slim.convert(v3, "inception_v3")
+def test_convolutions_weights_are_transposed(v3, state):
     weights = v3["InceptionV3/Mixed_6b/Branch_1/Conv2d_0b_1x7/weights"]
     pixels = np.random.default_rng(1).random((1, 7, weights.shape[2]), dtype=np.float32)
     expected = np.einsum("hwi,hwio->o", pixels, weights)
@@ -112,14 +116,14 @@ def test_background_class_is_dropped(architecture, layer, key):
 
 
 @pytest.mark.parametrize("scope", ["", "model/InceptionV3/", "Ens3AdvInceptionV3/Logits/"])
-def test_scope_may_have_any_name(v3, scope):
+def test_scope_may_have_any_name(v3, state, scope):
     renamed = {
         name.replace("InceptionV3/", scope, 1) if name.startswith("InceptionV3/") else name: array
         for name, array in v3.items()
     }
     assert slim.guess_architecture(renamed) == "inception_v3"
-    state, expected = (slim.convert(which, "inception_v3") for which in (renamed, v3))
-    assert all(torch.equal(state[key], expected[key]) for key in expected)
+    converted = slim.convert(renamed, "inception_v3")
+    assert all(torch.equal(converted[key], state[key]) for key in state)
 
 
 def test_wrong_variables_are_listed(v3):

@@ -4,15 +4,23 @@ import dataclasses
 
 import pytest
 import torch
+from small import folder
 
 from suite import images, networks, results
 from suite.images import pictures
 from suite.running import devices
 
+__all__ = ["folder"]
+
 
 @pytest.fixture
-def batches(natural):
-    return list(pictures.read_batches(images.batches(images.list_images(natural), 2)))
+def batches(folder):
+    return list(pictures.read_batches(images.batches(images.list_images(folder / "nat"), 2)))
+
+
+@pytest.fixture
+def archs(folder):
+    return [f"{folder}/nets.py:{name}" for name in ("ten", "thousand")]
 
 
 def test_batch_norms_are_folded_before_a_network_moves():
@@ -22,9 +30,8 @@ def test_batch_norms_are_folded_before_a_network_moves():
 
 
 def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
-    batches, monkeypatch, caplog
+    batches, archs, monkeypatch, caplog
 ):
-    archs = ["efficientnet_lite0", "efficientnet_lite1"]
     together = results.Committee(archs, {}, "cpu")
     expected = [answers for _, _, answers in together.answers(batches)]
     there, most = set(), 0
@@ -50,36 +57,33 @@ def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
     assert most == 1
 
 
-def test_batch_is_copied_once_for_all_networks(batches, monkeypatch):
+def test_batch_is_copied_once_for_all_networks(batches, archs, monkeypatch):
     copied, to_device = [], devices.to_device
     monkeypatch.setattr(
         devices, "to_device", lambda pixels, device: copied.append(1) or to_device(pixels, device)
     )
-    archs = ["efficientnet_lite0", "efficientnet_lite1"]
     answers = list(results.Committee(archs, {}, "cpu").answers(batches))
     assert len(copied) == len(answers) == len(batches)
     assert all(list(each) == archs for _, _, each in answers)
 
 
-def test_answer_is_the_class_and_the_probability_of_the_label(batches):
-    committee = results.Committee(["efficientnet_lite0"], {}, "cpu")
+def test_answer_is_the_class_and_the_probability_of_the_label(batches, archs):
+    committee = results.Committee(archs, {}, "cpu")
     for batch, pixels, answers in committee.answers(batches):
         with torch.no_grad():
-            logits = committee.networks["efficientnet_lite0"](images.to_float(pixels)).double()
+            logits = committee.networks[archs[1]](images.to_float(pixels)).double()
         exponentials = logits.exp()
-        for row, image, answer in zip(
-            exponentials, batch, answers["efficientnet_lite0"], strict=True
-        ):
+        for row, image, answer in zip(exponentials, batch, answers[archs[1]], strict=True):
             assert answer.index == row.argmax()
             expected = row[image.label] / row.sum()
             assert answer.probability == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_image_without_a_label_has_no_probability(batches):
+def test_image_without_a_label_has_no_probability(batches, archs):
     unlabelled = [
         ([dataclasses.replace(image, label=None) for image in batch], pixels)
         for batch, pixels in batches
     ]
-    committee = results.Committee(["efficientnet_lite0"], {}, "cpu")
-    said = [a for _, _, each in committee.answers(unlabelled) for a in each["efficientnet_lite0"]]
+    committee = results.Committee(archs[:1], {}, "cpu")
+    said = [a for _, _, each in committee.answers(unlabelled) for a in each[archs[0]]]
     assert {answer.probability for answer in said} == {None}

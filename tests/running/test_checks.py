@@ -3,8 +3,11 @@
 import PIL.Image
 import pytest
 import torch
+from small import ATTACK, folder
 
 from suite.running import checks
+
+__all__ = ["folder"]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,7 @@ def test_probabilities_are_warned_of(caplog):
     assert "net seems to return probabilities" in caplog.text
 
 
-def test_gradients_that_are_not_finite_are_refused_by_name(run, natural, tmp_path, monkeypatch):
+def test_gradients_that_are_not_finite_are_refused_by_name(run, folder, monkeypatch):
     from suite.attack import attacks
 
     perturb = attacks.perturb
@@ -41,47 +44,32 @@ def test_gradients_that_are_not_finite_are_refused_by_name(run, natural, tmp_pat
         return pixels
 
     monkeypatch.setattr(attacks, "perturb", broken)
-    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
-    status, _, err = run(attack, i=natural, o=tmp_path)
-    second = sorted(file.name for file in natural.glob("*.png"))[1]
-    assert (status, f"the gradient is not finite at 1 images: {second}" in err) == (1, True)
-    assert not list(tmp_path.glob("*.png"))
+    status, _, err = run(f"{ATTACK}ten", x=folder)
+    assert (status, "the gradient is not finite at 1 images: 1.png" in err) == (1, True)
+    assert not list((folder / "adv").glob("*.png"))
 
 
-def test_zero_gradients_are_warned_of_by_name(run, natural, tmp_path, monkeypatch):
-    from suite import networks
-
-    load_model = networks.load_model
-
-    def constant(name, **options):
-        model = load_model(name, **options)
-        model.network.classifier.weight.zero_()
-        return model
-
-    monkeypatch.setattr(networks, "load_model", constant)
-    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
-    status, _, err = run(attack, i=natural, o=tmp_path)
+def test_zero_gradients_are_warned_of_by_name(run, folder):
+    status, _, err = run(f"{ATTACK}constant", x=folder)
     assert status == 0
-    first = min(natural.glob("*.png")).name
-    assert f"the gradient is zero at 6 images, which stay as they are: {first}" in err
+    assert "the gradient is zero at 6 images, which stay as they are: 0.png" in err
 
 
-def test_evaluation_on_the_source_and_jpegs_are_warned_of(run, natural, tmp_path):
-    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
-    assert run(attack, i=natural, o=tmp_path)[0] == 0
-    for file in tmp_path.glob("*.png"):
-        PIL.Image.open(file).resize((200, 190)).save(file, "JPEG")
-    _, _, err = run("evaluate --input-dir {o} --arch efficientnet_lite0", o=tmp_path)
-    assert "was crafted on efficientnet_lite0: white-box, no transfer" in err
+EVALUATE = "evaluate --input-dir {x}/adv --arch {x}/nets.py:"
+
+
+def test_evaluation_on_the_source_and_jpegs_are_warned_of(run, folder):
+    assert run(f"{ATTACK}ten", x=folder)[0] == 0
+    for file in (folder / "adv").glob("*.png"):
+        PIL.Image.open(file).resize((50, 40)).save(file, "JPEG")
+    _, _, err = run(f"{EVALUATE}ten", x=folder)
+    assert f"was crafted on {folder}/nets.py:ten: white-box, no transfer" in err
     assert "is a JPEG: it washes perturbations out" in err
-    assert "has the size (200, 190), but was written as [224, 224]" in err
+    assert "has the size (50, 40), but was written as [32, 32]" in err
 
 
-def test_evaluation_on_any_source_of_an_ensemble_is_warned_of(run, natural, tmp_path):
-    attack = (
-        "attack_iter --input-dir {i} --output-dir {o} --num-steps 1 --ensemble gradients "
-        "--arch efficientnet_lite0 efficientnet_lite1"
-    )
-    assert run(attack, i=natural, o=tmp_path)[0] == 0
-    _, _, err = run("evaluate --input-dir {o} --arch efficientnet_lite1", o=tmp_path)
-    assert "was crafted on efficientnet_lite1: white-box, no transfer" in err
+def test_evaluation_on_any_source_of_an_ensemble_is_warned_of(run, folder):
+    attack = f"{ATTACK}ten {{x}}/nets.py:of_batch --ensemble gradients"
+    assert run(attack, x=folder)[0] == 0
+    _, _, err = run(f"{EVALUATE}of_batch", x=folder)
+    assert f"was crafted on {folder}/nets.py:of_batch: white-box, no transfer" in err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,18 +13,36 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import ROOT
+from small import filled, label
 
+from suite import networks
 from suite.running import ranks
 
 # torchrun gives each process one thread, and rounding depends on how many there are.
 ALONE = os.environ | {"OMP_NUM_THREADS": "1"}
-SELECT = "select_images --data embedded --num-images 5 --batch-size 2 --output-dir {out}/natural"
+SELECT = (
+    "select_images --input-dir {nat}/nat --output-dir {out}/natural --num-images 3 --batch-size 2 "
+    "--arch {nat}/nets.py:constant"
+)
 ATTACK = (
-    "attack_iter --batch-size 2 --num-steps 2 --gamma 0.5 --di-prob 0.5 --input-dir {nat} "
-    "--output-dir {out}/adversarial"
+    "attack_iter --batch-size 2 --num-steps 2 --gamma 0.5 --di-prob 0.5 --input-dir {nat}/nat "
+    "--output-dir {out}/adversarial --arch {nat}/nets.py:ten"
 )
 FOR_ONE_RANK = ATTACK.replace("--batch-size 2", "--batch-size 99")
-EVALUATE = "evaluate --input-dir {nat} --nat-dir {nat} --batch-size 2 --json"
+EVALUATE = (
+    "evaluate --input-dir {nat}/nat --nat-dir {nat}/nat --batch-size 2 --json "
+    "--arch {nat}/nets.py:ten {nat}/nets.py:constant"
+)
+
+
+@pytest.fixture(scope="module")
+def natural(tmp_path_factory):
+    """Images of noise, of which the constant network gets all but the second right."""
+    root = filled(tmp_path_factory.mktemp("natural"))
+    network = networks.load_model(f"{root}/nets.py:constant")
+    answer = networks.predict(network, torch.zeros(1, 3, 32, 32)).item()
+    label(root / "nat", [answer, (answer + 1) % 10, *[answer] * 4])
+    return root
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,7 +90,7 @@ def test_two_ranks_give_the_bytes_and_the_table_of_one(run, natural, tmp_path, c
 
 
 def test_run_whose_rank_was_killed_fails_and_is_finished_by_one_rank(run, natural, tmp_path):
-    attack = ATTACK.replace("--batch-size 2 --num-steps 2", "--batch-size 1 --num-steps 10")
+    attack = ATTACK.replace("--batch-size 2 --num-steps 2", "--batch-size 1 --num-steps 150")
     process = torchrun(attack, nat=natural, out=tmp_path / "two")
     folder = tmp_path / "two" / "adversarial"
     while not list(folder.glob("*.png")):
@@ -101,15 +120,12 @@ def process_of_rank(rank, launcher):
 
 def test_error_of_one_rank_ends_the_run_with_its_message(natural, tmp_path):
     broken = tmp_path / "broken"
-    broken.mkdir()
-    for file in natural.iterdir():
-        (broken / file.name).write_bytes(file.read_bytes())
-    names = sorted(file.name for file in broken.glob("*.png"))
-    (broken / names[2]).write_bytes(b"")  # in rank 1's batch
+    shutil.copytree(natural, broken)
+    (broken / "nat" / "2.png").write_bytes(b"")  # in rank 1's batch
     process = torchrun(ATTACK, nat=broken, out=tmp_path)
     _, err = process.communicate()
     assert process.returncode == 1
-    assert f"attack_iter.py (rank 1): error: {broken / names[2]} is not a readable image" in err
+    assert f"attack_iter.py (rank 1): error: {broken}/nat/2.png is not a readable image" in err
 
 
 def test_group_ends_before_the_interpreter_does(monkeypatch):

@@ -15,17 +15,28 @@ import pytest
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small import filled
 
 from suite.images import pictures
 from suite.running import runs
 
 KILLS = int(os.environ.get("KILLS", "1"))
-OPTIONS = "--num-steps 6 --batch-size 2 --gamma 0.5 --rand-init --di-prob 0.5 --no-cuda"
+OPTIONS = "--num-steps 60 --batch-size 2 --gamma 0.5 --rand-init --di-prob 0.5 --no-cuda"
+ATTACK = "attack_iter --input-dir {nat}/nat --output-dir {adv} --arch {nat}/nets.py:ten"
 
 
 def command(natural, adversarial):
-    script = [sys.executable, str(ROOT / "attack_iter.py"), *OPTIONS.split()]
-    return [*script, "--input-dir", str(natural), "--output-dir", str(adversarial)]
+    script, *options = ATTACK.format(nat=natural, adv=adversarial).split()
+    return [sys.executable, str(ROOT / f"{script}.py"), *options, *OPTIONS.split()]
+
+
+@pytest.fixture(scope="module")
+def natural(tmp_path_factory):
+    """Images of noise, of which three are grey, so that their files are smaller."""
+    root = filled(tmp_path_factory.mktemp("natural"), size=128)
+    for n in range(3):
+        PIL.Image.new("RGB", (128, 128), "grey").save(root / "nat" / f"{n}.png")
+    return root
 
 
 def contents(folder):
@@ -69,7 +80,7 @@ def test_killed_run_is_finished_by_the_same_command(natural, tmp_path, undisturb
         attempts += 1
         assert attempts <= 15 * KILLS
         process = start(natural, folder)
-        time.sleep(random.uniform(0, 0.6))
+        time.sleep(random.uniform(0, 0.4))
         process.send_signal(number)
         _, err = process.communicate(timeout=120)
         made = json.loads((folder / "run.json").read_text())
@@ -91,7 +102,7 @@ def test_killed_run_is_finished_by_the_same_command(natural, tmp_path, undisturb
 
 def test_full_disk_leaves_whole_files_and_one_line(natural, tmp_path, undisturbed):
     def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 
     done = subprocess.run(
         command(natural, tmp_path), preexec_fn=limit, capture_output=True, text=True
@@ -117,7 +128,7 @@ def test_second_run_on_a_folder_is_refused_until_the_first_is_dead(run, natural,
         [sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
     )
     holder.stdout.readline()
-    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1 --overwrite"
+    attack = f"{ATTACK} --num-steps 1 --overwrite"
     status, _, err = run(attack, nat=natural, adv=tmp_path)
     assert (status, f"another run is writing to {tmp_path}" in err) == (1, True)
     holder.kill()
@@ -126,7 +137,7 @@ def test_second_run_on_a_folder_is_refused_until_the_first_is_dead(run, natural,
 
 
 def test_other_settings_are_refused_and_named_unless_overwritten(run, natural, tmp_path):
-    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    attack = f"{ATTACK} --num-steps 1"
     assert run(attack, nat=natural, adv=tmp_path)[0] == 0
     before = contents(tmp_path)
     status, _, err = run(f"{attack} --epsilon 8 --batch-size 2", nat=natural, adv=tmp_path)
@@ -138,7 +149,7 @@ def test_other_settings_are_refused_and_named_unless_overwritten(run, natural, t
 
 
 def test_run_is_not_resumed_on_another_kind_of_device(run, natural, tmp_path):
-    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    attack = f"{ATTACK} --num-steps 1"
     assert run(attack, nat=natural, adv=tmp_path)[0] == 0
     file = tmp_path / "run.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"device": "cuda"}))
@@ -148,14 +159,14 @@ def test_run_is_not_resumed_on_another_kind_of_device(run, natural, tmp_path):
 
 def test_images_of_unknown_origin_are_not_overwritten(run, natural, tmp_path):
     (tmp_path / "mine.png").write_bytes(b"mine")
-    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    attack = f"{ATTACK} --num-steps 1"
     status, _, err = run(attack, nat=natural, adv=tmp_path)
     assert (status, "has images, but no run.json" in err) == (1, True)
     assert (tmp_path / "mine.png").read_bytes() == b"mine"
 
 
 def test_finished_run_again_changes_nothing_and_says_so(run, natural, tmp_path):
-    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    attack = f"{ATTACK} --num-steps 1"
     assert run(attack, nat=natural, adv=tmp_path)[0] == 0
     before = contents(tmp_path)
     status, out, _ = run(attack, nat=natural, adv=tmp_path)
@@ -165,12 +176,12 @@ def test_finished_run_again_changes_nothing_and_says_so(run, natural, tmp_path):
 
 @pytest.mark.parametrize("damage", ["truncated", "resized", "deleted"])
 def test_damaged_image_is_made_again(run, natural, tmp_path, damage):
-    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1 --batch-size 2"
+    attack = f"{ATTACK} --num-steps 1 --batch-size 2"
     assert run(attack, nat=natural, adv=tmp_path)[0] == 0
     before = contents(tmp_path)
     file = min(tmp_path.glob("*.png"))
     if damage == "truncated":
-        file.write_bytes(file.read_bytes()[:9000])
+        file.write_bytes(file.read_bytes()[:-1000])
     elif damage == "resized":
         PIL.Image.new("RGB", (5, 5)).save(file)
     else:
@@ -180,7 +191,7 @@ def test_damaged_image_is_made_again(run, natural, tmp_path, damage):
 
 
 def test_resumed_run_keeps_to_its_batch_size(run, natural, tmp_path):
-    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    attack = f"{ATTACK} --num-steps 1"
     assert run(f"{attack} --batch-size 4", nat=natural, adv=tmp_path)[0] == 0
     before = contents(tmp_path)
     min(tmp_path.glob("*.png")).unlink()
@@ -191,16 +202,8 @@ def test_resumed_run_keeps_to_its_batch_size(run, natural, tmp_path):
     assert {name: contents(tmp_path)[name] for name in before} == before
 
 
-def _small_png():
-    import io
-
-    stream = io.BytesIO()
-    PIL.Image.new("RGB", (5, 5)).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def test_unfinished_folder_is_not_evaluated(run, natural, tmp_path):
-    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    attack = f"{ATTACK} --num-steps 1"
     assert run(attack, nat=natural, adv=tmp_path)[0] == 0
     made = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps(made | {"status": "running"}))
@@ -211,7 +214,7 @@ def test_unfinished_folder_is_not_evaluated(run, natural, tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
 def test_run_json_that_is_none_is_refused_by_name(run, natural, tmp_path, text):
     (tmp_path / "run.json").write_text(text)
-    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
+    attack = f"{ATTACK} --num-steps 1"
     status, _, err = run(attack, nat=natural, adv=tmp_path)
     assert (status, f"{tmp_path / 'run.json'} is not" in err) == (1, True)
 
@@ -245,8 +248,6 @@ def test_folder_removed_meanwhile_is_one_line(run, natural, tmp_path, monkeypatc
         write(writer, pixels, file)
 
     monkeypatch.setattr(pictures.Writer, "write", remove_first)
-    attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
-    status, _, err = run(attack, i=natural, o=tmp_path / "gone")
+    status, _, err = run(f"{ATTACK} --num-steps 1", nat=natural, adv=tmp_path / "gone")
     assert status == 1
-    first = min(natural.glob("*.png")).name
-    assert f"can't write {tmp_path / 'gone'}/{first}: No such file" in err
+    assert f"can't write {tmp_path / 'gone'}/0.png: No such file" in err

@@ -7,9 +7,12 @@ from importlib.metadata import version
 import pytest
 import torch
 import torchvision
-from conftest import SCRIPTS, calibrated, labels_of, pixels_of, shell
+from conftest import SCRIPTS, calibrated, labels_of, pixels_of
+from small import ATTACK, folder
 
 from suite.running import runs
+
+__all__ = ["folder"]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,11 @@ from suite.running import runs
         ),
     ],
 )
-def test_commands_of_the_original_readme_run_unchanged(tmp_path, natural, arch, file, command):
+def test_commands_of_the_original_readme_run_unchanged(
+    run, tmp_path, natural, monkeypatch, arch, file, command
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     checkpoints = tmp_path / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
     network = calibrated(torchvision.models.get_model(arch))
@@ -39,33 +46,33 @@ def test_commands_of_the_original_readme_run_unchanged(tmp_path, natural, arch, 
     name = min(labels_of(natural))
     (tmp_path / "nat_images" / name).write_bytes((natural / name).read_bytes())
 
-    done = shell(command, tmp_path, TORCH_HOME=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert "1 images have no label" in done.stderr
-    assert "images                1\n" in done.stdout
-    run = json.loads((tmp_path / "adv_images" / "run.json").read_text())
-    assert run["source"] == arch
-    assert run["hooks"] == ["relu"]
+    status, out, err = run(command.replace("python attack_iter.py", "attack_iter"))
+    assert status == 0, err
+    assert "1 images have no label" in err
+    assert "images                1\n" in out
+    made = json.loads((tmp_path / "adv_images" / "run.json").read_text())
+    assert made["source"] == arch
+    assert made["hooks"] == ["relu"]
     digest = hashlib.sha256((checkpoints / file).read_bytes()).hexdigest()
-    assert run["weights"] == {file: digest}
-    assert run["versions"]["torch"] == version("torch")
+    assert made["weights"] == {file: digest}
+    assert made["versions"]["torch"] == version("torch")
     difference = pixels_of(tmp_path / "adv_images")[name] - pixels_of(tmp_path / "nat_images")[name]
-    assert abs(difference).max() == run["largest_perturbation"] == 16
+    assert abs(difference).max() == made["largest_perturbation"] == 16
 
 
-def test_folder_of_an_earlier_version_is_resumed(run, natural, tmp_path):
+def test_folder_of_an_earlier_version_is_resumed(run, folder):
     """Its run.json has these options, in this order; a new one must not make it another run."""
-    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 1"
-    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
-    run_json = json.loads((tmp_path / "run.json").read_text())
+    assert run(f"{ATTACK}ten", x=folder)[0] == 0
+    made = folder / "adv" / "run.json"
+    run_json = json.loads(made.read_text())
     before = {
-        "input_dir": str(natural),
-        "output_dir": str(tmp_path),
-        "arch": ["efficientnet_lite0"],
+        "input_dir": f"{folder}/nat",
+        "output_dir": f"{folder}/adv",
+        "arch": [f"{folder}/nets.py:ten"],
         "checkpoint": None,
         "ensemble": "logits",
         "epsilon": 16.0,
-        "num_steps": 1,
+        "num_steps": 2,
         "step_size": 2.0,
         "momentum": 0.0,
         "di_prob": 0.0,
@@ -88,9 +95,9 @@ def test_folder_of_an_earlier_version_is_resumed(run, natural, tmp_path):
         "print_freq": 10,
         "json": False,
     }
-    (tmp_path / "run.json").write_text(json.dumps(run_json | {"options": before}))
-    min(tmp_path.glob("*.png")).unlink()
-    status, _, err = run(attack, nat=natural, adv=tmp_path)
+    made.write_text(json.dumps(run_json | {"options": before}))
+    (folder / "adv" / "0.png").unlink()
+    status, _, err = run(f"{ATTACK}ten", x=folder)
     assert status == 0, err
 
 

@@ -16,6 +16,17 @@ from suite import images, networks
 
 __all__ = ["folder"]
 
+SELECT = "select_images --input-dir {x}/nat --output-dir {x}/kept --arch {x}/nets.py:constant"
+
+
+@pytest.fixture
+def all_right(folder):
+    """The folder with the label that the constant network answers to every image."""
+    network = networks.load_model(f"{folder}/nets.py:constant")
+    answer = networks.predict(network, torch.zeros(1, 3, 32, 32)).item()
+    label(folder / "nat", [answer] * 6)
+    return folder
+
 
 def test_select_keeps_what_every_network_classifies_correctly(run, tmp_path):
     command = "select_images --data foolbox --output-dir {out} --json --arch"
@@ -46,20 +57,13 @@ def test_select_takes_images_in_a_seeded_order(run, tmp_path):
     assert len(chosen[0]) == 3
 
 
-def test_select_names_and_skips_unreadable_images(run, natural, tmp_path):
-    for file in natural.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    name = max(labels_of(natural))
-    (tmp_path / name).write_bytes(b"not a PNG")
-    status, out, err = run(
-        "select_images --input-dir {a} --output-dir {b} --size 200 --resize 210 --json",
-        a=tmp_path,
-        b=tmp_path / "out",
-    )
+def test_select_names_and_skips_unreadable_images(run, all_right):
+    (all_right / "nat" / "5.png").write_bytes(b"not a PNG")
+    status, out, err = run(f"{SELECT} --size 20 --resize 21 --json", x=all_right)
     assert status == 0
-    assert f"skipped: {tmp_path / name} is not a readable image" in err
+    assert f"skipped: {all_right}/nat/5.png is not a readable image" in err
     assert json.loads(out)["read"] == 5
-    assert {p.shape for p in pixels_of(tmp_path / "out").values()} == {(200, 200, 3)}
+    assert {p.shape for p in pixels_of(all_right / "kept").values()} == {(20, 20, 3)}
 
 
 def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, tmp_path):
@@ -71,66 +75,60 @@ def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, tmp_path):
     assert kept == len(labels_of(tmp_path)) > 10
 
 
-SELECT = "select_images --input-dir {nat} --output-dir {out} --num-images 2 --batch-size 2"
-
-
-def test_interrupted_selection_is_refused_and_made_anew(run, natural, tmp_path, monkeypatch):
+def test_interrupted_selection_is_refused_and_made_anew(run, all_right, monkeypatch):
     def interrupted(folder, rows):
         raise OSError("interrupted")
 
     with monkeypatch.context() as patch:
         patch.setattr(images, "write_labels", interrupted)
-        assert run(SELECT, nat=natural, out=tmp_path)[0] == 1
-    attack = "attack_iter --input-dir {out} --output-dir {out}/adv"
-    status, _, err = run(attack, out=tmp_path)
+        assert run(f"{SELECT} --num-images 2", x=all_right)[0] == 1
+    kept = all_right / "kept"
+    status, _, err = run("attack_iter --input-dir {x}/kept --output-dir {x}/adv", x=all_right)
     assert status == 1
-    assert f"the selection in {tmp_path} was interrupted: give its command again" in err
-    assert run(f"{SELECT} --overwrite", nat=natural, out=tmp_path)[0] == 0
-    assert len(images.list_images(tmp_path)) == 2
+    assert f"the selection in {kept} was interrupted: give its command again" in err
+    assert run(f"{SELECT} --num-images 2 --overwrite", x=all_right)[0] == 0
+    assert len(images.list_images(kept)) == 2
 
 
-def test_selection_that_can_not_begin_deletes_nothing(run, natural, tmp_path):
-    assert run(SELECT, nat=natural, out=tmp_path)[0] == 0
-    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
-    status, _, err = run(f"{SELECT} --overwrite --arch resnet51", nat=natural, out=tmp_path)
+def test_selection_that_can_not_begin_deletes_nothing(run, all_right):
+    assert run(SELECT, x=all_right)[0] == 0
+    before = {file: file.read_bytes() for file in (all_right / "kept").iterdir()}
+    status, _, err = run(f"{SELECT} --overwrite --arch resnet51", x=all_right)
     assert status == 1
     assert "resnet51" in err
-    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert {file: file.read_bytes() for file in (all_right / "kept").iterdir()} == before
 
 
-FROM_NATURAL = "select_images --input-dir {nat} --output-dir {out} --json"
-
-
-def test_images_of_the_size_are_kept_as_they_are(run, natural, tmp_path):
-    status, _, err = run(FROM_NATURAL, nat=natural, out=tmp_path)
+def test_images_of_the_size_are_kept_as_they_are(run, all_right):
+    status, _, err = run(SELECT, x=all_right)
     assert status == 0
     assert "6 images had the size already" in err
-    before, after = pixels_of(natural), pixels_of(tmp_path)
+    before, after = pixels_of(all_right / "nat"), pixels_of(all_right / "kept")
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_images_of_the_size_are_told_from_others_one_by_one(run, natural, tmp_path):
-    larger, *same = sorted(natural.glob("*.png"))
-    mixed = tmp_path / "mixed"
-    mixed.mkdir()
-    for file in natural.iterdir():
-        (mixed / file.name).write_bytes(file.read_bytes())
-    PIL.Image.open(larger).resize((300, 300)).save(mixed / larger.name)
-    options = "--all --batch-size 4 --workers 2"
-    _, _, err = run(f"{FROM_NATURAL} {options}", nat=mixed, out=tmp_path / "out")
+ALL = "select_images --input-dir {x}/nat --output-dir {x}/kept --all"
+
+
+def test_images_of_the_size_are_told_from_others_one_by_one(run, folder):
+    before = pixels_of(folder / "nat")
+    larger = folder / "nat" / "0.png"
+    PIL.Image.open(larger).resize((50, 50)).save(larger)
+    _, _, err = run(f"{ALL} --size 32 --batch-size 4 --workers 2", x=folder)
     assert "5 images had the size already" in err
-    after = pixels_of(tmp_path / "out")
-    assert all(np.array_equal(after[f.name], pixels_of(natural)[f.name]) for f in same)
-    assert after[larger.name].shape == (224, 224, 3)
+    after = pixels_of(folder / "kept")
+    assert after.pop("0.png").shape == before.pop("0.png").shape
+    assert all(np.array_equal(after[name], before[name]) for name in before)
 
 
-def test_resize_that_is_asked_for_is_made_of_images_of_the_size_too(run, natural, tmp_path):
-    _, _, err = run(f"{FROM_NATURAL} --all --resize 256", nat=natural, out=tmp_path)
+def test_resize_that_is_asked_for_is_made_of_images_of_the_size_too(run, folder):
+    _, _, err = run(f"{ALL} --size 32 --resize 40", x=folder)
     assert "had the size already" not in err
-    for file in natural.glob("*.png"):
-        enlarged = PIL.Image.open(file).resize((256, 256), PIL.Image.Resampling.BILINEAR)
-        assert np.array_equal(pixels_of(tmp_path)[file.name], enlarged.crop((16, 16, 240, 240)))
+    kept = pixels_of(folder / "kept")
+    for file in (folder / "nat").glob("*.png"):
+        enlarged = PIL.Image.open(file).resize((40, 40), PIL.Image.Resampling.BILINEAR)
+        assert np.array_equal(kept[file.name], enlarged.crop((4, 4, 36, 36)))
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
@@ -169,8 +167,7 @@ def test_all_images_are_kept_with_labels_and_targets_without_a_network(run, tmp_
 
 def test_all_says_which_images_were_not_readable(run, folder):
     (folder / "nat" / "2.png").write_bytes(b"")
-    command = "select_images --input-dir {x}/nat --output-dir {x}/kept --all --num-images 6"
-    status, _, err = run(command, x=folder)
+    status, _, err = run(f"{ALL} --num-images 6", x=folder)
     assert status == 1
     assert "1 images were not readable: 2.png" in err
     assert "only 5 of 6 images are readable; those are kept" in err
@@ -185,25 +182,22 @@ def test_all_says_which_images_were_not_readable(run, folder):
         ("--whole --resize 256", "--resize: not allowed with argument --whole"),
     ],
 )
-def test_options_that_exclude_each_other(run, natural, tmp_path, options, words):
-    status, _, err = run(f"{FROM_NATURAL} {options}", nat=natural, out=tmp_path / "out")
+def test_options_that_exclude_each_other(run, folder, options, words):
+    command = "select_images --input-dir {x}/nat --output-dir {x}/kept"
+    status, _, err = run(f"{command} {options}", x=folder)
     assert status == 2
     assert words in err
-    assert not (tmp_path / "out").exists()
+    assert not (folder / "kept").exists()
 
 
-def test_size_is_by_default_that_of_small_networks(run, folder):
-    answers_always = networks.load_model(f"{folder}/nets.py:constant")
-    answer = networks.predict(answers_always, torch.zeros(1, 3, 32, 32)).item()
-    label(folder / "nat", [answer] * 6)
-    PIL.Image.new("RGB", (60, 50)).save(folder / "nat" / "0.png")
-    command = "select_images --input-dir {x}/nat --output-dir {x}/kept --arch {x}/nets.py:constant"
-    status, _, err = run(command, x=folder)
+def test_size_is_by_default_that_of_small_networks(run, all_right):
+    PIL.Image.new("RGB", (60, 50)).save(all_right / "nat" / "0.png")
+    status, _, err = run(SELECT, x=all_right)
     assert status == 0
     assert "images become 32 pixels square" in err
     assert "5 images had the size already" in err
-    assert {p.shape for p in pixels_of(folder / "kept").values()} == {(32, 32, 3)}
-    status, _, err = run(f"{command} --overwrite --resize 31", x=folder)
+    assert {p.shape for p in pixels_of(all_right / "kept").values()} == {(32, 32, 3)}
+    status, _, err = run(f"{SELECT} --overwrite --resize 31", x=all_right)
     assert status == 2
     assert "--resize 31 is less than --size 32" in err
 

@@ -63,15 +63,18 @@ def compiled(): return Compiled()
 @pytest.fixture
 def folder(tmp_path):
     """Six images of noise with the labels 0 to 5, in nat; their networks in nets.py."""
-    (tmp_path / "nets.py").write_text(NETWORKS)
-    (tmp_path / "nat").mkdir()
+    return filled(tmp_path)
+
+
+def filled(root, size=32):
+    (root / "nets.py").write_text(NETWORKS)
+    (root / "nat").mkdir()
     noise = np.random.default_rng(0)
     for n in range(6):
-        PIL.Image.fromarray(noise.integers(0, 256, (32, 32, 3), np.uint8)).save(
-            tmp_path / "nat" / f"{n}.png"
-        )
-    label(tmp_path / "nat", range(6))
-    return tmp_path
+        pixels = noise.integers(0, 256, (size, size, 3), np.uint8)
+        PIL.Image.fromarray(pixels).save(root / "nat" / f"{n}.png")
+    label(root / "nat", range(6))
+    return root
 
 
 def label(folder, labels, target=None):
