@@ -134,16 +134,7 @@ def check(args) -> None:
     defended.checkpoints(args.arch, args.checkpoint)
     anywhere = args.rand_init or args.step_size < 0 or args.attack
     cli.refuse_no_levels(args.epsilon, None if anywhere else args.step_size * args.num_steps)
-    options.refuse_gamma(args)
-    wrong = options.contradiction(args)
-    if wrong:
-        raise cli.UsageError(wrong)
-    several = len(args.arch) > 1 or options.evaluations(args) > 1
-    if several and args.ensemble == "logits" and args.hooks == "relu":
-        raise cli.UsageError(
-            "relu hooks rescale each gradient by itself, so that averaged networks or passes would "
-            "not count equally: take --hooks branch, or --ensemble gradients"
-        )
+    options.refuse_wrong(args)
 
 
 def make_attacker(args, gammas: list[float], device: str, pool=None):

@@ -53,8 +53,17 @@ def gamma(text: str) -> float | str:
     return text if text == "auto" else cli.probability(text)
 
 
-def refuse_gamma(args: argparse.Namespace) -> None:
-    """Raise a UsageError if --gamma does not go with --arch or --branches."""
+def refuse_wrong(args: argparse.Namespace) -> None:
+    """Raise a UsageError if an attack's options do not go with each other, or with SGM's."""
+    wrong = contradiction(args)
+    if wrong:
+        raise cli.UsageError(wrong)
+    several = len(args.arch) > 1 or evaluations(args) > 1
+    if several and args.ensemble == "logits" and args.hooks == "relu":
+        raise cli.UsageError(
+            "relu hooks rescale each gradient by itself, so that averaged networks or passes would "
+            "not count equally: take --hooks branch, or --ensemble gradients"
+        )
     if len(args.gamma) not in (1, len(args.arch)):
         raise cli.UsageError(f"{len(args.gamma)} gammas do not go with {len(args.arch)} networks")
     if 0 in args.gamma and not args.branches:

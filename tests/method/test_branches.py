@@ -23,8 +23,10 @@ from utils_sgm import register_hook_for_branches, register_sgm, residual_branche
 
 def built(name: str) -> networks.Classifier:
     """Return a network without numbers: where its branches are, its operations alone tell."""
-    computes_its_widths = name == "torchvision/regnet_y_400mf"
-    with torch.device("cpu" if computes_its_widths else "meta"):
+    import pretrainedmodels.models  # noqa: F401  whose ResNeXt is built when it is imported
+
+    with_numbers = name in ("torchvision/regnet_y_400mf", "resnext101_32x4d")
+    with torch.device("cpu" if with_numbers else "meta"):
         return networks.load_model(name, pretrained=False)
 
 
