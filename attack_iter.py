@@ -21,8 +21,6 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument_group("source").add_argument
     add("--arch", nargs="+", default=["efficientnet_lite0"], help="source network, or an ensemble")
     cli.add_checkpoint(add)
-    add("--through-defence", action="store_true",
-        help="attack through the defences in front of --arch (adaptive), as in bits:3+resnet50")
     add("--ensemble", choices=("logits", "gradients"), default="logits",
         help="logits: average the logits; gradients: normalise each network's gradient and add")
 
@@ -131,7 +129,6 @@ def check(args) -> None:
     if args.output_dir.resolve() == args.input_dir.resolve():
         raise cli.UsageError("the output folder is the input folder")
     defended.refuse_as_sources(args)
-    defended.checkpoints(args.arch, args.checkpoint)
     anywhere = args.rand_init or args.step_size < 0 or args.attack
     cli.refuse_no_levels(args.epsilon, None if anywhere else args.step_size * args.num_steps)
     options.refuse_wrong(args)

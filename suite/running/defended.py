@@ -152,8 +152,11 @@ def kinds(arch: str) -> list[str]:
 
 
 def refuse_as_sources(args) -> None:
-    """Raise a UsageError if the options of an attack do not go with its sources' defences."""
-    refuse_unknown(args.arch)
+    """Raise a UsageError if the options of an attack do not go with its sources' defences.
+
+    Or with their --checkpoint, see `checkpoints`.
+    """
+    checkpoints(args.arch, args.checkpoint)
     with_defence = [arch for arch in args.arch if kinds(arch)]
     if with_defence and not args.through_defence:
         own = bare(with_defence[0])

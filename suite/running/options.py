@@ -29,6 +29,8 @@ def add_attack(parser: argparse.ArgumentParser) -> None:
     add("--loss", choices=("cross-entropy", "logit", "margin"), default="cross-entropy",
         help="logit: the label's logit alone; margin: the largest other logit less the label's")
     add("--seed", type=int, default=0, help="of all random numbers and random target classes")
+    add("--through-defence", action="store_true",
+        help="attack through the defences in front of --arch (adaptive), as in bits:3+resnet50")
 
     add = parser.add_argument_group("attack, with more passes a step").add_argument
     add("--nesterov", action="store_true", help="NI: the gradient where the momentum leads to")

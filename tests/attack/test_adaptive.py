@@ -6,7 +6,7 @@ import pytest
 import torch
 from bases import SIZE, Small, images
 
-from suite.attack import Attack, Attacker, Source, image_generators
+from suite.attack import Attack, Attacker, Source, chosen_gammas, image_generators
 from suite.defences import BitDepth, Defended
 from suite.running import defended
 
@@ -74,3 +74,7 @@ def test_hooks_are_those_of_the_network_behind_the_defence():
 
 def test_source_that_draws_is_said_to():
     assert [Source(behind(kind)).random for kind in ("bits", "bits+rp", "smooth")] == [0, 1, 1]
+
+
+def test_published_gamma_is_that_of_the_network_behind_the_defence():
+    assert chosen_gammas(["auto"], ["bits:3+resnet152"], 10)[0] == [0.2]
