@@ -148,4 +148,4 @@ def test_wrong_option_is_said_once(tmp_path):
     process = torchrun("attack_iter --gamma 3")
     _, err = process.communicate()
     assert process.returncode != 0
-    assert err.count("3 is not above 0 and at most 1") == 1
+    assert err.count("3 is not between 0 and 1") == 1
