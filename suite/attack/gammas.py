@@ -82,7 +82,7 @@ def chosen_gammas(
     for arch, gamma in zip(archs, given * (len(archs) // len(given)), strict=True):
         origin = "given"
         if gamma == "auto":
-            gamma, origin = published_gamma(defended.bare(arch), num_steps)
+            gamma, origin = published_gamma(arch, num_steps)
             steps = "one step" if num_steps == 1 else "several steps"
             logger.info("%s: --gamma auto is %g for %s (%s)", arch, gamma, steps, origin)
         gammas.append(gamma)

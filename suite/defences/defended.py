@@ -57,6 +57,11 @@ class Defended(nn.Module):
             if kind == "rp":
                 self.whole = RandomPadding(self.whole)
             elif kind == "smooth":
+                if classifier.crop_pct:
+                    raise ValueError(
+                        f"{arch} enlarges what it gets and crops it, the noise of smooth too: take "
+                        "the network by a name without that, as timm/... instead of ta-bench/..."
+                    )
                 self.whole = Smoothing(self.whole, self.input_size[1:], *values)
             else:
                 self.whole = nn.Sequential(self._module(kind, values, purifier), self.whole)

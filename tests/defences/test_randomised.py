@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from suite.defences import RandomPadding, Smoothing
+from suite import networks
+from suite.defences import Defended, RandomPadding, Smoothing
 from suite.defences.randomised import with_abstentions
+from suite.running.defended import Defence
 from suite.running.draws import image_generators
 
 
@@ -120,3 +122,11 @@ def test_where_a_gradient_is_wanted_one_pass_answers(kind):
     defence.generators = image_generators(0, "a")
     defence(torch.rand(1, 3, 8, 8).requires_grad_())
     assert len(network.asked) == 1
+
+
+def test_smoothing_of_a_network_that_crops_a_margin_off_is_refused():
+    name = "ta-bench/tv_resnet50"
+    with torch.device("meta"):
+        network = networks.load_model(name, pretrained=False)
+    with pytest.raises(ValueError, match=f"{name} enlarges what it gets and crops it"):
+        Defended(network, name, [Defence("smooth", (0.25, 100))])
