@@ -130,7 +130,7 @@ def check(args) -> None:
         raise cli.UsageError("the output folder is the input folder")
     defended.refuse_as_sources(args)
     anywhere = args.rand_init or args.step_size < 0 or args.attack
-    cli.refuse_no_levels(args.epsilon, None if anywhere else args.step_size * args.num_steps)
+    options.refuse_no_levels(args.epsilon, None if anywhere else args.step_size * args.num_steps)
     options.refuse_wrong(args)
 
 

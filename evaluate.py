@@ -150,16 +150,10 @@ def check(args) -> None:
     for folder in args.input_dir:
         if args.input_dir.count(folder) > 1:
             raise cli.UsageError(f"{folder} stands twice in --input-dir")
-    for file, suffixes in (
-        (args.output, (".txt", ".csv", ".md", ".json")),
-        (args.answers, (".csv",)),
-        (args.plot, (".png", ".pdf")),
-        (args.gallery, (".png", ".pdf")),
-    ):
-        if file and file.suffix not in suffixes:
-            raise cli.UsageError(f"{file} does not end in {' or '.join(suffixes)}")
-        if file and not file.parent.is_dir():
-            raise cli.UsageError(f"no such folder: {file.parent}")
+    cli.refuse_unwritable(args.output, ".txt", ".csv", ".md", ".json")
+    cli.refuse_unwritable(args.answers, ".csv")
+    cli.refuse_unwritable(args.plot, ".png", ".pdf")
+    cli.refuse_unwritable(args.gallery, ".png", ".pdf")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from suite.running import cli
+from suite.running import cli, options
 
 logger = logging.getLogger("figure1")
 
@@ -116,15 +116,9 @@ def main(args) -> None:
 def check(args) -> None:
     """Refuse an attack that changes nothing, and files that could not be written at the end."""
     path = None if args.step_size < 0 else args.step_size * args.num_steps
-    cli.refuse_no_levels(args.epsilon, path)
-    for file, suffixes in (
-        (args.output, (".txt", ".csv", ".md", ".json")),
-        (args.plot, (".png", ".pdf")),
-    ):
-        if file and file.suffix not in suffixes:
-            raise cli.UsageError(f"{file} does not end in {' or '.join(suffixes)}")
-        if file and not file.parent.is_dir():
-            raise cli.UsageError(f"no such folder: {file.parent}")
+    options.refuse_no_levels(args.epsilon, path)
+    cli.refuse_unwritable(args.output, ".txt", ".csv", ".md", ".json")
+    cli.refuse_unwritable(args.plot, ".png", ".pdf")
 
 
 def perturbed(attacker, batches, device: str):

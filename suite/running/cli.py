@@ -126,23 +126,12 @@ def checkpoints(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, 
     return files
 
 
-def refuse_no_levels(epsilon: float, path: float | None) -> None:
-    """Raise a UsageError if no saved pixel can change.
-
-    Args:
-        epsilon: largest perturbation, in 1/255.
-        path: how far all steps together reach, in 1/255; None if that is no bound.
-    """
-    if 0 < epsilon < 1:
-        raise UsageError(
-            f"--epsilon {epsilon:g} is in 1/255, and rounds to nothing: saved pixels have whole "
-            "levels (16/255 is --epsilon 16)"
-        )
-    if path is not None and path < min(epsilon, 0.5):
-        raise UsageError(
-            f"all steps together reach {path:g}/255, which rounds to nothing: --step-size is in "
-            "1/255 (2/255 is --step-size 2)"
-        )
+def refuse_unwritable(file: Path | None, *suffixes: str) -> None:
+    """Raise a UsageError if a file could not be written at the end; None is no file."""
+    if file and file.suffix not in suffixes:
+        raise UsageError(f"{file} does not end in {' or '.join(suffixes)}")
+    if file and not file.parent.is_dir():
+        raise UsageError(f"no such folder: {file.parent}")
 
 
 class UsageError(Exception):

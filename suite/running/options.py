@@ -75,6 +75,25 @@ def refuse_wrong(args: argparse.Namespace) -> None:
         )
 
 
+def refuse_no_levels(epsilon: float, path: float | None) -> None:
+    """Raise a UsageError if no saved pixel can change.
+
+    Args:
+        epsilon: largest perturbation, in 1/255.
+        path: how far all steps together reach, in 1/255; None if that is no bound.
+    """
+    if 0 < epsilon < 1:
+        raise cli.UsageError(
+            f"--epsilon {epsilon:g} is in 1/255, and rounds to nothing: saved pixels have whole "
+            "levels (16/255 is --epsilon 16)"
+        )
+    if path is not None and path < min(epsilon, 0.5):
+        raise cli.UsageError(
+            f"all steps together reach {path:g}/255, which rounds to nothing: --step-size is in "
+            "1/255 (2/255 is --step-size 2)"
+        )
+
+
 def evaluations(attack) -> int:
     """Return how many gradients of the network make one step, of which PGD takes one.
 
