@@ -65,7 +65,9 @@ def _axis(rows: list[dict]) -> str | None:
         return None  # without a run.json, or of several networks
     differing = [axis for axis in AXES if len({row[axis] for row in rows}) > 1]
     over = differing[-1] if differing else None
-    points = {(row["gamma"], row[over]) for row in rows} if over else set()
+    if over is None or any(row[over] is None for row in rows):  # as the steps of a user's attack
+        return None
+    points = {(row["gamma"], row[over]) for row in rows}
     if set(differing) - {"gamma", over} or len(points) < len(rows):
         return None
     # A single step has another name, FGSM.

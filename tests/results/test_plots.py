@@ -45,7 +45,9 @@ def test_plot_of_rows_that_differ_in_more_is_bars(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "_draw_bars", lambda *_: drawn.append("bars"))
     several = [{"epsilon": 4, "num_steps": 5}, {"epsilon": 8, "num_steps": 10}]
-    for settings in (several, [{"epsilon": 4}, {"epsilon": 8, "attack": "MI-FGSM"}]):
+    others = [{"epsilon": 4}, {"epsilon": 8, "attack": "MI-FGSM"}]
+    own = [{"num_steps": 1, "attack": "FGSM"}, {"num_steps": None, "attack": "mine"}]
+    for settings in (several, others, own):
         rows = rates.merge_repeats([result(str(n), n, **s) for n, s in enumerate(settings)])
         plots.write_plot(rows, tmp_path / "p.png")
-    assert drawn == ["bars", "bars"]
+    assert drawn == ["bars", "bars", "bars"]
