@@ -86,6 +86,8 @@ class Defended(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         places = [str(place) for place in range(len(pixels))]
         generators = self.generators or draws.image_generators(0, places)
+        if len(generators) != len(pixels):  # an attack of the user's may pass one image, or copies
+            generators = draws.of_others(len(pixels), generators)
         for module in self.modules():
             if isinstance(module, Randomised):
                 module.generators = generators
