@@ -68,6 +68,8 @@ def main(args) -> None:
     workers = devices.decoders(args.workers)
     todo = images.list_images(args.input_dir)
     checks.refuse_own_targets(todo if args.targeted else [])
+    if any("smooth" in defended.kinds(arch) for arch in args.arch):  # it may answer no class
+        checks.refuse_unlabelled(args.input_dir, todo, targeted=False)
     skip = args.on_error == "skip"
     pool = attack.read_pool(todo, args.seed, workers, skip) if args.admix else None
     gammas, origins = attack.chosen_gammas(args.gamma, args.arch, args.num_steps)

@@ -194,7 +194,8 @@ def refuse_unlabelled(folder: Path, listed: list[LabelledImage], targeted: bool)
     """Raise a ValueError if an image lacks its label or, of a targeted attack, its target class."""
     for image in listed:
         if image.label is None or (targeted and image.target is None):
-            raise ValueError(f"{folder} has no labels: it needs a {LABELS}, or --nat-dir with one")
+            other = "evaluate.py also takes those of --nat-dir"
+            raise ValueError(f"{folder} has no labels: it needs a {LABELS} ({other})")
 
 
 def refuse_unpaired(

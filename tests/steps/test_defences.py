@@ -132,6 +132,34 @@ def test_attack_through_a_defence_is_made_resumed_and_labelled(run, folder):
     assert resumed["white_box_success"] == made["white_box_success"]
 
 
+def test_attack_through_smoothing_needs_labels(run, folder):
+    (folder / "nat" / "labels.csv").unlink()
+    command = ATTACK.replace("{x}/nets.py:", "smooth:9:11+{x}/nets.py:ten --through-defence")
+    status, _, err = run(command, x=folder)
+    assert status == 1
+    assert "nat has no labels: it needs a labels.csv" in err
+
+
+def test_attack_of_the_user_s_may_pass_other_numbers_of_images(run, folder):
+    (folder / "mine.py").write_text("""
+import torch
+
+def copies(model, images, labels, epsilon):
+    model(images[:1])
+    images.requires_grad_()
+    model(torch.cat([images, images])).logsumexp(1).sum().backward()
+    return (images + epsilon * images.grad.sign()).clamp(0, 1)
+""")
+    command = ATTACK.replace(" --num-steps 2", "").replace("{x}/nets.py:", "rp+{x}/nets.py:ten")
+    made = []
+    for to in ("/one", "/two"):
+        options = " --through-defence --attack {x}/mine.py:copies"
+        status, _, err = run(command.replace("/adv", to) + options, x=folder)
+        assert status == 0, err
+        made.append(pixels_of(folder / to[1:]))
+    assert all((pixels == made[1][name]).all() for name, pixels in made[0].items())
+
+
 def test_branches_are_listed_of_the_network_behind_a_defence(run, folder):
     status, out, _ = run("attack_iter --list-branches --arch bits:3+{x}/nets.py:ten", x=folder)
     assert status == 0

@@ -116,7 +116,7 @@ def test_batches_can_be_attacked(run, attacked):
         (lambda f: resized(f, [3]), r"purified/3.png is 40 x 40 pixels, but .*0.png is 32 x 32"),
         (
             lambda f: (f / "nat" / "labels.csv").unlink(),
-            "purified has no labels: it needs a labels.csv, or --nat-dir with one",
+            "purified has no labels: it needs a labels.csv .evaluate.py also takes those",
         ),
     ],
 )
