@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from suite.running import cli
+from suite.running import cli, defended
 
 
 def get_parser() -> cli.Parser:
@@ -29,11 +29,13 @@ def get_parser() -> cli.Parser:
 
 
 def main(args) -> None:
+    defended.refuse_unknown(args.names)
+
     from suite import networks
 
     lists = networks.TARGETS if args.targets else networks.PROTOCOLS
     missing, lacking, silent = [], {}, set()
-    for name in networks.expanded(args.names, lists):
+    for name in networks.expanded(map(defended.bare, args.names), lists):
         found = networks.supply(name, silent)
         print(f"{name:<51} {found.state:<8} {in_words(found.size):>8}  {found.place}", flush=True)
         if found.lacking:

@@ -74,6 +74,13 @@ def test_dry_run_asks_for_sizes_and_downloads_nothing(run, served):
     assert kept() == []
 
 
+def test_network_behind_a_defence_is_fetched(run, served):
+    status, out, _ = run("fetch_weights jpeg:75+bits:3+a --dry-run")
+    assert (status, out.split()[0], len(served)) == (0, "a", 1)
+    status, _, err = run("fetch_weights jpg+a --dry-run")
+    assert (status, "no defence is called 'jpg'" in err) == (2, True)
+
+
 @pytest.mark.parametrize("option", ["", "--dry-run"])
 def test_all_that_can_t_be_had_is_named_at_once(run, served, option):
     status, out, err = run(f"fetch_weights c a bare {option}")
