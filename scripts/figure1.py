@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from suite.running import cli, options
+from suite.running import cli, defended, options
 
 logger = logging.getLogger("figure1")
 
@@ -61,6 +61,8 @@ def main(args) -> None:
 
     candidates = images.list_images(args.input_dir) if args.input_dir else images.embedded_images()
     checks.refuse_unlabelled(args.input_dir, candidates, targeted=False)
+    for arch, network in committee.networks.items():
+        checks.refuse_other_classes(arch, network.classes, candidates)
     side = min(224, max(source.input_size[1:]))
     square = functools.partial(images.square, size=side, whole=True)
     read = functools.partial(
@@ -114,7 +116,13 @@ def main(args) -> None:
 
 
 def check(args) -> None:
-    """Refuse an attack that changes nothing, and files that could not be written at the end."""
+    """Refuse networks and attacks that can't be, and files that could not be written at the end."""
+    defended.refuse_unknown([args.arch, *args.targets])
+    if defended.kinds(args.arch):
+        raise cli.UsageError(
+            f"{args.arch} has a defence, which only --targets may have: --arch "
+            f"{defended.bare(args.arch)}"
+        )
     path = None if args.step_size < 0 else args.step_size * args.num_steps
     options.refuse_no_levels(args.epsilon, path)
     cli.refuse_unwritable(args.output, ".txt", ".csv", ".md", ".json")

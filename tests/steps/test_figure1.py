@@ -82,12 +82,29 @@ def test_plain_row_is_the_plain_attack(run, labelled):
     assert plain.endswith(rate)
 
 
+def test_label_beyond_the_classes_of_a_network_is_refused(run, labelled):
+    label(labelled / "nat", [0, 1, 2, 3, 4, 12])
+    status, _, err = run(FIGURE, x=labelled)
+    assert (status, "its label is 12, but" in err) == (1, True), err
+
+
+def test_target_may_have_a_defence(run, labelled):
+    options = "--num-steps 1 --step-size 1 --epsilon 1"
+    status, out, err = run(
+        FIGURE.replace("{x}/deep.py:twin", "bits:8+{x}/deep.py:twin ") + options, x=labelled
+    )
+    assert status == 0, err
+    assert "bits:8+" in out
+
+
 @pytest.mark.parametrize(
     ("command", "status", "message"),
     [
         ("--arch {x}/nets.py:ten", 1, "1 residual additions with an identity skip, and 3 are"),
         ("--plot {x}/p.svg", 2, "does not end in .png or .pdf"),
         ("--epsilon 0.1", 2, "rounds to nothing"),
+        ("--arch bits:3+{x}/deep.py:three", 2, "has a defence, which only --targets may have"),
+        ("--targets jpg+{x}/deep.py:twin", 2, "no defence is called 'jpg'"),
     ],
 )
 def test_what_is_wrong_is_said(run, labelled, command, status, message):
