@@ -175,7 +175,7 @@ def _slim(name: str) -> Origin:
             libraries.timm_network(other),
             note=f"no {file}: taking timm/{other} instead ({differs})",
         )
-    half = (0.5, 0.5, 0.5)
+    half = (0.5, 0.5, 0.5)  # slim takes pixels in [-1, 1]
     url = f"{SLIM_URL}/{released}.npy"
     return Origin(build, (3, 299, 299), half, half, file, url, alternative=alternative)
 

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 ARCHITECTURES = ("inception_v3", "inception_v4", "inception_resnet_v2")
-INPUT_SIZE = (3, 299, 299)
-MEAN = STD = (0.5, 0.5, 0.5)  # slim takes pixels in [-1, 1]
 
 BATCH_NORM_EPS = 1e-3
 CLASSES = 1001  # of which the first one is the background
