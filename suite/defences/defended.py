@@ -96,8 +96,10 @@ class Defended(nn.Module):
     def accelerate(self, precision: str = DEFAULT) -> "Defended":
         """Make the network's passes fast, see `networks.Classifier.accelerate`."""
         self.classifier.accelerate(precision)
-        if "rp" in self._kinds and self.input_size[1:] == (RP_NATIVE, RP_NATIVE):
-            # As with their authors, these networks see the padded image without another resize.
+        last = [kind for kind in self._kinds if kind in defended.RANDOM][-1:]
+        if last == ["rp"] and self.input_size[1:] == (RP_NATIVE, RP_NATIVE):
+            # As with their authors, these networks see the padded image without another resize;
+            # unless smoothing stands between, whose noise is of the network's own size.
             padded = RandomPadding.padded
             self.classifier.input_size = (self.input_size[0], padded, padded)
         return self

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from suite import networks
-from suite.defences import Defended, RandomPadding, Smoothing
+from suite.defences import Defended, RandomPadding, Smoothing, load
 from suite.defences.randomised import with_abstentions
 from suite.running.defended import Defence
 from suite.running.draws import image_generators
@@ -130,3 +130,24 @@ def test_smoothing_of_a_network_that_crops_a_margin_off_is_refused():
         network = networks.load_model(name, pretrained=False)
     with pytest.raises(ValueError, match=f"{name} enlarges what it gets and crops it"):
         Defended(network, name, [Defence("smooth", (0.25, 100))])
+
+
+@pytest.mark.parametrize(
+    ("stack", "side"),
+    [("rp+", 331), ("rp+bits:8+", 331), ("smooth:0.1:11+rp+", 331), ("rp+smooth:0.1:11+", 299)],
+)
+def test_network_of_299_pixels_sees_all_that_was_padded_but_for_noise(tmp_path, stack, side):
+    (tmp_path / "nets.py").write_text("""
+import torch
+
+class Sides(torch.nn.Module):
+    input_size = 299
+
+    def forward(self, pixels):
+        return pixels.mean((2, 3)) + pixels.shape[2]
+
+def sides(): return Sides()
+""")
+    network = load(f"{stack}{tmp_path}/nets.py:sides").accelerate()
+    answer = network(torch.rand(1, 3, 40, 40).requires_grad_())
+    assert (answer - side).abs().max() < 1.5
