@@ -104,7 +104,8 @@ def read_batches(
         for index, message in broken.items():
             if skipped is None:
                 raise ValueError(message)
-            skipped.append(batch[index].path.name)
+            image = batch[index]
+            skipped.append(image.path.name if image.index is None else image.name)
             logger.warning("skipped: %s", message)
         if other_size:
             raise ValueError(other_size)

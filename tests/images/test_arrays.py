@@ -120,3 +120,12 @@ def test_batches_and_labels_that_do_not_fit_are_refused(tmp_path, spoil, reason)
     spoil(write(tmp_path, labels=range(25)))
     with pytest.raises(ValueError, match=reason):
         images.list_images(tmp_path)
+
+
+def test_image_that_is_skipped_has_its_own_name(tmp_path):
+    pixels = PIXELS[:3].astype(float)
+    pixels[1] /= 255
+    np.save(tmp_path / "batch_0.npy", pixels)
+    skipped = []
+    list(images.read_batches([images.list_images(tmp_path)], skipped=skipped))
+    assert skipped == ["000001.png"]
