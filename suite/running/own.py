@@ -35,6 +35,8 @@ def load(name: str, use: Callable[[Callable], Result]) -> tuple[Result, tuple[Pa
         ValueError: it fails, or has no such function.
     """
     file, function = file_of(name), name.rpartition(":")[2]
+    if not is_own(name):
+        raise ValueError(f"{name} is not of the form path/to/file.py:FUNCTION")
     if not name.endswith(f".py:{function}") or not function:
         raise ValueError(f"{name} lacks the function to call: {file}:FUNCTION")
     if not file.is_file():

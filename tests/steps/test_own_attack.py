@@ -139,6 +139,12 @@ def test_parameters_that_do_not_fit_are_refused(attacked, signature, options, me
         attacked(f" {options} --attack {{x}}/mine.py:mine", f"def mine{signature}: return images")
 
 
+@pytest.mark.parametrize("name", ["fgsm", "{x}/mine:fgsm"])
+def test_name_that_is_no_file_and_function_is_refused(attacked, name):
+    with pytest.raises(ValueError, match="(?s)1 .*fgsm is not of the form path/to/file.py:FUNC"):
+        attacked(f" --attack {name}")
+
+
 def test_parameters_get_the_options_of_their_names(attacked, folder):
     text = """
 import pathlib
