@@ -20,9 +20,13 @@ def batch_files(folder: Path) -> list[Path]:
     """Return a folder's batches in the order of their numbers.
 
     Raises:
-        ValueError: one is missing.
+        ValueError: one is missing, or there twice.
     """
-    found = {int(match[1]): f for f in folder.iterdir() if (match := BATCH.fullmatch(f.name))}
+    found = {}
+    for file in sorted(folder.iterdir()):
+        match = BATCH.fullmatch(file.name)
+        if match and found.setdefault(int(match[1]), file) != file:
+            raise ValueError(f"{found[int(match[1])]} and {file.name} have the same number")
     for number in range(max(found, default=-1)):
         if number not in found:
             raise ValueError(f"{folder} has {found[max(found)].name}, but no batch_{number}.npy")

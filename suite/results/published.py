@@ -13,8 +13,8 @@ from suite.running import cli, runs
 COLUMNS = ("source", "attack", "gamma", "target", "mean", "std", "from")
 # A number is of runs without these, unless its file has a column that says otherwise.
 WITHOUT = dict.fromkeys(("rand_init", "branches", "checkpoint"), "")
-# Of what run.json says in its own right: a step size of -1, as an option, is epsilon / num_steps.
-RESOLVED = ("epsilon", "step_size", "num_steps")
+# Of what run.json says in its own right: as options, -1 is epsilon / num_steps, and auto any hooks.
+RESOLVED = ("epsilon", "step_size", "num_steps", "hooks")
 
 
 class Published(NamedTuple):

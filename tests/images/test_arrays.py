@@ -96,6 +96,7 @@ def test_pixels_that_are_no_levels_are_refused_by_batch_and_image(tmp_path, spoi
     ("spoil", "reason"),
     [
         (lambda f: (f / "batch_1.npy").unlink(), r"has batch_12\.npy, but no batch_1\.npy"),
+        (lambda f: np.save(f / "batch_01.npy", PIXELS), "batch_1.npy have the same number"),
         (lambda f: np.save(f / "batch_1.npy", PIXELS.transpose(0, 2, 3, 1)), "25x4x6x3, not N x 3"),
         (lambda f: np.save(f / "batch_1.npy", PIXELS > 9), "batch_1.npy has bool"),
         (lambda f: np.save(f / "batch_1.npy", {}, allow_pickle=True), "not a readable array"),

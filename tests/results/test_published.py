@@ -175,7 +175,7 @@ def test_our_files_have_names_of_networks_and_settings_of_attacks(name):
     for number in numbers:
         for network in (number.source, number.target):
             assert published.networks.identity(network) != network
-        assert number.settings.keys() - published.WITHOUT.keys() <= fields
+        assert number.settings.keys() - published.WITHOUT.keys() <= fields | {"hooks"}
 
 
 def test_settings_of_transferattack_make_the_attacks_that_are_named():
@@ -185,3 +185,11 @@ def test_settings_of_transferattack_make_the_attacks_that_are_named():
         given = {n: float(v) for n, v in number.settings.items() if n not in published.WITHOUT}
         nesterov = "NI-FGSM" in number.attack
         assert attack.Attack(**given, nesterov=nesterov).name == number.attack
+
+
+def test_numbers_of_the_released_hooks_are_not_those_of_the_formula(write):
+    text = HEADER.replace("num_steps", "num_steps,hooks") + ROW.replace("16,10", "16,10,relu")
+    file = write(text)
+    assert beside(file, RUN | {"hooks": ["relu"]})["mean"] == 79.9
+    found = beside(file, RUN | {"options": RUN["options"] | {"hooks": "auto"}, "hooks": ["branch"]})
+    assert found["reason"] == "published with hooks relu instead of branch"
