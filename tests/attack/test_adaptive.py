@@ -17,7 +17,7 @@ def behind(name, seed=0):
     """Return a small network behind the defences of a name, as of a classifier."""
     network = Small(seed)
     network.input_size, network.classes = (3, SIZE, SIZE), 4
-    network.weights, network.own, network.digests = None, False, {}
+    network.weights, network.own, network.digests, network.crop_pct = None, False, {}, None
     return Defended(network, "small", defended.split(name + "+small")[0])
 
 
