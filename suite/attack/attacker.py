@@ -114,8 +114,8 @@ class Attacker:
         if generators is None:
             places = [str(place) for place in range(len(natural))]
             generators = draws.image_generators(self.attack.seed, places)
-        self._defences_draw_from(generators)
         if self.attack.own:
+            self._defences_draw_from(generators)
             self.logits = networks.logits(self._average, natural)
             labels = torch.where(labels < 0, networks.classes_of(self.logits), labels)
             return self.attack.own(self._model, natural, labels, self.attack, generators)

@@ -80,17 +80,16 @@ class _Detaching(TorchFunctionMode):
             if len(operands) == 2 and operands[0] is not operands[1]:
                 if self.count in self._detached:
                     loose = operands[self._detached[self.count]]
-                    cut = _cut(
-                        loose, function.__name__ in ("add_", "__iadd__") and loose is args[0]
-                    )
+                    in_place = function.__name__ in ("add_", "__iadd__") and loose is args[0]
+                    cut = _cut(loose, in_place)
                     args = [cut if x is loose else x for x in args]
                     kwargs = {key: cut if x is loose else x for key, x in kwargs.items()}
                 self.count += 1
         return function(*args, **kwargs)
 
 
-def _cut(tensor: Tensor, changes: bool) -> Tensor:
+def _cut(tensor: Tensor, in_place: bool) -> Tensor:
     """Return a tensor without its gradient; itself if the addition changes it in place."""
-    if changes and not tensor._is_view():  # a view can't be detached in place
+    if in_place and not tensor._is_view():  # a view can't be detached in place
         return tensor.detach_()
     return tensor.detach()
