@@ -9,7 +9,9 @@ target class. Folders that differ in the seed alone become one row.
 
 from pathlib import Path
 
-from suite.running import cli, defended, published
+from suite.defences import defence_names
+from suite.results import published
+from suite.running import cli
 
 
 def get_parser() -> cli.Parser:
@@ -28,8 +30,8 @@ def get_parser() -> cli.Parser:
     add("--baseline", metavar="FOLDER",
         help="one of the input folders, with which the others are compared image by image; auto: "
         "for each the one of gamma 1 that differs in gamma alone")
-    add("--published", type=published.file_of, nargs="+", metavar="NAME_OR_FILE",
-        help=f"published rates to put beside ours: {', '.join(published.NAMES)}, or a CSV file")
+    add("--published", type=published.published_file, nargs="+", metavar="NAME_OR_FILE",
+        help=f"published rates to put beside ours: {', '.join(published.PUBLISHED_NAMES)}, or a CSV file")
     add("--quality", action="store_true",
         help="how visible the perturbations are: L2, PSNR, SSIM, LPIPS; needs --nat-dir")
     add("--output", type=Path, help="file to write the table to: .csv, .md, .json or .txt")
@@ -49,47 +51,68 @@ def get_parser() -> cli.Parser:
 def main(args) -> None:
     check(args)
 
-    from suite import images, networks, results
-    from suite.running import checks, devices, ranks, runs
+    from suite.images.folders import list_images, matched
+    from suite.images.image_checks import refuse_unlabelled, refuse_unpaired, warn_of_other_files
+    from suite.networks.answer_checks import refuse_other_classes, warn_of_accuracy
+    from suite.networks.protocols import expand_protocols
+    from suite.results.answers import write_answers
+    from suite.results.paired import compare_with_baselines, find_baselines
+    from suite.results.plots import GALLERY_ROWS, write_gallery, write_plot
+    from suite.results.published import compare_published, read_published
+    from suite.results.rates import merge_repeats
+    from suite.results.report import json_text, table_text, write_table
+    from suite.results.result_checks import (
+        refuse_incomparable,
+        refuse_over_epsilon,
+        refuse_unfinished,
+        refuse_unlike_repeats,
+        repeat_of,
+        warn_of_natural,
+        warn_of_white_box,
+    )
+    from suite.results.targets import Targets
+    from suite.results.transfer import classify, count_successes, gallery_examples, successes
+    from suite.results.visibility import Visibility, mean_visibility
+    from suite.running import devices, ranks, runs
 
     ranks.join()
-    archs = networks.expanded(args.arch)
-    checkpoints = defended.checkpoints(archs, args.checkpoint)
-    numbers = results.read_published(args.published or [])
+    archs = expand_protocols(args.arch)
+    checkpoints = defence_names.checkpoints(archs, args.checkpoint)
+    numbers = read_published(args.published or [])
     device = devices.choose_device(args.no_cuda, args.precision)
-    natural = images.list_images(args.nat_dir) if args.nat_dir else []
+    natural = list_images(args.nat_dir) if args.nat_dir else []
     naturals = {image.name: image for image in natural}
-    folders = {f: images.matched(f, images.list_images(f), natural) for f in args.input_dir}
-    made = {folder: runs.read(folder) for folder in folders}
-    checks.refuse_unlike_repeats(made, folders)
-    baselines = results.baselines(args.baseline, made) if args.baseline else {}
+    folders = {f: matched(f, list_images(f), natural) for f in args.input_dir}
+    made = {folder: runs.read_run(folder) for folder in folders}
+    refuse_unlike_repeats(made, folders)
+    baselines = find_baselines(args.baseline, made) if args.baseline else {}
     for folder, baseline in baselines.items():
-        checks.refuse_incomparable(folder, baseline, folders)
+        refuse_incomparable(folder, baseline, folders)
     for folder, run in made.items():
-        checks.refuse_unfinished(folder, run)
+        refuse_unfinished(folder, run)
     for folder, run in made.items():
-        checks.warn_of_other_files(folders[folder][0].path, run.get("size"))
-        checks.refuse_unlabelled(folder, folders[folder], run.get("targeted"))
-        checks.refuse_unpaired(folder, folders[folder], args.nat_dir, naturals)
-    targets = results.Committee(archs, checkpoints, device, args.precision, args.seed)
+        warn_of_other_files(folders[folder][0].path, run.get("size"))
+        refuse_unlabelled(folder, folders[folder], run.get("targeted"))
+        refuse_unpaired(folder, folders[folder], args.nat_dir, naturals)
+    targets = Targets(archs, checkpoints, device, args.precision, args.seed)
     for folder, run in made.items():
-        checks.warn_of_white_box(folder, run, targets.networks)
+        warn_of_white_box(folder, run, targets.networks)
         for arch, model in targets.networks.items():
-            checks.refuse_other_classes(arch, model.classes, folders[folder])
+            refuse_other_classes(arch, model.classes, folders[folder])
 
-    answers, changes = results.classify(
+    answers, changes = classify(
         folders,
         naturals,
         targets,
         devices.batch_size(device, args.batch_size),
         devices.decoders(args.workers),
-        results.Visibility() if args.quality else None,
+        Visibility() if args.quality else None,
     )
     if ranks.rank():
         return
     fooled = {
         folder: {
-            arch: results.successes(folders[folder], said, run.get("targeted"))
+            arch: successes(folders[folder], said, run.get("targeted"))
             for arch, said in answers[folder].items()
         }
         for folder, run in made.items()
@@ -102,45 +125,45 @@ def main(args) -> None:
     counted = [
         {
             "folder": str(folder),
-            "repeat": checks.repeat_of(folder, run),
+            "repeat": repeat_of(folder, run),
             **{key: run.get(key) for key in ("source", "attack", "gamma", "epsilon", "num_steps")},
             "images": len(folders[folder]),
             "targets": {
-                arch: results.count(folders[folder], by_name, answers[None][arch])
+                arch: count_successes(folders[folder], by_name, answers[None][arch])
                 for arch, by_name in fooled[folder].items()
             },
         }
         | ({"largest_perturbation": largest[folder]} if naturals else {})
-        | ({"quality": results.mean_visibility(changes[folder])} if args.quality else {})
+        | ({"quality": mean_visibility(changes[folder])} if args.quality else {})
         for folder, run in made.items()
     ]
-    rows = results.merge_repeats(counted)
-    results.compare(rows, fooled, baselines)
-    results.compare_published(rows, made, numbers, checkpoints)
+    rows = merge_repeats(counted)
+    compare_with_baselines(rows, fooled, baselines)
+    compare_published(rows, made, numbers, checkpoints)
     for arch, classes in answers[None].items() if naturals else ():
         known = [i for i in naturals.values() if i.name in classes and i.label is not None]
         records = [{"answer": classes[i.name].index, "label": i.label} for i in known]
-        checks.warn_of_accuracy(arch, records)
+        warn_of_accuracy(arch, records)
 
     if args.output:
-        results.write(rows, args.output)
-    print(results.json_text(rows) if args.json else results.text(rows), flush=True)
+        write_table(rows, args.output)
+    print(json_text(rows) if args.json else table_text(rows), flush=True)
     if args.answers:
-        results.write_answers(answers, folders, naturals, args.nat_dir, args.answers)
+        write_answers(answers, folders, naturals, args.nat_dir, args.answers)
     if args.plot:
-        results.write_plot(rows, args.plot)
+        write_plot(rows, args.plot)
     if args.gallery:
-        shown = folders[args.input_dir[-1]][: results.GALLERY_ROWS]
-        results.write_gallery(results.examples(shown, naturals, targets, device), args.gallery)
+        shown = folders[args.input_dir[-1]][:GALLERY_ROWS]
+        write_gallery(gallery_examples(shown, naturals, targets, device), args.gallery)
     for folder, run in made.items():
         if run and naturals:
-            checks.warn_of_natural(folder, largest[folder])
-            checks.refuse_over_epsilon(folder, largest[folder], run.get("epsilon"))
+            warn_of_natural(folder, largest[folder])
+            refuse_over_epsilon(folder, largest[folder], run.get("epsilon"))
 
 
 def check(args) -> None:
     """Refuse options that do not go together, and files that could not be written at the end."""
-    defended.refuse_unknown(args.arch)
+    defence_names.refuse_unknown(args.arch)
     if args.gallery and not args.nat_dir:
         raise cli.UsageError("--gallery needs --nat-dir, the folder of the natural images")
     if args.quality and not args.nat_dir:

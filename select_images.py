@@ -14,7 +14,8 @@ import logging
 import random
 from pathlib import Path
 
-from suite.running import cli, defended
+from suite.defences import defence_names
+from suite.running import cli
 
 logger = logging.getLogger(__name__)
 
@@ -56,33 +57,37 @@ def main(args) -> None:
         raise cli.UsageError("the output folder is the input folder")
     if args.all and args.checkpoint:
         raise cli.UsageError("--checkpoint is for a network, and --all runs none")
-    checkpoints = defended.checkpoints(args.arch, args.checkpoint)
+    checkpoints = defence_names.checkpoints(args.arch, args.checkpoint)
 
-    from suite import images, results
-    from suite.running import checks, devices, ranks, runs
+    from suite.images.embedded import embedded_images
+    from suite.images.folders import list_images
+    from suite.images.selection import prepare_folder, square
+    from suite.networks.answer_checks import refuse_other_classes
+    from suite.results.targets import Targets
+    from suite.running import devices, ranks, runs
 
     ranks.join()
     device = devices.choose_device(args.no_cuda, args.precision)
 
     if args.input_dir:
-        candidates = images.list_images(args.input_dir)
+        candidates = list_images(args.input_dir)
     else:
-        candidates = images.embedded_images(args.data)
+        candidates = embedded_images(args.data)
     if any(image.label is None for image in candidates):
         raise ValueError(f"{args.input_dir} has no labels: it needs a labels.csv or class names")
     random.Random(args.seed).shuffle(candidates)
     archs = [] if args.all else list(dict.fromkeys(args.arch))
-    committee = results.Committee(archs, checkpoints, device, args.precision, args.seed)
+    committee = Targets(archs, checkpoints, device, args.precision, args.seed)
     for arch, network in committee.networks.items():
-        checks.refuse_other_classes(arch, network.classes, candidates)
+        refuse_other_classes(arch, network.classes, candidates)
     size = args.size or default_size(committee.networks.values())
     if args.resize and args.resize < size:
         raise cli.UsageError(f"--resize {args.resize} is less than --size {size}")
     shape = {name: getattr(args, name) for name in ("resize", "whole", "bicubic")}
-    prepare = functools.partial(images.square, size=size, **shape)
+    prepare = functools.partial(square, size=size, **shape)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext() if ranks.rank() else runs.locked(args.output_dir):
-        ranks.first(lambda: images.prepare_folder(args.output_dir, args.overwrite))
+        ranks.first(lambda: prepare_folder(args.output_dir, args.overwrite))
         select(args, committee, candidates, prepare, device)
 
 
@@ -96,23 +101,28 @@ def default_size(networks) -> int:
 
 def select(args, committee, candidates, prepare, device: str) -> None:
     """Keep what the networks classify correctly, and print the counts."""
-    from suite import images
-    from suite.running import checks, devices, ranks
+    from suite.images.class_folders import UNFINISHED
+    from suite.images.folders import in_batches
+    from suite.images.labels import write_labels
+    from suite.images.pictures import Writer, read_batches
+    from suite.images.selection import selected_row
+    from suite.networks.answer_checks import warn_of_accuracy
+    from suite.running import devices, ranks
 
     workers, wanted = devices.decoders(args.workers), args.num_images or len(candidates)
-    batches = images.batches(candidates, devices.batch_size(device, args.batch_size))
+    batches = in_batches(candidates, devices.batch_size(device, args.batch_size))
     answered, rows, read = {arch: [] for arch in committee.networks}, [], 0
     skipped, untouched = [], []
-    decoded = images.read_batches(ranks.share(batches), workers, prepare, skipped, untouched)
+    decoded = read_batches(ranks.share(batches), workers, prepare, skipped, untouched)
     decoded = cli.progress(decoded, len(candidates))
     judged = ((*each, {}) for each in decoded) if args.all else committee.answers(decoded)
-    with images.Writer(workers) as writer:
+    with Writer(workers) as writer:
         for image, pixels, answers in in_order(batches, judged):
             read += 1
             for arch, answer in answers.items():
                 answered[arch].append({"answer": answer.index, "label": image.label})
             if all(answer.index == image.label for answer in answers.values()):
-                rows.append(images.label_row(image, args.input_dir))
+                rows.append(selected_row(image, args.input_dir))
                 if pixels is not None:
                     writer.write(pixels, args.output_dir / image.name)
             if len(rows) == wanted:
@@ -122,8 +132,8 @@ def select(args, committee, candidates, prepare, device: str) -> None:
     if ranks.rank():
         return
     if rows:
-        images.write_labels(args.output_dir, rows)
-    (args.output_dir / images.UNFINISHED).unlink()
+        write_labels(args.output_dir, rows)
+    (args.output_dir / UNFINISHED).unlink()
 
     correct = {a: sum(r["answer"] == r["label"] for r in rs) for a, rs in answered.items()}
     if args.json:
@@ -135,7 +145,7 @@ def select(args, committee, candidates, prepare, device: str) -> None:
     if as_they_are:
         logger.info("%d images had the size already, and are kept as they were", as_they_are)
     for arch in answered:
-        checks.warn_of_accuracy(arch, answered[arch])
+        warn_of_accuracy(arch, answered[arch])
     if skipped:
         logger.warning("%d images were not readable: %s", len(skipped), ", ".join(skipped))
     if len(rows) < (args.num_images or 1):
@@ -155,7 +165,7 @@ def in_order(batches, judged):
     """
     from suite.running import ranks
 
-    for _ in batches[:: ranks.size()]:
+    for _ in batches[:: ranks.world_size()]:
         batch, own, answers = next(judged, ([], None, {}))
         for rank, (theirs, said) in enumerate(ranks.gather((batch, answers))):
             for index, image in enumerate(theirs):

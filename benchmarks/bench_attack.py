@@ -183,10 +183,10 @@ def attack(args):
     from torch.utils.flop_counter import FlopCounterMode
 
     import utils_sgm
-    from suite import networks
-    from suite.attack import attacks
+    from suite.attack.attacks import make_attack, perturb
     from suite.networks import folding
-    from suite.networks.libraries import Origin
+    from suite.networks.classifier import Classifier
+    from suite.networks.libraries import NetworkSpec
     from suite.running import devices
 
     released = args.child in (RELEASED, DEFAULT)
@@ -196,8 +196,8 @@ def attack(args):
         device = devices.choose_device(False, args.precision)
     torch.manual_seed(0)
     network = torchvision.models.get_model(args.arch[0])
-    origin = Origin(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
-    model = networks.Classifier(network, origin, None)
+    origin = NetworkSpec(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
+    model = Classifier(network, origin, None)
     if released:
         legacy_hooks(network, args.arch[0], args.gamma)
     if "channels_last" in levers:
@@ -212,14 +212,14 @@ def attack(args):
         utils_sgm.register_sgm(network, args.arch[0], args.gamma)
     pixels = torch.rand(args.batch_size, 3, 224, 224).to(device)
     labels = torch.arange(args.batch_size, device=device)
-    way = attacks.make_attack(model, 16, 2, args.num_steps)
+    way = make_attack(model, 16, 2, args.num_steps)
 
     with FlopCounterMode(display=False) as counter:
         leaf = pixels[:1].clone().requires_grad_()
         model(leaf).sum().backward()
     model.requires_grad_(released)
     operations = args.batch_size * counter.get_total_flops()
-    return lambda: attacks.perturb(way, pixels, labels, 16), operations
+    return lambda: perturb(way, pixels, labels, 16), operations
 
 
 def legacy_hooks(network, arch: str, gamma: float) -> None:

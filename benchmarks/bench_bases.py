@@ -115,15 +115,18 @@ def prepare(args):
     import torch
     import torchvision
 
-    from suite import networks
-    from suite.attack import Attack, Attacker, Pool, Source
-    from suite.networks.libraries import Origin
+    from suite.attack.attacker import Attacker
+    from suite.attack.pool import Pool
+    from suite.attack.settings import Attack
+    from suite.attack.sources import Source
+    from suite.networks.classifier import Classifier
+    from suite.networks.libraries import NetworkSpec
     from suite.running import devices
 
     device = devices.choose_device(False, args.precision)
     torch.manual_seed(0)
-    origin = Origin(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
-    model = networks.Classifier(torchvision.models.get_model(args.arch), origin, None)
+    origin = NetworkSpec(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
+    model = Classifier(torchvision.models.get_model(args.arch), origin, None)
     model.accelerate(args.precision).to(device)
     counted = []
     model.register_forward_pre_hook(

@@ -12,7 +12,8 @@ import time
 
 import torch
 
-from suite import defences, networks
+from suite.defences.defended import load_defended
+from suite.networks.classifier import predict_logits
 from suite.running import devices
 
 
@@ -20,15 +21,15 @@ def main() -> None:
     args = get_parser().parse_args()
     devices.choose_device(no_cuda=True)
     names = [args.arch, *(f"{defence}+{args.arch}" for defence in args.defences)]
-    models = {name: defences.load(name).accelerate() for name in names}
+    models = {name: load_defended(name).accelerate() for name in names}
     pixels = torch.randint(0, 256, (args.batch_size, 3, args.size, args.size)) / 255
     for model in models.values():
-        networks.logits(model, pixels)
+        predict_logits(model, pixels)
     taken = {name: [] for name in names}
     for _ in range(args.rounds):
         for name, model in models.items():
             begin = time.process_time()
-            networks.logits(model, pixels)
+            predict_logits(model, pixels)
             taken[name].append((time.process_time() - begin) / args.batch_size)
     print("| column | ms an image | relative to the bare network |")
     print("|---|---|---|")

@@ -112,8 +112,8 @@ def child(arguments: list[str]) -> None:
     sys.path.insert(0, str(ROOT))
     import torch
 
-    from suite import networks
-    from suite.attack import attacks
+    from suite.attack.attacks import perturb
+    from suite.networks.classifier import predict_classes
 
     clock = {"busy": 0.0, "first": None}
 
@@ -129,7 +129,7 @@ def child(arguments: list[str]) -> None:
 
         return call
 
-    attacks.perturb, networks.predict = clocked(attacks.perturb), clocked(networks.predict)
+    perturb, predict_classes = clocked(perturb), clocked(predict_classes)
     sys.argv = arguments
     runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
     end = time.time()

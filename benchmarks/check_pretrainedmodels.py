@@ -18,8 +18,9 @@ import pretrainedmodels
 import torch
 from pretrainedmodels.utils import TransformImage
 
-from suite import images, networks
 from suite.images import pictures
+from suite.images.embedded import embedded_images
+from suite.networks.classifier import load_model
 
 LIMIT = 1e-5
 
@@ -28,10 +29,10 @@ LIMIT = 1e-5
 def difference(name: str) -> float:
     """Return the largest difference in logits over their range; NaN if they are not usable."""
     torch.manual_seed(0)
-    model = networks.load_model(name, pretrained=False)
+    model = load_model(name, pretrained=False)
     settings = next(iter(pretrainedmodels.pretrained_settings[name].values()))
     _, height, width = settings["input_size"]
-    picture = pictures.read_image(images.embedded_images()[0].path).resize((width, height))
+    picture = pictures.read_image(embedded_images()[0].path).resize((width, height))
     for key, value in settings.items():
         setattr(model.network, key, value)
     theirs = model.network(TransformImage(model.network, scale=1)(picture)[None]).flatten(1)

@@ -230,8 +230,8 @@ def compare(folder: Path) -> None:
     print("| network | largest difference / range of the logits |\n|---|---|")
     for name in slim.ARCHITECTURES:
         with np.load(folder / f"{name}.npz") as variables:
-            state = slim.convert(dict(variables), name)
-        network = slim.network(name)
+            state = slim.convert_variables(dict(variables), name)
+        network = slim.slim_network(name)
         network.load_state_dict(state)
         with np.load(folder / f"{name}_logits.npz") as expected, torch.no_grad():
             theirs = expected["logits"][:, 1:]  # without the background class

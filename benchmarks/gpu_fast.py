@@ -27,7 +27,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
-from suite import networks
+from suite.networks.classifier import Classifier
 from suite.running import devices
 
 LAYOUTS = {"channels_last": torch.channels_last, "default": torch.contiguous_format}
@@ -74,7 +74,7 @@ def _attack(args, arch: str, precision: str, layout, steps: int) -> Callable[[],
     return lambda: attacker(pixels, labels)
 
 
-def _operations(model: networks.Classifier) -> int:
+def _operations(model: Classifier) -> int:
     with FlopCounterMode(display=False) as counter:
         model(torch.rand(1, 3, 224, 224, requires_grad=True)).sum().backward()
     return counter.get_total_flops()

@@ -23,7 +23,10 @@ from gpu_shared import (
 )
 from torch import Tensor
 
-from suite import images, networks
+from suite.images.folders import list_images
+from suite.images.labels import LABELS
+from suite.images.pictures import read_image, to_float, to_pixels
+from suite.networks.classifier import Classifier
 
 # They need neither foolbox nor pretrainedmodels, nor the efficientnet packages.
 TESTS = (
@@ -65,13 +68,13 @@ def first_step(args) -> None:
 
 
 def _pixels(folder: Path) -> tuple[Tensor, Tensor]:
-    listed = images.list_images(folder)
-    pixels = torch.stack([images.to_pixels(images.read_image(image.path)) for image in listed])
+    listed = list_images(folder)
+    pixels = torch.stack([to_pixels(read_image(image.path)) for image in listed])
     # Nothing is clipped, so that each pixel shows its sign.
-    return 0.1 + 0.8 * images.to_float(pixels), torch.tensor([image.label for image in listed])
+    return 0.1 + 0.8 * to_float(pixels), torch.tensor([image.label for image in listed])
 
 
-def _signs(model: networks.Classifier, arch: str, natural: Tensor, labels: Tensor) -> Tensor:
+def _signs(model: Classifier, arch: str, natural: Tensor, labels: Tensor) -> Tensor:
     attacker = make_attacker(model, arch, steps=1)
     pairs = zip(natural.split(16), labels.split(16), strict=True)
     return torch.cat([(attacker(*pair) - pair[0]).sign().cpu() for pair in pairs])
@@ -125,8 +128,8 @@ def _exact(args, arch: str, natural: Path, folder: Path, *options) -> list[str]:
 
 def _compared(one: Path, other: Path) -> str:
     """Say how the files of two runs differ; run.json aside, which has their folders."""
-    files = {file.name: file for file in (*one.glob("*.png"), one / images.LABELS)}
-    others = {file.name: file for file in (*other.glob("*.png"), other / images.LABELS)}
+    files = {file.name: file for file in (*one.glob("*.png"), one / LABELS)}
+    others = {file.name: file for file in (*other.glob("*.png"), other / LABELS)}
     if files.keys() != others.keys():
         return f"{len(files)} files and {len(others)}"
     differ = [name for name in files if files[name].read_bytes() != others[name].read_bytes()]
@@ -135,7 +138,7 @@ def _compared(one: Path, other: Path) -> str:
     pairs = [
         [np.asarray(PIL.Image.open(folder / name)).astype(int) for folder in (one, other)]
         for name in differ
-        if name != images.LABELS
+        if name != LABELS
     ]
     changes = np.array([abs(before - after) for before, after in pairs] or [0])
     return (

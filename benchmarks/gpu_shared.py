@@ -13,8 +13,11 @@ import torch
 import torchvision
 from torch import nn
 
-from suite import images, networks
-from suite.attack import Attack, Attacker, Source
+from suite.attack.attacker import Attacker
+from suite.attack.settings import Attack
+from suite.attack.sources import Source
+from suite.images.labels import LABELS, whole_file
+from suite.networks.classifier import Classifier, load_model
 from suite.running import devices
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +54,7 @@ def head(*titles: str) -> None:
 def make_images(args, number: int) -> Path:
     """Return a folder of so many images of coarse noise, made if it is not there."""
     folder = args.folder / f"images{number}"
-    if not (folder / images.LABELS).is_file():  # which is written last
+    if not (folder / LABELS).is_file():  # which is written last
         shutil.rmtree(folder, ignore_errors=True)
         bench_pipeline.make_images(folder, number)
     return folder
@@ -70,7 +73,7 @@ def make_checkpoint(args, arch: str) -> Path:
     with torch.no_grad():
         for _ in range(8):
             network(torch.rand(4, 3, 64, 64))
-    with images.whole_file(file) as part:
+    with whole_file(file) as part:
         torch.save(network.state_dict(), part)
     return file
 
@@ -79,8 +82,8 @@ def gamma_of(arch: str) -> float:
     return 0.5 if arch.startswith("densenet") else 0.2
 
 
-def load(args, arch: str) -> networks.Classifier:
-    return networks.load_model(f"torchvision/{arch}", checkpoint=make_checkpoint(args, arch))
+def load(args, arch: str) -> Classifier:
+    return load_model(f"torchvision/{arch}", checkpoint=make_checkpoint(args, arch))
 
 
 def choose_device(precision: str) -> str:
@@ -89,7 +92,7 @@ def choose_device(precision: str) -> str:
     return devices.choose_device(False, precision)
 
 
-def make_attacker(model: networks.Classifier, arch: str, steps: int) -> Attacker:
+def make_attacker(model: Classifier, arch: str, steps: int) -> Attacker:
     return Attacker(Attack(num_steps=steps), [Source(model, gamma_of(arch), name=arch)])
 
 

@@ -25,20 +25,20 @@ import torchvision
 from torchvision.models import list_models
 
 from branches import trace_connections
-from suite import networks
+from suite.networks.classifier import Classifier, load_model
 
 
-def build(name: str) -> networks.Classifier:
+def build(name: str) -> Classifier:
     """Return the network with random weights, or on the meta device if it takes much memory."""
     try:
         with torch.device("meta"):
-            model = networks.load_model(name, pretrained=False)
+            model = load_model(name, pretrained=False)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         if parameters > 1_000_000_000 or max(model.input_size) > 512:
             return model
     except (RuntimeError, NotImplementedError):
         pass  # not every network can be made without values
-    return networks.load_model(name, pretrained=False)
+    return load_model(name, pretrained=False)
 
 
 def survey(name: str) -> tuple[str, str]:

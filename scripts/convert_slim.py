@@ -36,13 +36,13 @@ def main(args) -> None:
 
     import safetensors.torch
 
-    from suite.images import whole_file
+    from suite.images.labels import whole_file
     from suite.networks import slim
 
     variables = read_variables(args.checkpoint)
     try:
         architecture = args.arch or slim.guess_architecture(variables)
-        state = slim.convert(variables, architecture)
+        state = slim.convert_variables(variables, architecture)
     except ValueError as error:
         raise ValueError(f"{args.checkpoint}: {error}") from error
     with whole_file(args.output) as part:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from suite.running import cli, defended
+from suite.defences import defence_names
+from suite.running import cli
 
 
 def get_parser() -> cli.Parser:
@@ -29,14 +30,16 @@ def get_parser() -> cli.Parser:
 
 
 def main(args) -> None:
-    defended.refuse_unknown(args.names)
+    defence_names.refuse_unknown(args.names)
 
-    from suite import networks
+    from suite.networks.fetching import fetch_weights, weights_supply
+    from suite.networks.protocols import PROTOCOLS, TARGETS, expand_protocols
+    from suite.networks.weights import weights_folder
 
-    lists = networks.TARGETS if args.targets else networks.PROTOCOLS
+    lists = TARGETS if args.targets else PROTOCOLS
     missing, lacking, silent = [], {}, set()
-    for name in networks.expanded(map(defended.bare, args.names), lists):
-        found = networks.supply(name, silent)
+    for name in expand_protocols(map(defence_names.undefended_name, args.names), lists):
+        found = weights_supply(name, silent)
         print(f"{name:<51} {found.state:<8} {in_words(found.size):>8}  {found.place}", flush=True)
         if found.lacking:
             lacking[name] = found.lacking
@@ -44,13 +47,13 @@ def main(args) -> None:
             missing.append(name)
     for name in [] if args.dry_run else missing:
         try:
-            networks.fetch(name)
+            fetch_weights(name)
         except OSError as error:
             lacking[name] = str(error)
     if lacking:
         raise OSError(
             f"the weights of {len(lacking)} networks can't be had. What is put into "
-            f"{networks.weights_folder()} is found there:"
+            f"{weights_folder()} is found there:"
             + "".join(f"\n{name}: {how}" for name, how in lacking.items())
         )
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from suite.running import cli, defended, options
+from suite.attack import settings
+from suite.defences import defence_names
+from suite.running import cli
 
 logger = logging.getLogger("figure1")
 
@@ -48,27 +50,44 @@ def get_parser() -> cli.Parser:
 def main(args) -> None:
     check(args)
 
-    from suite import attack, images, networks, results
-    from suite.running import checks, devices
+    from suite.SCRIPT import OneWay
+
+    from suite.attack.attacker import Attacker
+    from suite.attack.settings import Attack
+    from suite.attack.sources import Source
+    from suite.images.embedded import embedded_images
+    from suite.images.folders import in_batches, list_images
+    from suite.images.image_checks import refuse_unlabelled
+    from suite.images.pictures import read_batches
+    from suite.images.selection import square
+    from suite.networks.answer_checks import refuse_other_classes
+    from suite.networks.classifier import load_model
+    from suite.results.paired import compare_with_baselines
+    from suite.results.plots import write_plot
+    from suite.results.rates import merge_repeats
+    from suite.results.report import table_text, write_table
+    from suite.results.targets import Targets
+    from suite.results.transfer import successes
+    from suite.running import devices
 
     device = devices.choose_device(args.no_cuda, args.precision)
     workers, size = devices.decoders(args.workers), devices.batch_size(device, args.batch_size)
-    source = networks.load_model(args.arch).accelerate(args.precision).to(device)
-    places = attack.OneWay(source, PLAIN).places
+    source = load_model(args.arch).accelerate(args.precision).to(device)
+    places = OneWay(source, PLAIN).places
     logger.info("%s: the last junctions are in %s", args.arch, ", ".join(places))
     archs = list(dict.fromkeys([args.arch, *args.targets]))
-    committee = results.Committee(archs, {}, device, args.precision)
+    committee = Targets(archs, {}, device, args.precision)
 
-    candidates = images.list_images(args.input_dir) if args.input_dir else images.embedded_images()
-    checks.refuse_unlabelled(args.input_dir, candidates, targeted=False)
+    candidates = list_images(args.input_dir) if args.input_dir else embedded_images()
+    refuse_unlabelled(args.input_dir, candidates, targeted=False)
     for arch, network in committee.networks.items():
-        checks.refuse_other_classes(arch, network.classes, candidates)
+        refuse_other_classes(arch, network.classes, candidates)
     side = min(224, max(source.input_size[1:]))
-    square = functools.partial(images.square, size=side, whole=True)
+    square = functools.partial(square, size=side, whole=True)
     read = functools.partial(
-        images.read_batches, workers=workers, prepare=None if args.input_dir else square
+        read_batches, workers=workers, prepare=None if args.input_dir else square
     )
-    shown = cli.progress(read(images.batches(candidates, size)), len(candidates))
+    shown = cli.progress(read(in_batches(candidates, size)), len(candidates))
     correct = [
         image
         for batch, _, said in committee.answers(shown)
@@ -80,22 +99,20 @@ def main(args) -> None:
         raise ValueError("no image that all of the networks classify correctly")
 
     step_size = args.step_size if args.step_size >= 0 else args.epsilon / args.num_steps
-    settings = attack.Attack(args.epsilon, step_size, args.num_steps, args.momentum)
+    settings = Attack(args.epsilon, step_size, args.num_steps, args.momentum)
     counted, fooled = [], {}
     for ways in [PLAIN, *itertools.product(("skip", "residual"), repeat=3)]:
         name = " ".join(ways) if ways != PLAIN else "plain"
         logger.info("%s", name)
-        one_way = attack.Source(attack.OneWay(source, ways), name=args.arch)
-        attacker = attack.Attacker(settings, [one_way])
-        batches = read(images.batches(correct, size))
+        one_way = Source(OneWay(source, ways), name=args.arch)
+        attacker = Attacker(settings, [one_way])
+        batches = read(in_batches(correct, size))
         attacked = perturbed(attacker, cli.progress(batches, len(correct)), device)
         answers = {arch: {} for arch in archs}
         for batch, _, said in committee.answers(attacked):
             for arch, own in said.items():
                 answers[arch] |= zip((image.name for image in batch), own, strict=True)
-        fooled[Path(name)] = {
-            arch: results.successes(correct, own, False) for arch, own in answers.items()
-        }
+        fooled[Path(name)] = {arch: successes(correct, own, False) for arch, own in answers.items()}
         counted.append(
             {"folder": name, "repeat": name, "source": args.arch, "attack": settings.name}
             | {"gamma": None, "epsilon": args.epsilon, "num_steps": args.num_steps}
@@ -106,25 +123,27 @@ def main(args) -> None:
                 }
             }
         )
-    rows = results.merge_repeats(counted)
-    results.compare(rows, fooled, {name: Path("plain") for name in fooled if name != Path("plain")})
+    rows = merge_repeats(counted)
+    compare_with_baselines(
+        rows, fooled, {name: Path("plain") for name in fooled if name != Path("plain")}
+    )
     if args.output:
-        results.write(rows, args.output)
-    print(results.text(rows), flush=True)
+        write_table(rows, args.output)
+    print(table_text(rows), flush=True)
     if args.plot:
-        results.write_plot(rows, args.plot)
+        write_plot(rows, args.plot)
 
 
 def check(args) -> None:
     """Refuse networks and attacks that can't be, and files that could not be written at the end."""
-    defended.refuse_unknown([args.arch, *args.targets])
-    if defended.kinds(args.arch):
+    defence_names.refuse_unknown([args.arch, *args.targets])
+    if defence_names.defence_kinds(args.arch):
         raise cli.UsageError(
             f"{args.arch} has a defence, which only --targets may have: --arch "
-            f"{defended.bare(args.arch)}"
+            f"{defence_names.undefended_name(args.arch)}"
         )
     path = None if args.step_size < 0 else args.step_size * args.num_steps
-    options.refuse_no_levels(args.epsilon, path)
+    settings.refuse_no_levels(args.epsilon, path)
     cli.refuse_unwritable(args.output, ".txt", ".csv", ".md", ".json")
     cli.refuse_unwritable(args.plot, ".png", ".pdf")
 
@@ -133,7 +152,7 @@ def perturbed(attacker, batches, device: str):
     """Yield batches with their adversarial pixels, uint8 on the CPU."""
     import torch
 
-    from suite import images
+    from suite.images.pictures import to_float, to_uint8
     from suite.running import devices
 
     parts = devices.Parts()
@@ -142,8 +161,8 @@ def perturbed(attacker, batches, device: str):
         natural = natural.to(device)
 
         def attacked(part: slice, natural=natural, labels=labels) -> torch.Tensor:
-            result = attacker(images.to_float(natural[part]), labels[part])
-            return images.to_uint8(result, natural[part], attacker.attack.epsilon)
+            result = attacker(to_float(natural[part]), labels[part])
+            return to_uint8(result, natural[part], attacker.attack.epsilon)
 
         yield batch, torch.cat(parts(attacked, len(batch))).cpu()
 

@@ -25,10 +25,10 @@ def get_parser() -> cli.Parser:
 
 
 def main(args) -> None:
-    from suite import networks
+    from suite.networks.catalogue import list_networks
 
     found = False
-    for name, size, place, here in networks.listing(args.pattern):
+    for name, size, place, here in list_networks(args.pattern):
         found = True
         print(f"{name:<44} {size:>9}  {here:<4}  {place}")
     if not found:

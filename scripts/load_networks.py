@@ -31,14 +31,15 @@ def get_parser() -> cli.Parser:
 def main(args) -> None:
     import torch
 
-    from suite import networks
+    from suite.networks.classifier import load_model, predict_logits
+    from suite.networks.protocols import PROTOCOLS, expand_protocols
 
     torch.manual_seed(0)
-    names, failed = networks.expanded(args.names, networks.PROTOCOLS), []
+    names, failed = expand_protocols(args.names, PROTOCOLS), []
     for name in names:
         start = time.perf_counter()
-        model = networks.load_model(name, pretrained=False).accelerate()  # as runs do
-        logits = networks.logits(model, torch.rand(1, *model.input_size))
+        model = load_model(name, pretrained=False).accelerate()  # as runs do
+        logits = predict_logits(model, torch.rand(1, *model.input_size))
         usable = logits.shape == (1, 1000) and bool(logits.isfinite().all())
         size = "x".join(map(str, model.input_size[1:]))
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6

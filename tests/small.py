@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from suite import images
+from suite.images.labels import write_labels
 
 NETWORKS = """
 import torch
@@ -79,7 +79,7 @@ def filled(root, size=32):
 
 def label(folder, labels, target=None):
     rows = [{"filename": f"{n}.png", "label": each} for n, each in enumerate(labels)]
-    images.write_labels(folder, [r | ({"target": target} if target else {}) for r in rows])
+    write_labels(folder, [r | ({"target": target} if target else {}) for r in rows])
 
 
 ATTACK = "attack_iter --input-dir {x}/nat --output-dir {x}/adv --num-steps 2 --arch {x}/nets.py:"

@@ -8,15 +8,25 @@ import torch
 from torch import Tensor, nn
 
 import utils_sgm
-from suite import defences, images, networks
-from suite.attack import attacks, in_front
-from suite.attack.copies import Admix, BlockShuffle
+from suite.attack.attacks import make_attack, perturb, random_start
 from suite.attack.gradients import GradientLoss
+from suite.attack.in_front import (
+    GradientEnsemble,
+    InputDiversity,
+    LogitEnsemble,
+    TranslationInvariance,
+)
 from suite.attack.losses import SummedLoss
 from suite.attack.pool import Pool
 from suite.attack.settings import Attack
 from suite.attack.sources import Source, device_of, register
-from suite.running import checks, devices, draws
+from suite.attack.transformations import Admix, BlockShuffle
+from suite.defences.defended import draw_from
+from suite.images.folders import in_batches
+from suite.images.pictures import to_float
+from suite.networks.answer_checks import refuse_no_answer
+from suite.networks.classifier import predict_classes, predict_logits, predicted_classes
+from suite.running import devices, random_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +62,12 @@ class Attacker:
         ]
         self.logits: Tensor | None = None
         members = [source.network for source in self.sources]
-        self._average = in_front.LogitEnsemble(members)
+        self._average = LogitEnsemble(members)
         by_gradients = attack.ensemble == "gradients"
         self._model = members[0] if len(members) == 1 else self._average
-        self._ensemble = in_front.GradientEnsemble(members) if by_gradients else self._average
-        self._diversity = in_front.InputDiversity(attack.di_prob, attack.di_resize)
-        self._smoothing = in_front.TranslationInvariance(attack.ti_kernel, attack.ti_sigma)
+        self._ensemble = GradientEnsemble(members) if by_gradients else self._average
+        self._diversity = InputDiversity(attack.di_prob, attack.di_resize)
+        self._smoothing = TranslationInvariance(attack.ti_kernel, attack.ti_sigma)
         self._shuffle = BlockShuffle()
         self._admix = Admix(self._labelled(pool), attack.admix_ratio) if attack.admix else None
         self._steps = self._made(attack)
@@ -72,7 +82,7 @@ class Attacker:
     def digests(self) -> dict[str, str]:
         """SHA-256 of each file that the sources, and an attack of the user's, were made from."""
         made_of = [source.network for source in self.sources]
-        made_of += [self.attack.own] if self.attack.own else []
+        made_of += [self.attack.user] if self.attack.user else []
         return {file: digest for each in made_of for file, digest in each.digests.items()}
 
     @property
@@ -113,15 +123,15 @@ class Attacker:
             raise ValueError(f"images of {own} pixels, but those that Admix mixes in are {other}")
         if generators is None:
             places = [str(place) for place in range(len(natural))]
-            generators = draws.image_generators(self.attack.seed, places)
-        if self.attack.own:
+            generators = random_numbers.image_generators(self.attack.seed, places)
+        if self.attack.user:
             self._defences_draw_from(generators)
-            self.logits = networks.logits(self._average, natural)
-            labels = torch.where(labels < 0, networks.classes_of(self.logits), labels)
-            return self.attack.own(self._model, natural, labels, self.attack, generators)
+            self.logits = predict_logits(self._average, natural)
+            labels = torch.where(labels < 0, predicted_classes(self.logits), labels)
+            return self.attack.user(self._model, natural, labels, self.attack, generators)
         start = None
         if self.attack.rand_init:
-            start = attacks.random_start(natural, self.attack.epsilon, generators)
+            start = random_start(natural, self.attack.epsilon, generators)
         return self._perturbed(self._steps, natural, labels, generators, start, classes)
 
     def predict(
@@ -133,7 +143,7 @@ class Attacker:
             generators: of random defences; if None, they depend on the place in the batch.
         """
         self._defences_draw_from(generators or ())
-        return networks.predict(self._average, pixels)
+        return predict_classes(self._average, pixels)
 
     def rehearse(self, pixels: Tensor) -> None:
         """Make a step, with two copies at most, as a trial of the memory that it takes."""
@@ -150,13 +160,13 @@ class Attacker:
             admix=0,  # whose images may have another size
             block_shuffle=min(2, self.attack.block_shuffle),
             eot=min(2, self.attack.eot),
-            own=None,
+            user=None,
         )
-        generators = draws.image_generators(0, [""] * len(pixels))
+        generators = random_numbers.image_generators(0, [""] * len(pixels))
         labels = torch.zeros(len(pixels), device=pixels.device).long()
         self._perturbed(self._made(attack), pixels, labels, generators)
 
-    def _made(self, attack: Attack) -> "attacks.advertorch.Attack":
+    def _made(self, attack: Attack) -> object:
         """Return advertorch's loop for the sources, with the gradient of an attack."""
         loss: SummedLoss | GradientLoss = SummedLoss(attack.loss)
         smoothing = [self._smoothing] * (attack.ti_kernel > 1)
@@ -167,7 +177,7 @@ class Attacker:
             before = [self._shuffle] * (attack.block_shuffle > 0) + before
             passed, model = nn.Sequential(*before, self._ensemble), nn.Identity()
             loss = GradientLoss(attack, loss, passed, self._ensemble, self._admix, *smoothing)
-        return attacks.make_attack(
+        return make_attack(
             model,
             attack.epsilon,
             attack.step_size,
@@ -185,13 +195,13 @@ class Attacker:
             self._admix.to(natural.device).generators = generators
         if isinstance(steps.loss_fn, GradientLoss):
             steps.loss_fn.generators, steps.loss_fn.classes = generators, classes
-        result = attacks.perturb(steps, natural, labels, self.attack.epsilon, start)
+        result = perturb(steps, natural, labels, self.attack.epsilon, start)
         self.logits = steps.loss_fn.first
         return result
 
     def _defences_draw_from(self, generators: Sequence[torch.Generator]) -> None:
         for source in self.sources:
-            defences.draw_from(source.network, generators)
+            draw_from(source.network, generators)
 
     def _labelled(self, pool: Pool | None) -> Pool:
         """Return Admix's pool with the sources' answers where labels are not known."""
@@ -199,11 +209,11 @@ class Attacker:
             raise ValueError("Admix mixes images in: it needs a pool of them, as of read_pool")
         labels, device = pool.labels.clone(), device_of(self.sources[0].network)
         unknown, parts = (labels < 0).nonzero().flatten(), devices.Parts()
-        for batch in images.batches(unknown.tolist(), devices.batch_size(str(device))):
-            floats = images.to_float(pool.pixels[batch].to(device))
+        for batch in in_batches(unknown.tolist(), devices.batch_size(str(device))):
+            floats = to_float(pool.pixels[batch].to(device))
             answers = parts(lambda part, floats=floats: self.predict(floats[part]), len(batch))
             labels[batch] = torch.cat(answers).to(labels)
-        checks.refuse_no_answer(self.name, labels.tolist())
+        refuse_no_answer(self.name, labels.tolist())
         if len(labels.unique()) < 2:
             raise ValueError(
                 f"Admix mixes in images of other classes, but all {len(labels)} are of one class"
@@ -212,7 +222,7 @@ class Attacker:
 
     def _hooks(self, source: Source) -> str:
         # Where networks or passes are averaged, relu hooks would rescale each gradient by itself.
-        several = len(self.sources) > 1 or self.attack.evaluations > 1 or self.attack.own
+        several = len(self.sources) > 1 or self.attack.evaluations > 1 or self.attack.user
         averaged = several and self.attack.ensemble == "logits"
         hooks = "branch" if averaged and source.hooks == "auto" else source.hooks
         return utils_sgm.choose_hooks(source.architecture, hooks, source.branches)

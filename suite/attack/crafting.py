@@ -1,5 +1,6 @@
 """The attack on a folder of images, batch by batch: labels, adversarial images, records."""
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,11 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from suite import defences, images, networks
-from suite.attack import attacks
 from suite.attack.attacker import Attacker
-from suite.running import checks, devices, runs
-from suite.running.draws import image_generators
+from suite.attack.attacks import random_targets
+from suite.defences.defended import undefended
+from suite.images.labels import LabelledImage
+from suite.images.pictures import Writer, read_image, size_error, to_float, to_pixels, to_uint8
+from suite.networks.answer_checks import (
+    refuse_no_answer,
+    warn_of_batch_dependence,
+    warn_of_probabilities,
+)
+from suite.networks.classifier import depends_on_batch, predicted_classes
+from suite.running import devices, runs
+from suite.running.random_numbers import image_generators
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -48,10 +59,10 @@ class Share:
         """Raise a ValueError if an image has not the width and height of the first one."""
         self.first = self.first or (path, size)
         if size != self.first[1]:
-            raise ValueError(images.size_error((path, size), self.first))
+            raise ValueError(size_error((path, size), self.first))
 
 
-def merged(shares: list[Share]) -> Share:
+def merged_shares(shares: list[Share]) -> Share:
     """Return the shares of all ranks as one, which does not depend on how many there were."""
     whole = Share(
         crafted=sum(s.crafted for s in shares),
@@ -98,9 +109,7 @@ class Crafter:
 
         return devices.find_batch_size(self.device, self._parts, attempt)
 
-    def craft(
-        self, batches: Iterable[tuple[list[images.LabelledImage], Tensor]], writer: images.Writer
-    ) -> None:
+    def craft(self, batches: Iterable[tuple[list[LabelledImage], Tensor]], writer: Writer) -> None:
         """Attack and save batches of images, unless they are there; add their records to the share.
 
         Args:
@@ -110,14 +119,12 @@ class Crafter:
             if batch:
                 self._craft(batch, natural, writer)
 
-    def _craft(
-        self, batch: list[images.LabelledImage], natural: Tensor, writer: images.Writer
-    ) -> None:
+    def _craft(self, batch: list[LabelledImage], natural: Tensor, writer: Writer) -> None:
         start = time.perf_counter()
         self._begin = self._begin or start
         self.share.refuse_other_size(batch[0].path, (natural.shape[3], natural.shape[2]))
         if not self.share.records:
-            self._warn_of_batch_dependence(images.to_float(natural[:2]))
+            self._warn_of_batch_dependence(to_float(natural[:2]))
         finished = _finished(self.folder, batch, natural)
 
         def attacked(part: slice) -> dict:
@@ -140,10 +147,10 @@ class Crafter:
         ]
 
     def _attacked(
-        self, batch: list[images.LabelledImage], natural: Tensor, finished: Tensor | None
+        self, batch: list[LabelledImage], natural: Tensor, finished: Tensor | None
     ) -> dict:
         """Return the columns of the batch's records, and its adversarial pixels on the CPU."""
-        attack, floats = self.attacker.attack, images.to_float(natural)
+        attack, floats = self.attacker.attack, to_float(natural)
         names = [image.name for image in batch]
         generators = image_generators(attack.seed, names)
         labels = [-1 if image.label is None else image.label for image in batch]
@@ -153,11 +160,11 @@ class Crafter:
         by_itself = by_itself or any(source.random for source in self.attacker.sources)
         if -1 in labels and (by_itself or finished is not None):
             answers = self._predicted(floats, names)
-            checks.refuse_no_answer(self.attacker.name, answers)
+            refuse_no_answer(self.attacker.name, answers)
             labels = _filled(labels, answers)
         targets = labels
         if attack.targeted:
-            draws = attacks.random_targets(labels, generators, self._classes)
+            draws = random_targets(labels, generators, self._classes)
             targets = [
                 draw if image.target is None else image.target
                 for image, draw in zip(batch, draws, strict=True)
@@ -168,16 +175,16 @@ class Crafter:
             classes = torch.tensor(labels, device=self.device) if attack.targeted else None
             result = self.attacker(floats, aims, generators, classes)
             answers = self._first_answers()
-            if attack.own:
-                checks.refuse_too_far(attack.name, result, floats, attack.epsilon, names)
+            if attack.user:
+                refuse_too_far(attack.name, result, floats, attack.epsilon, names)
             else:
-                checks.refuse_not_finite(result, names)
+                refuse_not_finite(result, names)
                 moved = (result != floats).flatten(1).any(1).tolist()
             labels = _filled(labels, answers)
-            adversarial = images.to_uint8(result, natural, attack.epsilon)
+            adversarial = to_uint8(result, natural, attack.epsilon)
         adversarial = adversarial.to(self.device)
-        fooled = self._predicted(images.to_float(adversarial), names)
-        checks.refuse_no_answer(self.attacker.name, fooled)
+        fooled = self._predicted(to_float(adversarial), names)
+        refuse_no_answer(self.attacker.name, fooled)
         changes = (adversarial.int() - natural.int()).abs().flatten(1).amax(1)
         return {
             "label": labels,
@@ -196,19 +203,19 @@ class Crafter:
 
     def _warn_of_batch_dependence(self, pixels: Tensor) -> None:
         for source in self.attacker.sources:
-            if networks.depends_on_batch(defences.undefended(source.network), pixels):
-                checks.warn_of_batch_dependence(source.name)
+            if depends_on_batch(undefended(source.network), pixels):
+                warn_of_batch_dependence(source.name)
 
     def _first_answers(self) -> list[int]:
-        answers = networks.classes_of(self.attacker.logits).tolist()
-        checks.refuse_no_answer(self.attacker.name, answers)
+        answers = predicted_classes(self.attacker.logits).tolist()
+        refuse_no_answer(self.attacker.name, answers)
         if not self.share.crafted:
             names = " + ".join(source.name for source in self.attacker.sources)
-            checks.warn_of_probabilities(names, self.attacker.logits)
+            warn_of_probabilities(names, self.attacker.logits)
         return answers
 
 
-def _finished(folder: Path, batch: list[images.LabelledImage], natural: Tensor) -> Tensor | None:
+def _finished(folder: Path, batch: list[LabelledImage], natural: Tensor) -> Tensor | None:
     """Return the adversarial images of a batch, uint8 like `natural`, if all are there and whole.
 
     A batch is done as a whole or again as a whole, since rounding depends on which images are
@@ -217,7 +224,7 @@ def _finished(folder: Path, batch: list[images.LabelledImage], natural: Tensor) 
     done = []
     for image in batch:
         try:
-            done.append(images.to_pixels(images.read_image(folder / image.name)))
+            done.append(to_pixels(read_image(folder / image.name)))
         except ValueError:
             return None
         if done[-1].shape != natural.shape[1:]:
@@ -229,18 +236,18 @@ def _filled(labels: list[int], answers: list[int]) -> list[int]:
     return [a if label < 0 else label for label, a in zip(labels, answers, strict=True)]
 
 
-def label_row(record: dict, targeted: bool) -> dict:
+def crafted_row(record: dict, targeted: bool) -> dict:
     """Return a record's row of labels.csv."""
     row = {"filename": record["image"].name, "label": record["label"]}
     return row | {"target": record["target"]} if targeted else row
 
 
-def summary(attacker: Attacker, records: list[dict]) -> dict:
+def run_summary(attacker: Attacker, records: list[dict]) -> dict:
     """Return what run.json says of a finished run, of which there are records as of `Share`."""
     attack = attacker.attack
     steps = {key: getattr(attack, key) for key in ("step_size", "num_steps")}
-    if attack.own:
-        steps = {key: value if key in attack.own.asks else None for key, value in steps.items()}
+    if attack.user:
+        steps = {key: value if key in attack.user.asks else None for key, value in steps.items()}
     hits = sum((r["fooled"] == r["target"]) == attack.targeted for r in records)
     return {
         "source": attacker.name,
@@ -258,3 +265,51 @@ def summary(attacker: Attacker, records: list[dict]) -> dict:
         "white_box_success": 100 * hits / len(records),
         "largest_perturbation": max(r["change"] for r in records),
     }
+
+
+def refuse_not_finite(pixels: Tensor, names: list[str]) -> None:
+    """Raise a ValueError that names the images, N x 3 x H x W, with pixels that are not finite."""
+    broken = (~pixels.isfinite()).flatten(1).any(1).tolist()
+    if any(broken):
+        named = ", ".join(name for name, b in zip(names, broken, strict=True) if b)
+        raise ValueError(f"the gradient is not finite at {sum(broken)} images: {named}")
+
+
+def refuse_too_far(
+    attack: str, pixels: Tensor, natural: Tensor, epsilon: float, names: list[str]
+) -> None:
+    """Raise a ValueError that names the image, N x 3 x H x W, that an attack took out of bounds.
+
+    Args:
+        epsilon: in 1/255; a hundredth of a level further is rounding.
+    """
+    apart = 255 * (pixels - natural).abs().flatten(1).amax(1)
+    outside = 255 * torch.maximum(-pixels, pixels - 1).flatten(1).amax(1)
+    for name, distance, beyond in zip(names, apart.tolist(), outside.tolist(), strict=True):
+        if not distance <= epsilon + 0.01:  # nor where it is not a number
+            raise ValueError(
+                f"{attack} takes {name} {distance:.2f}/255 away, and epsilon is {epsilon:g}/255"
+            )
+        if beyond > 0.01:
+            raise ValueError(f"{attack} takes pixels of {name} {beyond:.2f}/255 out of [0, 1]")
+
+
+def warn_of_unchanged(records: list[dict]) -> None:
+    """Warn of images that an attack did not change; `records` as of `attack.Crafter`."""
+    for moved, why in (
+        (None, "nothing was changed at"),
+        (False, "the gradient is zero at"),
+        (True, "the perturbation is under half a level, 0.5/255, at"),
+    ):
+        names = [r["image"].name for r in records if r["change"] == 0 and r["moved"] is moved]
+        if names:
+            shown = ", ".join(names[:10]) + ", ..." * (len(names) > 10)
+            logger.warning("%s %d images, which stay as they are: %s", why, len(names), shown)
+
+
+def warn_of_absent_labels(labels: int, targets: int, seed: int) -> None:
+    """Warn of numbers of images that had no label, or no target class in a targeted attack."""
+    if labels:
+        logger.warning("%d images have no label: took what the source predicts", labels)
+    if targets:
+        logger.warning("%d images have no target class: drew one with seed %d", targets, seed)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import utils_sgm
-from suite.running import defended
+from suite.defences import defence_names
 
 logger = logging.getLogger(__name__)
 
 
-class Published(NamedTuple):
+class PublishedGamma(NamedTuple):
     """A gamma for attacks of several steps, one for those of one step if known, and whose."""
 
     several: float
@@ -33,22 +33,26 @@ TPAMI = "Wang et al., TPAMI 2026"
 BLOCK = f"{TPAMI}: 0.6 for the two modules of a block"
 # By the networks' names in pretrainedmodels, torchvision and timm.
 PUBLISHED = {
-    **dict.fromkeys(utils_sgm.RESNETS, Published(0.2, 0.5, PAPER)),
-    **dict.fromkeys(utils_sgm.DENSENETS, Published(0.5, 0.7, PAPER)),
+    **dict.fromkeys(utils_sgm.RESNETS, PublishedGamma(0.2, 0.5, PAPER)),
+    **dict.fromkeys(utils_sgm.DENSENETS, PublishedGamma(0.5, 0.7, PAPER)),
     **dict.fromkeys(
         ("vit_base_patch16_224", "vit_b_16"),
-        Published(0.775, None, f"{BLOCK}; {TA_BENCH} has 0.4"),
+        PublishedGamma(0.775, None, f"{BLOCK}; {TA_BENCH} has 0.4"),
     ),
-    "mixer_b16_224": Published(0.775, None, f"{BLOCK}; {TA_BENCH} has 0.6"),
+    "mixer_b16_224": PublishedGamma(0.775, None, f"{BLOCK}; {TA_BENCH} has 0.6"),
     **dict.fromkeys(
         ("inceptionv3", "inception_v3"),
-        Published(0.6, None, f"{TPAMI}, for --branches 'Mixed.*\\.bn'"),
+        PublishedGamma(0.6, None, f"{TPAMI}, for --branches 'Mixed.*\\.bn'"),
     ),
-    "convnext_base": Published(0.2, None, TA_BENCH),
-    "deit3_base_patch16_224": Published(0.2, None, TA_BENCH),
-    "beit_base_patch16_224": Published(0.4, None, TA_BENCH),
-    **dict.fromkeys(("tf_efficientnetv2_m", "efficientnet_v2_m"), Published(0.1, None, TA_BENCH)),
-    **dict.fromkeys(("swin_base_patch4_window7_224", "swin_b"), Published(0.4, None, TA_BENCH)),
+    "convnext_base": PublishedGamma(0.2, None, TA_BENCH),
+    "deit3_base_patch16_224": PublishedGamma(0.2, None, TA_BENCH),
+    "beit_base_patch16_224": PublishedGamma(0.4, None, TA_BENCH),
+    **dict.fromkeys(
+        ("tf_efficientnetv2_m", "efficientnet_v2_m"), PublishedGamma(0.1, None, TA_BENCH)
+    ),
+    **dict.fromkeys(
+        ("swin_base_patch4_window7_224", "swin_b"), PublishedGamma(0.4, None, TA_BENCH)
+    ),
 }
 
 
@@ -59,7 +63,7 @@ def published_gamma(arch: str, num_steps: int) -> tuple[float, str]:
         arch: name of the network, of any weights, as of `networks.load_model`.
         num_steps: of the attack; one step has another gamma than several.
     """
-    name = defended.bare(arch)
+    name = defence_names.undefended_name(arch)
     library, _, rest = name.rpartition("/")
     if library in END:
         name = rest.partition(END[library])[0]

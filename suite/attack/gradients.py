@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from suite.attack.copies import Admix
 from suite.attack.in_front import TranslationInvariance
 from suite.attack.losses import SummedLoss
 from suite.attack.settings import Attack
-from suite.running import draws
+from suite.attack.transformations import Admix
+from suite.running import random_numbers
 
 
 class GradientLoss:
@@ -102,7 +102,7 @@ class GradientLoss:
         reach = self.attack.variance_bound * self.attack.epsilon / 255
         total = torch.zeros_like(pixels)
         for _ in range(self.attack.variance):
-            noise = draws.uniform(pixels, self.generators)
+            noise = random_numbers.uniform_noise(pixels, self.generators)
             total += self._average(noise.mul_(reach).add_(pixels), labels)
         return total / self.attack.variance - gradient
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from suite.networks import resized
+from suite.networks.resizing import resized
 
 
 class InputDiversity(nn.Module):

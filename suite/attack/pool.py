@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from suite import images
+from suite.images.folders import in_batches
+from suite.images.labels import LabelledImage
+from suite.images.pictures import read_batches, size_error
 
 LARGEST = 1000
 
@@ -25,7 +27,7 @@ class Pool:
 
 
 def read_pool(
-    listed: Sequence[images.LabelledImage], seed: int, workers: int = 0, skip: bool = False
+    listed: Sequence[LabelledImage], seed: int, workers: int = 0, skip: bool = False
 ) -> Pool:
     """Return all images as a pool, or 1000 of them, which then depend on the seed.
 
@@ -37,15 +39,15 @@ def read_pool(
         ValueError: an image is not readable, has another size than others, or none is left.
     """
     order = torch.randperm(len(listed), generator=torch.Generator().manual_seed(seed))
-    chosen = images.batches([listed[n] for n in sorted(order[:LARGEST].tolist())], 16)
+    chosen = in_batches([listed[n] for n in sorted(order[:LARGEST].tolist())], 16)
     pixels, labels, first = [], [], None
-    for batch, part in images.read_batches(chosen, workers, skipped=[] if skip else None):
+    for batch, part in read_batches(chosen, workers, skipped=[] if skip else None):
         if not batch:
             continue
         size = batch[0].path, (part.shape[3], part.shape[2])
         first = first or size
         if size[1] != first[1]:
-            raise ValueError(images.size_error(size, first))
+            raise ValueError(size_error(size, first))
         pixels.append(part)
         labels += [-1 if image.label is None else image.label for image in batch]
     if not pixels:

@@ -1,85 +1,128 @@
-"""What an attack is made of, and what the field calls it."""
+"""The settings of an attack, and the command line that is made from them. No torch."""
 
-from dataclasses import dataclass, fields
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass, field, fields
 
-from suite.running import options
+from suite.running import cli
+
+LOSSES = ("cross-entropy", "logit", "margin")
+PASSES = "attack, with more passes a step"  # the second group of options
+
+
+def _option(default: object, help: str, group: str = "attack", **argument: object):
+    """Return a field of `Attack`, with what `add_argument` takes for the option of its name."""
+    return field(default=default, metadata={"group": group, "help": help} | argument)
 
 
 @dataclass(frozen=True)
 class Attack:
     """The settings of an L-infinity attack; by default PGD as in the SGM paper.
 
+    Each field is an option of attack_iter.py, which has its type, its default and its help text.
+    An option that the run.json of an earlier version lacks meant its default.
+
     Attributes:
-        epsilon: largest perturbation of a pixel, in 1/255.
-        step_size: of each step, in 1/255.
-        num_steps: how many; one of size epsilon is FGSM.
-        momentum: 0 for PGD, above 0 for MI-FGSM with that decay factor.
-        di_prob, di_resize: DI's probability, and its largest size relative to the image's.
-        ti_kernel, ti_sigma: TI's kernel size in pixels, odd, 1 for none; and how many standard
-            deviations it reaches to each side.
-        rand_init: whether to start at a random place in the ball.
-        targeted: whether to approach the labels instead of leaving them.
-        ensemble: "logits" averages the networks' logits, "gradients" adds gradients of norm 1.
-        seed: of all random numbers and random target classes.
-        loss: one of `losses.LOSSES`.
-        nesterov: whether to take the gradient where the momentum leads to, as NI-FGSM does.
-        scales: SI's copies of the pixels, x / 2 ** i for i from 0.
-        variance, variance_bound: VMI's neighbours, and how far away they are, relative to epsilon.
-        admix, admix_ratio: how many images of other classes Admix mixes in, and how much of them.
-        block_shuffle: BSR's copies.
-        eot: how many random draws of DI, copies and defences each gradient is averaged over.
-        own: an `OwnAttack` instead, which gets the settings that it asks for.
+        user: a `UserAttack`, which is run instead and gets the settings that it asks for.
 
     Raises:
         ValueError: settings that do not go together.
     """
 
-    epsilon: float = 16
-    step_size: float = 2
-    num_steps: int = 10
-    momentum: float = 0
-    di_prob: float = 0
-    di_resize: float = 1.1
-    ti_kernel: int = 1
-    ti_sigma: float = 3
-    rand_init: bool = False
-    targeted: bool = False
-    ensemble: str = "logits"
-    seed: int = 0
-    loss: str = "cross-entropy"
-    nesterov: bool = False
-    scales: int = 1
-    variance: int = 0
-    variance_bound: float = 1.5
-    admix: int = 0
-    admix_ratio: float = 0.2
-    block_shuffle: int = 0
-    eot: int = 1
-    own: object = None
+    epsilon: float = _option(16.0, "largest perturbation, in 1/255", type=cli.not_negative)
+    step_size: float = _option(2.0, "in 1/255; negative: epsilon / num-steps", type=cli.finite)
+    num_steps: int = _option(10, "1 step of size epsilon is FGSM", type=cli.positive_int)
+    momentum: float = _option(0.0, "0: PGD; above 0: MI-FGSM's decay factor", type=cli.not_negative)
+    di_prob: float = _option(
+        0.0, "DI: probability of its resizing and padding (0.5 in its paper)", type=cli.probability
+    )
+    di_resize: float = _option(
+        1.1, "DI: largest size, relative to the image's", type=cli.at_least_1
+    )
+    ti_kernel: int = _option(1, "TI: kernel size in pixels (15 in its paper)", type=cli.odd)
+    ti_sigma: float = _option(
+        3.0, "TI: standard deviations from the kernel's middle to its edge", type=cli.positive
+    )
+    rand_init: bool = _option(False, "start at a random point of the epsilon ball")
+    targeted: bool = _option(
+        False, "aim at the label file's target classes, or at random ones where it has none"
+    )
+    loss: str = _option(
+        "cross-entropy",
+        "logit: the label's logit alone; margin: the largest other logit less the label's",
+        choices=LOSSES,
+    )
+    ensemble: str = _option(
+        "logits",
+        "several sources: average their logits, or normalise each source's gradient and add",
+        choices=("logits", "gradients"),
+    )
+    seed: int = _option(0, "random seed, also of random target classes", type=int)
+    nesterov: bool = _option(False, "NI: take the gradient where the momentum leads", PASSES)
+    scales: int = _option(
+        1,
+        "SI: number of copies, each half as bright as the one before (5 in its paper)",
+        PASSES,
+        type=cli.positive_int,
+    )
+    variance: int = _option(
+        0,
+        "VMI, or VNI with --nesterov: number of neighbours that tune it (20 in its paper)",
+        PASSES,
+        type=cli.whole,
+    )
+    variance_bound: float = _option(
+        1.5, "VMI: distance of the neighbours, relative to epsilon", PASSES, type=cli.positive
+    )
+    admix: int = _option(
+        0,
+        "Admix: number of images of other classes, out of --input-dir, to mix in (3 in its paper)",
+        PASSES,
+        type=cli.whole,
+    )
+    admix_ratio: float = _option(0.2, "Admix: weight of those images", PASSES, type=cli.fraction)
+    block_shuffle: int = _option(
+        0,
+        "BSR: number of copies with shuffled and rotated blocks (20 in its paper)",
+        PASSES,
+        type=cli.whole,
+    )
+    eot: int = _option(
+        1,
+        "EOT: number of random draws, of defences and DI, over which each gradient is averaged",
+        PASSES,
+        type=cli.positive_int,
+    )
+    user: object = None
 
     def __post_init__(self):
-        wrong = options.contradiction(self)
+        wrong = contradiction(self)
         if wrong:
             raise ValueError(wrong)
-        if self.own:
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
+        if self.user:
             self._refuse_ignored()
 
     @property
+    def evaluations(self) -> int:
+        """Number of gradient evaluations a step; PGD makes one."""
+        return evaluations(self)
+
+    @property
     def one_pass(self) -> bool:
-        """Whether the gradient is the network's at the pixels, as of PGD and MI-FGSM."""
         copies = self.scales > 1 or self.admix > 0 or self.block_shuffle > 0 or self.eot > 1
         return not (copies or self.nesterov or self.variance)
 
     @property
-    def evaluations(self) -> int:
-        """How many gradients of the network make one step, of which PGD takes one."""
-        return options.evaluations(self)
+    def copies(self) -> int:
+        """Number of gradients that are averaged at one point, of copies and random draws."""
+        return evaluations(self) // (1 + self.variance)
 
     @property
     def name(self) -> str:
         """The field's name of the attack: PGD, MI-FGSM+DI, FGSM, VNI-FGSM+SI+DI, ..."""
-        if self.own:
-            return "targeted " * self.targeted + self.own.name
+        if self.user:
+            return "targeted " * self.targeted + self.user.name
         if self.num_steps == 1 and self.step_size == self.epsilon:
             name = "FGSM"
         elif self.momentum:
@@ -98,11 +141,92 @@ class Attack:
         return "targeted " * self.targeted + "+".join([name, *(x for x in on_top if on_top[x])])
 
     def _refuse_ignored(self) -> None:
-        taken = {"epsilon", "seed", "own", *self.own.asks}
+        taken = {"epsilon", "seed", "user", *self.user.asks}
         ignored = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         ignored = [f"--{name.replace('_', '-')}" for name in ignored if name not in taken]
         if ignored:
             raise ValueError(
-                f"{self.own.name} does not ask for {', '.join(ignored)}: leave it out, or give the "
-                "function a parameter of that name"
+                f"{self.user.name} does not ask for {', '.join(ignored)}: leave it out, or give "
+                "the function a parameter of that name"
             )
+
+
+OPTIONS = [f for f in fields(Attack) if f.metadata]
+# What the run.json of an earlier version meant by options that it lacks.
+DEFAULTS = {"attack": None} | {f.name: f.default for f in OPTIONS}
+# What an attack of the user's can ask for by name, beside the generators.
+USER_SETTINGS = [f.name for f in OPTIONS if f.name not in ("epsilon", "ensemble")]
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add an option for each setting of an attack."""
+    groups = {}
+    for option in OPTIONS:
+        argument = dict(option.metadata)
+        title = argument.pop("group")
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        if option.default is False:
+            argument["action"] = "store_true"
+        flag = f"--{option.name.replace('_', '-')}"
+        groups[title].add_argument(flag, default=option.default, **argument)
+
+
+def gamma(text: str) -> float | str:
+    """Return a gamma of the command line: a number from 0 to 1, or "auto"."""
+    return text if text == "auto" else cli.probability(text)
+
+
+def refuse_wrong(args: Namespace) -> None:
+    """Raise a UsageError if an attack's options do not go with each other, or with SGM's."""
+    wrong = contradiction(args)
+    if wrong:
+        raise cli.UsageError(wrong)
+    several = len(args.arch) > 1 or evaluations(args) > 1
+    if several and args.ensemble == "logits" and args.hooks == "relu":
+        raise cli.UsageError(
+            "relu hooks rescale each gradient by itself, so that averaged networks or passes would "
+            "not count equally: take --hooks branch, or --ensemble gradients"
+        )
+    if len(args.gamma) not in (1, len(args.arch)):
+        raise cli.UsageError(f"{len(args.gamma)} gammas do not go with {len(args.arch)} networks")
+    if 0 in args.gamma and not args.branches:
+        raise cli.UsageError(
+            "--gamma 0 cuts off what it scales: it needs --branches, which name a part of the "
+            "residual branches; for all of them take a gamma above 0"
+        )
+
+
+def refuse_no_levels(epsilon: float, path: float | None) -> None:
+    """Raise a UsageError if no saved pixel can change.
+
+    Args:
+        epsilon: largest perturbation, in 1/255.
+        path: how far all steps together reach, in 1/255; None if that is no bound.
+    """
+    if 0 < epsilon < 1:
+        raise cli.UsageError(
+            f"--epsilon {epsilon:g} is in 1/255, and rounds to nothing: saved pixels have whole "
+            "levels (16/255 is --epsilon 16)"
+        )
+    if path is not None and path < min(epsilon, 0.5):
+        raise cli.UsageError(
+            f"all steps together reach {path:g}/255, which rounds to nothing: --step-size is in "
+            "1/255 (2/255 is --step-size 2)"
+        )
+
+
+def evaluations(attack: Attack | Namespace) -> int:
+    """Return how many gradients of the network make one step; PGD takes one."""
+    copies = attack.scales * max(1, attack.admix) * max(1, attack.block_shuffle) * attack.eot
+    return copies * (1 + attack.variance)
+
+
+def contradiction(attack: Attack | Namespace) -> str | None:
+    """Say which settings of an attack do not go together; None if all of them do."""
+    if attack.nesterov and not attack.momentum:
+        return "--nesterov looks where the momentum leads to: it needs a --momentum above 0"
+    for option in ("nesterov", "variance"):
+        if getattr(attack, option) and attack.num_steps == 1:
+            return f"--{option} takes something from the step before: --num-steps 1 has none"
+    return None

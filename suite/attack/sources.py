@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import utils_sgm
-from suite import defences, networks
+from suite.defences.defended import Defended, undefended
+from suite.networks.classifier import Classifier
+from suite.user_code.input_sizes import input_size
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +40,12 @@ class Source:
     @property
     def architecture(self) -> str:
         """The name without that of defences."""
-        return self.network.arch if isinstance(self.network, defences.Defended) else self.name
+        return self.network.arch if isinstance(self.network, Defended) else self.name
 
     @property
     def random(self) -> bool:
         """Whether the network has a defence that draws."""
-        return isinstance(self.network, defences.Defended) and self.network.random
+        return isinstance(self.network, Defended) and self.network.random
 
 
 def register(source: Source, hooks: str) -> list:
@@ -55,11 +57,11 @@ def register(source: Source, hooks: str) -> list:
     Raises:
         ValueError: the source is in training mode, or SGM changes nothing or leaves no gradient.
     """
-    network, size = source.network, networks.input_size(source.network)
+    network, size = source.network, input_size(source.network)
     if network.training:
         raise ValueError(f"{source.name or 'a source'} is in training mode: call its eval() first")
-    whole = network = defences.undefended(network)
-    if isinstance(network, networks.Classifier):
+    whole = network = undefended(network)
+    if isinstance(network, Classifier):
         network = network.network
     plain = _gradient(whole, size) if source.gamma < 1 else None
     handles = utils_sgm.register_sgm(

@@ -6,12 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from suite import networks
+from suite.defences import defence_names
 from suite.defences.inputs import BitDepth, FeatureDistillation, Jpeg
 from suite.defences.purifier import load_purifier
 from suite.defences.randomised import Randomised, RandomPadding, Smoothing
-from suite.running import defended, draws
+from suite.networks.classifier import Classifier, load_model
+from suite.running import random_numbers
 from suite.running.precision import DEFAULT
+from suite.running.runs import sha256
 
 # The size at which the authors of R&P show their network what was padded.
 RP_NATIVE = 299
@@ -39,9 +41,9 @@ class Defended(nn.Module):
 
     def __init__(
         self,
-        classifier: networks.Classifier,
+        classifier: Classifier,
         arch: str,
-        stack: Sequence[defended.Defence],
+        stack: Sequence[defence_names.Defence],
         purifier: Path | None = None,
     ):
         super().__init__()
@@ -69,14 +71,14 @@ class Defended(nn.Module):
 
     def _module(self, kind: str, values: tuple, purifier: Path | None) -> nn.Module:
         if kind == "nrp":
-            self.digests[purifier.name] = networks.sha256(purifier)
+            self.digests[purifier.name] = sha256(purifier)
             return load_purifier(purifier)
         return {"jpeg": Jpeg, "bits": BitDepth, "fd": FeatureDistillation}[kind](*values)
 
     @property
     def random(self) -> bool:
         """Whether a defence draws."""
-        return any(kind in defended.RANDOM for kind in self._kinds)
+        return any(kind in defence_names.RANDOM for kind in self._kinds)
 
     @property
     def classes(self) -> int | None:
@@ -85,9 +87,9 @@ class Defended(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         places = [str(place) for place in range(len(pixels))]
-        generators = self.generators or draws.image_generators(0, places)
+        generators = self.generators or random_numbers.image_generators(0, places)
         if len(generators) != len(pixels):  # an attack of the user's may pass one image, or copies
-            generators = draws.of_others(len(pixels), generators)
+            generators = random_numbers.generators_for(len(pixels), generators)
         for module in self.modules():
             if isinstance(module, Randomised):
                 module.generators = generators
@@ -96,7 +98,7 @@ class Defended(nn.Module):
     def accelerate(self, precision: str = DEFAULT) -> "Defended":
         """Make the network's passes fast, see `networks.Classifier.accelerate`."""
         self.classifier.accelerate(precision)
-        last = [kind for kind in self._kinds if kind in defended.RANDOM][-1:]
+        last = [kind for kind in self._kinds if kind in defence_names.RANDOM][-1:]
         if last == ["rp"] and self.input_size[1:] == (RP_NATIVE, RP_NATIVE):
             # As with their authors, these networks see the padded image without another resize;
             # unless smoothing stands between, whose noise is of the network's own size.
@@ -109,9 +111,9 @@ class Defended(nn.Module):
         return "no answer" if index == self.classes else self.classifier.class_name(index)
 
 
-def load(
+def load_defended(
     name: str, checkpoints: Mapping[str, Path] | None = None
-) -> "networks.Classifier | Defended":
+) -> "Classifier | Defended":
     """Return a network by name, on the CPU, behind the defences in front of its name.
 
     Args:
@@ -125,11 +127,11 @@ def load(
         OSError: weights are not on this machine and can't be downloaded.
     """
     checkpoints = checkpoints or {}
-    stack, arch = defended.split(name)
+    stack, arch = defence_names.split_defences(name)
     purified = any(defence.kind == "nrp" for defence in stack)
     if purified and "nrp" not in checkpoints:
         raise ValueError(f"{name} needs the purifier's weights, under the name nrp")
-    classifier = networks.load_model(arch, checkpoint=checkpoints.get(arch))
+    classifier = load_model(arch, checkpoint=checkpoints.get(arch))
     if not stack:
         return classifier
     return Defended(classifier, arch, stack, checkpoints.get("nrp"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
 
-from suite import networks
+from suite.networks.checkpoints import read_state_dict
 
 
 class Purifier(nn.Module):
@@ -48,7 +48,7 @@ def load_purifier(file: Path) -> Purifier:
     Raises:
         OSError, ValueError: the file is not usable, or holds another network.
     """
-    tensors = networks.read_state_dict(file)
+    tensors = read_state_dict(file)
     numbers = [re.match(r"recon_trunk\.(\d+)\.", key) for key in tensors]
     blocks = max((int(found[1]) + 1 for found in numbers if found), default=0)
     if not blocks:

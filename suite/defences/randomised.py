@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from suite import networks
-from suite.running import draws
+from suite.networks.resizing import resized
+from suite.running import random_numbers
 
 ALPHA = 0.001  # of Cohen et al.'s predict
 NO_SHARE = 1e-30  # whose logarithm is finite
@@ -102,7 +102,7 @@ class Smoothing(Randomised):
 
     def forward(self, pixels: Tensor) -> Tensor:
         if tuple(pixels.shape[-2:]) != self.size:
-            pixels = networks.resized(pixels, self.size, antialias=True)
+            pixels = resized(pixels, self.size, antialias=True)
         if pixels.requires_grad:
             return self.behind(self._noisy(pixels))
         votes = finite = None
@@ -116,7 +116,7 @@ class Smoothing(Randomised):
         return torch.where(finite[:, None], shares, torch.nan)
 
     def _noisy(self, pixels: Tensor) -> Tensor:
-        return pixels + self.sigma * draws.normal(pixels, self.generators)
+        return pixels + self.sigma * random_numbers.normal_noise(pixels, self.generators)
 
 
 def with_abstentions(votes: Tensor) -> Tensor:

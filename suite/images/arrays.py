@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from suite.images.labels import LABELS, OURS, LabelFile, LabelledImage, others
+from suite.images.labels import LABELS, SUITE_LABELS, LabelFile, LabelledImage, other_label_files
 
 BATCH = re.compile(r"batch_([0-9]+)\.npy")
 CLASSES = "labels.npy"
@@ -117,7 +117,7 @@ def _classes(file: Path, count: int) -> list[int] | None:
 def _rows(folder: Path, count: int) -> list[tuple[str, int, int | None]]:
     """Return names, labels and targets of a folder's label file, in the order of its rows."""
     own = folder / LABELS
-    files = [LabelFile(own, OURS)] if own.is_file() else others(folder)
+    files = [LabelFile(own, SUITE_LABELS)] if own.is_file() else other_label_files(folder)
     if len(files) > 1:
         raise ValueError(f"{files[0].path} and {files[1].path} both name images: keep one of them")
     if not files:

@@ -28,17 +28,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from suite.images import arrays
-from suite.images.classes import SYNSET, UNFINISHED, class_folders, class_images, look
+from suite.images.class_folders import SYNSET, UNFINISHED, class_folders, class_images, look_into
 from suite.images.labels import (
     LABELS,
     NIPS,
     NIPS2017,
-    OURS,
     SUFFIXES,
+    SUITE_LABELS,
     LabelFile,
     LabelledImage,
-    one_line,
-    others,
+    other_label_files,
+    printable,
     synset_class,
 )
 
@@ -61,9 +61,9 @@ def list_images(folder: Path) -> list[LabelledImage]:
             f"the selection in {folder} was interrupted: give its command again, with --overwrite"
         )
     left = Counter()
-    batches = arrays.batch_files(folder)
-    if batches and not look(folder, Counter())[0]:
-        images = arrays.list_arrays(batches)
+    batch_files = arrays.batch_files(folder)
+    if batch_files and not look_into(folder, Counter())[0]:
+        images = arrays.list_arrays(batch_files)
     else:
         images = _listed(folder, left)
     left_out = ", ".join(f"{count} {what}" for what, count in (+left).items())
@@ -78,8 +78,8 @@ def list_images(folder: Path) -> list[LabelledImage]:
             raise ValueError(f"{image.path!r}: a file name must be valid UTF-8") from None
         if image.name in by_name:
             raise ValueError(
-                f"{one_line(by_name[image.name])} and {one_line(image.path)} would both become "
-                f"{one_line(image.name)}"
+                f"{printable(by_name[image.name])} and {printable(image.path)} would both become "
+                f"{printable(image.name)}"
             )
         by_name[image.name] = image.path
     if left_out:
@@ -112,17 +112,17 @@ def matched(
             first = more[min(len(listed), len(naturals))]
             raise ValueError(
                 f"{folder} has {len(listed)} images in its batches, but there are {len(naturals)} "
-                f"natural ones: {one_line(first.name)} has no partner"
+                f"natural ones: {printable(first.name)} has no partner"
             )
         listed = [replace(i, name=n.name) for i, n in zip(listed, naturals, strict=True)]
     known = {image.name: image for image in naturals}
-    others = known.keys() ^ {image.name for image in listed}
-    if others:
-        first = min(others)
+    unmatched = known.keys() ^ {image.name for image in listed}
+    if unmatched:
+        first = min(unmatched)
         has = "has no" if first in known else "alone has"
         raise ValueError(
             f"{folder} has no labels, so that it needs the natural images' names, all of them: it "
-            f"{has} {one_line(first)}"
+            f"{has} {printable(first)}"
         )
     return [
         replace(i, label=known[i.name].label, target=known[i.name].target) if i.label is None else i
@@ -130,13 +130,13 @@ def matched(
     ]
 
 
-def batches(images: list[LabelledImage], size: int) -> list[list[LabelledImage]]:
+def in_batches(images: list[LabelledImage], size: int) -> list[list[LabelledImage]]:
     """Return the images in batches of up to `size`."""
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def _listed(folder: Path, left: Counter) -> list[LabelledImage]:
-    images, folders = look(folder, left)
+    images, folders = look_into(folder, left)
     found = _label_file(folder, images, folders)
     if found:
         labels, place = found
@@ -145,7 +145,7 @@ def _listed(folder: Path, left: Counter) -> list[LabelledImage]:
         if place != folder:
             left[f"images outside its {place.name}/"] += len(images)
             left["folders in it"] += len(folders) - 1
-            images, folders = look(place, left)
+            images, folders = look_into(place, left)
         left["folders in it"] += len(folders)
         return _with_labels(labels, images, place, left)
     classes = class_folders(folder, images, folders)
@@ -183,7 +183,7 @@ def _label_file(
     """
     inner = folder / "images"
     if (folder / LABELS).is_file():
-        labels = LabelFile(folder / LABELS, OURS)
+        labels = LabelFile(folder / LABELS, SUITE_LABELS)
         return labels, _place(labels, [folder, inner])
     if (folder / NIPS2017).is_file():
         labels = LabelFile(folder / NIPS2017, NIPS)
@@ -196,7 +196,7 @@ def _label_file(
         return None
     if here.name == "images" and images and (beside / LABELS).is_file():
         try:
-            found = _fitting([LabelFile(beside / LABELS, OURS)], [folder], folder)
+            found = _fitting([LabelFile(beside / LABELS, SUITE_LABELS)], [folder], folder)
         except ValueError as error:  # it may be about anything
             logger.warning("%s is not used: %s", beside / LABELS, error)
         else:
@@ -204,15 +204,15 @@ def _label_file(
                 return found
     if images and all(OF_SYNSET.match(image.stem) for image in images):
         return None
-    found = _fitting(others(folder), [folder, inner], folder)
-    return found or (_fitting(others(beside), [folder], folder) if images else None)
+    found = _fitting(other_label_files(folder), [folder, inner], folder)
+    return found or (_fitting(other_label_files(beside), [folder], folder) if images else None)
 
 
 def _place(labels: LabelFile, places: list[Path]) -> Path:
     """Return the first folder with images that have a row, else the first with any."""
 
     def fit(place: Path) -> tuple[bool, bool]:
-        images, _ = look(place, Counter())
+        images, _ = look_into(place, Counter())
         return any(map(labels.has, images)), bool(images)
 
     return max(filter(Path.is_dir, places), key=fit)
@@ -225,7 +225,7 @@ def _fitting(
     found = []
     for labels in files:
         place = _place(labels, places)
-        if any(map(labels.has, look(place, Counter())[0])):
+        if any(map(labels.has, look_into(place, Counter())[0])):
             found.append((labels, place))
         else:
             logger.warning("%s is not used: it names no image in %s", labels.path, folder)
@@ -243,7 +243,7 @@ def _with_labels(
     file = labels.path
     absent = labels.without_image(images)
     if absent and labels.form.complete:
-        raise ValueError(f"{file} names {one_line(absent[0])}, which is not an image in {place}")
+        raise ValueError(f"{file} names {printable(absent[0])}, which is not an image in {place}")
     left[f"rows of {file.name} without an image"] += len(absent)
     if labels.form.selects:
         selected = [image for image in images if labels.has(image)]

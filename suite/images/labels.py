@@ -45,11 +45,11 @@ class Format:
     columns: tuple[str, ...] = ()
 
 
-OURS = Format(
+SUITE_LABELS = Format(
     "filename", "label", targets=("target", "targeted_label"), suffixes=True, complete=True
 )
 NIPS = Format("ImageId", "TrueLabel", targets=("TargetClass",), first=1, classes=1000)
-TA_BENCH = Format("image_name", "class_index", synset="class", selects=True)
+TA_BENCH_LABELS = Format("image_name", "class_index", synset="class", selects=True)
 TINY_IMAGENET = Format("image", "synset", synset="synset", columns=("image", "synset"))
 
 
@@ -97,9 +97,9 @@ class LabelFile:
                 continue
             other = self._rows.setdefault(self._key(name), row)
             if other[form.label] != row[form.label]:
-                raise ValueError(f"{path} has two labels for {one_line(name)}")
+                raise ValueError(f"{path} has two labels for {printable(name)}")
             if self._target(other) != self._target(row):
-                raise ValueError(f"{path} has two targets for {one_line(name)}")
+                raise ValueError(f"{path} has two targets for {printable(name)}")
 
     def _key(self, name: str) -> str:
         if not self.form.suffixes:
@@ -132,7 +132,7 @@ class LabelFile:
         """
         row = self._rows.get(self._key(image.name))
         if row is None:
-            raise ValueError(f"{self.path} has no row for {one_line(image.name)}")
+            raise ValueError(f"{self.path} has no row for {printable(image.name)}")
         target = self._target(row)
         target = None if target is None else self._class(target)
         synset = (row.get(self.form.synset) or "").strip()
@@ -173,7 +173,7 @@ def _rows(file: Path, delimiter: str = ",") -> Iterator[list[str]]:
         raise ValueError(f"{file} is not a CSV file in UTF-8 ({error})") from error
 
 
-def others(folder: Path) -> list[LabelFile]:
+def other_label_files(folder: Path) -> list[LabelFile]:
     """Return a folder's label files with NIPS 2017's or TA-Bench's columns, or Tiny-ImageNet's."""
     tiny = folder / TINY
     found = [LabelFile(tiny, TINY_IMAGENET)] if tiny.is_file() else []
@@ -184,7 +184,7 @@ def others(folder: Path) -> list[LabelFile]:
                 header = next(_rows(file), [])
         found += [
             LabelFile(file, form)
-            for form in (NIPS, TA_BENCH)
+            for form in (NIPS, TA_BENCH_LABELS)
             if {form.key, form.label} <= set(header)
         ]
     return found
@@ -205,7 +205,7 @@ def synset_class(synset: str, path: Path) -> int:
     return synsets()[synset]
 
 
-def one_line(name: str | Path) -> str:
+def printable(name: str | Path) -> str:
     """Return a name as it is if it can be printed, else with escapes and in quotes."""
     return str(name) if str(name).isprintable() else repr(str(name))
 

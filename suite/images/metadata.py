@@ -38,7 +38,7 @@ def upright(image: PIL.Image.Image) -> PIL.Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def bare(data: bytes) -> bytes:
+def without_metadata(data: bytes) -> bytes:
     """Return a PNG or TIFF file without the metadata that PIL may refuse; others as they are."""
     if data.startswith(b"\x89PNG"):
         return _bare_png(data)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from suite.images import arrays, metadata
-from suite.images.labels import LabelledImage, one_line, whole_file
+from suite.images.labels import LabelledImage, printable, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,9 @@ def read_image(path: Path) -> PIL.Image.Image:
         return _decode(path)
     except Exception as error:  # PIL's decoders raise whatever comes up in a broken file
         with contextlib.suppress(Exception):
-            return _decode(io.BytesIO(metadata.bare(path.read_bytes())))
+            return _decode(io.BytesIO(metadata.without_metadata(path.read_bytes())))
         reason = " ".join(str(error).split())
-        raise ValueError(f"{one_line(path)} is not a readable image ({reason})") from error
+        raise ValueError(f"{printable(path)} is not a readable image ({reason})") from error
 
 
 def _decode(file: Path | io.BytesIO) -> PIL.Image.Image:
@@ -158,7 +158,7 @@ def size_error(one: tuple[Path, tuple[int, int]], other: tuple[Path, tuple[int, 
     """Say that two images, each a path with its width and height, have not one size."""
     (path, size), (first, first_size) = one, other
     return (
-        f"{one_line(path)} is {size[0]} x {size[1]} pixels, but {one_line(first)} is "
+        f"{printable(path)} is {size[0]} x {size[1]} pixels, but {printable(first)} is "
         f"{first_size[0]} x {first_size[1]}; select_images.py makes images of one size"
     )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from suite.images.classes import UNFINISHED
+from suite.images.class_folders import UNFINISHED
 from suite.images.labels import LABELS, LabelledImage
 
 
@@ -52,7 +52,7 @@ def prepare_folder(folder: Path, overwrite: bool) -> None:
     (folder / UNFINISHED).touch()
 
 
-def label_row(image: LabelledImage, folder: Path | None) -> dict:
+def selected_row(image: LabelledImage, folder: Path | None) -> dict:
     """Return a row of labels.csv; its `source` is the file that the image came from.
 
     Args:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from torch import nn
 
-from suite.networks import cifar10, libraries, own, protocols, weights
-from suite.networks.adapting import adapted
-from suite.networks.libraries import EMBEDDED, Origin
-from suite.networks.sizes import input_size
-from suite.running.own import is_own
+from suite.networks import cifar10, libraries, protocols, weights
+from suite.networks.libraries import EMBEDDED, NetworkSpec
+from suite.user_code import user_network
+from suite.user_code.input_sizes import input_size
+from suite.user_code.user_file import is_user_file
+from suite.user_code.user_network import adapted
 
 # Of the embedded networks' family, but in no package: timm's copy of the same authors' weights.
 LARGER_LITES = {
@@ -35,7 +36,7 @@ SLIM = {
     ),
 }
 # The names that no library has.
-OURS = (*EMBEDDED, *LARGER_LITES, *SLIM, *cifar10.FILES, *protocols.FED)
+SUITE_NAMES = (*EMBEDDED, *LARGER_LITES, *SLIM, *cifar10.FILES, *protocols.FED)
 SLIM_URL = "https://github.com/ylhz/tf_to_pytorch_model/releases/download/v1.0"
 # Who else carries weights of pretrainedmodels whose server is often down. Of the three SE-ResNets
 # and Xception it is the same file; the others were saved again under the same or other names.
@@ -56,25 +57,25 @@ ELSEWHERE = {
 }
 
 
-def find(name: str) -> Origin:
+def find_network(name: str) -> NetworkSpec:
     """Return where the network of that name comes from; no network is built, nothing downloaded.
 
     Raises:
         ValueError: no network has that name; the message has near ones.
         OSError: the user's own Python file does not exist.
     """
-    if is_own(name):
-        return _own(name)
+    if is_user_file(name):
+        return _user_network(name)
     if name in protocols.FED:
         other, feeding = protocols.FED[name]
-        return dataclasses.replace(find(other), **feeding)
+        return dataclasses.replace(find_network(other), **feeding)
     if name in EMBEDDED:
-        return libraries.embedded(name)
+        return libraries.embedded_network(name)
     if name in SLIM:
         return _slim(name)
     library, _, rest = LARGER_LITES.get(name, name).rpartition("/")
     if library == "cifar10":
-        return cifar10.origin(name)
+        return cifar10.cifar10_network(name)
     if library == "torchvision":
         return libraries.torchvision_network(rest)
     if library == "timm":
@@ -83,14 +84,14 @@ def find(name: str) -> Origin:
 
 
 @functools.cache
-def identity(name: str) -> Hashable:
+def network_identity(name: str) -> Hashable:
     """Return what is equal in names that stand for one network: with it, two are compared.
 
     That is the file of its weights, whose name has their digest, and the preprocessing. Weights
     that a library saved again are another file, and count as another network.
     """
     try:
-        origin = None if is_own(name) else find(name)
+        origin = None if is_user_file(name) else find_network(name)
     except ValueError:  # the name of an ensemble, or of no network
         origin = None
     if origin is None or origin.file is None:
@@ -100,7 +101,7 @@ def identity(name: str) -> Hashable:
     return origin.file.name, *pixels
 
 
-def names() -> Iterator[str]:
+def network_names() -> Iterator[str]:
     """Yield every name that `find` takes for a network with weights.
 
     Those are for ImageNet's 1000 classes, or for CIFAR-10's ten.
@@ -109,7 +110,7 @@ def names() -> Iterator[str]:
     import timm
     from torchvision import models as torchvision
 
-    yield from (*OURS, *sorted(pretrainedmodels.model_names))
+    yield from (*SUITE_NAMES, *sorted(pretrainedmodels.model_names))
     for arch in torchvision.list_models(module=torchvision):
         yield f"torchvision/{arch}"
         for version in torchvision.get_model_weights(arch).__members__:
@@ -119,7 +120,7 @@ def names() -> Iterator[str]:
             yield f"timm/{arch}"
 
 
-def listing(pattern: str) -> Iterator[tuple[str, str, str, str]]:
+def list_networks(pattern: str) -> Iterator[tuple[str, str, str, str]]:
     """Yield name, input size, where the weights come from and whether they are on this machine.
 
     Args:
@@ -127,39 +128,39 @@ def listing(pattern: str) -> Iterator[tuple[str, str, str, str]]:
     """
     if not any(character in pattern for character in "*?["):
         pattern = f"*{pattern}*"
-    for name in names():
+    for name in network_names():
         if not fnmatch.fnmatchcase(name, pattern):
             continue
-        origin = find(name)
+        origin = find_network(name)
         size = "x".join(map(str, origin.input_size[1:]))
         yield name, size, origin.place, "here" if origin.here else "-"
 
 
-def _own(name: str) -> Origin:
-    network, code = own.call(name)
+def _user_network(name: str) -> NetworkSpec:
+    network, code = user_network.call_function(name)
     size = input_size(network, name)
     network = adapted(name, network, size)
     zeros, ones = (0.0,) * 3, (1.0,) * 3
-    return Origin(lambda *_: network, size, zeros, ones, None, code=code)
+    return NetworkSpec(lambda *_: network, size, zeros, ones, None, code=code)
 
 
-def _slim(name: str) -> Origin:
+def _slim(name: str) -> NetworkSpec:
     architecture, released, other = SLIM[name]
-    converted = weights.folder() / f"{name}.safetensors"  # by scripts/convert_slim.py
-    file = converted if converted.is_file() else weights.folder() / f"{released}.npy"
+    converted = weights.weights_folder() / f"{name}.safetensors"  # by scripts/convert_slim.py
+    file = converted if converted.is_file() else weights.weights_folder() / f"{released}.npy"
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
         from safetensors.torch import load_file
 
-        from suite.networks import mmdnn, slim
+        from suite.networks import slim
 
-        network = slim.network(architecture)
+        network = slim.slim_network(architecture)
         if classes != 1000:
             network.reset_classifier(classes)
         if file == converted:
             network.load_state_dict(load_file(file))
         elif file:
-            network.load_state_dict(mmdnn.read_state_dict(file, architecture))
+            network.load_state_dict(slim.read_mmdnn(file, architecture))
         return network
 
     if not other:
@@ -177,14 +178,14 @@ def _slim(name: str) -> Origin:
         )
     half = (0.5, 0.5, 0.5)  # slim takes pixels in [-1, 1]
     url = f"{SLIM_URL}/{released}.npy"
-    return Origin(build, (3, 299, 299), half, half, file, url, alternative=alternative)
+    return NetworkSpec(build, (3, 299, 299), half, half, file, url, alternative=alternative)
 
 
-def _pretrainedmodels(name: str) -> Origin:
+def _pretrainedmodels(name: str) -> NetworkSpec:
     import pretrainedmodels
 
     if name not in pretrainedmodels.model_names:
-        raise libraries.unknown(name, [*OURS, *pretrainedmodels.model_names])
+        raise libraries.unknown_network(name, [*SUITE_NAMES, *pretrainedmodels.model_names])
     known = pretrainedmodels.pretrained_settings[name]
     version = "imagenet" if "imagenet" in known else next(iter(known))  # DPNs have imagenet+5k
     settings = known[version]
@@ -196,12 +197,12 @@ def _pretrainedmodels(name: str) -> Origin:
             _replace_classifiers(network, classes)  # many ignore num_classes
         return network
 
-    origin = Origin(
+    origin = NetworkSpec(
         build,
         settings["input_size"],
         settings["mean"],
         settings["std"],
-        weights.folder() / settings["url"].rpartition("/")[2],
+        weights.weights_folder() / settings["url"].rpartition("/")[2],
         settings["url"],
         bgr=settings["input_space"] == "BGR",
         scale=max(settings["input_range"]),
@@ -221,14 +222,14 @@ def _replace_classifiers(network: nn.Module, classes: int) -> None:
                 setattr(parent, name, nn.Conv2d(layer.in_channels, classes, kernel, bias=bias))
 
 
-def _elsewhere(name: str, origin: Origin) -> Origin | None:
+def _elsewhere(name: str, origin: NetworkSpec) -> NetworkSpec | None:
     """Return the same network of pretrainedmodels, but with another library's copy of its weights.
 
     Modules, preprocessing and names stay; the tensors are the other network's, in its order.
     """
     if name not in ELSEWHERE:
         return None
-    other = find(ELSEWHERE[name])
+    other = find_network(ELSEWHERE[name])
     note = f"taking {ELSEWHERE[name]}'s copy of the weights of {name}"
     if other.file == origin.file:
         return dataclasses.replace(origin, url=other.url, note=note)

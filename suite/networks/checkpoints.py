@@ -50,7 +50,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     """
     if not file.is_file():
         raise FileNotFoundError(f"no such file: {file}")
-    with weights.usable(file):
+    with weights.usable_file(file):
         content = _loaded(file)
     place, tensors = _state_dict(content)
     if not tensors:
@@ -95,9 +95,9 @@ def _loaded(file: Path) -> object:
     if start[8:] == b"{":
         return safetensors.torch.load_file(file)
     if start.startswith(b"\x93NUMPY"):
-        from suite.networks import mmdnn
+        from suite.networks import slim
 
-        return mmdnn.read_state_dict(file)
+        return slim.read_mmdnn(file)
     if not start.startswith((b"PK", b"\x80")):  # an archive, or a pickle of before PyTorch 1.6
         raise ValueError(f"it begins with {start!r}, as no checkpoint does" if start else "empty")
     try:

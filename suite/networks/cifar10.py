@@ -14,7 +14,7 @@ from torch.nn.functional import pad, relu
 
 from suite.networks import libraries, weights
 
-CLASSES = (
+CIFAR10_CLASSES = (
     "airplane",
     "automobile",
     "bird",
@@ -39,13 +39,13 @@ FILES = {
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def origin(name: str) -> libraries.Origin:
+def cifar10_network(name: str) -> libraries.NetworkSpec:
     """Return one of the networks above, or raise ValueError."""
     if name not in FILES:
-        raise libraries.unknown(name, list(FILES))
+        raise libraries.unknown_network(name, list(FILES))
     depth = int(name.removeprefix("cifar10/resnet"))
 
-    def build(file: Path | None, classes: int = len(CLASSES)) -> nn.Module:
+    def build(file: Path | None, classes: int = len(CIFAR10_CLASSES)) -> nn.Module:
         network = ResNet(depth, classes)
         if file:
             # The tensors were saved on a GPU, of a network inside nn.DataParallel.
@@ -54,9 +54,11 @@ def origin(name: str) -> libraries.Origin:
             network.load_state_dict(tensors)
         return network
 
-    file = weights.folder() / FILES[name]
+    file = weights.weights_folder() / FILES[name]
     url = f"{URL}/{FILES[name]}"
-    return libraries.Origin(build, (3, 32, 32), MEAN, STD, file, url, class_names=CLASSES)
+    return libraries.NetworkSpec(
+        build, (3, 32, 32), MEAN, STD, file, url, class_names=CIFAR10_CLASSES
+    )
 
 
 class ResNet(nn.Sequential):
@@ -66,7 +68,7 @@ class ResNet(nn.Sequential):
         depth: the number of layers with weights, 6 n + 2 with n blocks a stage.
     """
 
-    def __init__(self, depth: int, classes: int = len(CLASSES)):
+    def __init__(self, depth: int, classes: int = len(CIFAR10_CLASSES)):
         layers = OrderedDict(
             conv1=nn.Conv2d(3, 16, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(16), relu=nn.ReLU()
         )

@@ -6,7 +6,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from suite.networks import catalogue, weights
-from suite.networks.libraries import Origin
+from suite.networks.libraries import NetworkSpec
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Supply:
     lacking: str = ""
 
 
-def supply(name: str, silent: set[str]) -> Supply:
+def weights_supply(name: str, silent: set[str]) -> Supply:
     """Return what is known of a network's weights; servers are asked, nothing is downloaded.
 
     Args:
@@ -37,7 +37,7 @@ def supply(name: str, silent: set[str]) -> Supply:
     Raises:
         ValueError: no network has that name.
     """
-    origin = catalogue.find(name)
+    origin = catalogue.find_network(name)
     if origin.code:
         return Supply("here", None, str(origin.code[0]))
     if origin.file is None:
@@ -58,7 +58,7 @@ def _ask(url: str, silent: set[str]) -> int | None:
     if server in silent:
         raise OSError(f"{server} does not answer")
     try:
-        return weights.size(url)
+        return weights.remote_size(url)
     except HTTPError as error:
         if error.code in (405, 501):  # it does not tell headers alone
             return None
@@ -68,7 +68,7 @@ def _ask(url: str, silent: set[str]) -> int | None:
         raise
 
 
-def obtain(name: str, origin: Origin) -> Origin:
+def obtain(name: str, origin: NetworkSpec) -> NetworkSpec:
     """Return where a network's weights come from, or their alternative: the file is here then.
 
     Raises:
@@ -96,8 +96,8 @@ def obtain(name: str, origin: Origin) -> Origin:
     return other
 
 
-def fetch(name: str) -> None:
+def fetch_weights(name: str) -> None:
     """Download a network's weights if they are not on this machine; raises as `obtain` does."""
-    origin = catalogue.find(name)
+    origin = catalogue.find_network(name)
     if not origin.code:
         obtain(name, origin)

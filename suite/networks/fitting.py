@@ -10,11 +10,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from suite.networks import checkpoints, weights
-from suite.networks.libraries import Origin
+from suite.networks.libraries import NetworkSpec
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 10  # of each kind of keys that are wrong
+KEYS_SHOWN = 10  # of each kind of keys that are wrong
 # Counters that evaluation does not use; checkpoints from before PyTorch 0.4.1 lack the first one.
 OPTIONAL = re.compile(r"(^|\.)(num_batches_tracked|n_averaged)$")
 
@@ -33,35 +33,35 @@ def load_checkpoint(
         OSError, ValueError: the file is not usable; names missing, unexpected and misshapen keys.
     """
     found = checkpoints.read_state_dict(file)
-    with weights.usable(None):
+    with weights.usable_file(None):
         network = build(1000)
         if any("_packed_params" in key for key in network.state_dict()):
             raise ValueError(
                 f"{file}: a quantised network takes no --checkpoint, since its weights are no "
                 "tensors; load them in the function that returns it"
             )
-        tensors, beside = fitted(_tensors(network), found, file)
-        classes = _classes(_tensors(network), tensors)
+        tensors, beside = fitted(_state_tensors(network), found, file)
+        classes = _number_of_classes(_state_tensors(network), tensors)
         if classes != 1000:
             logger.info("%s: %d classes", file, classes)
             network = build(classes)
-    wrong = _differences(_tensors(network), tensors)
+    wrong = _key_differences(_state_tensors(network), tensors)
     if wrong:
         raise ValueError(
             f"{file} does not fit this network: {'; '.join(wrong)}. Is --arch the network that it "
             "was trained as? Libraries name layers differently: resnet50 is that of "
             "pretrainedmodels, torchvision/resnet50 and timm/resnet50 are the others'."
         )
-    with weights.usable(file):
+    with weights.usable_file(file):
         network.load_state_dict(tensors, strict=False)
     return network, beside
 
 
-def _tensors(network: nn.Module) -> dict[str, Tensor]:
+def _state_tensors(network: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
 
 
-def _classes(expected: dict[str, Tensor], found: dict[str, Tensor]) -> int:
+def _number_of_classes(expected: dict[str, Tensor], found: dict[str, Tensor]) -> int:
     """Return how many rows the classifiers have, where all agree on another number than 1000."""
     numbers = {
         len(found[key])
@@ -74,25 +74,25 @@ def _classes(expected: dict[str, Tensor], found: dict[str, Tensor]) -> int:
     return numbers.pop() if len(numbers) == 1 else 1000
 
 
-def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+def _key_differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
     """Return what is wrong, in at most three parts."""
     shapes = [
-        f"{key} is {_shape(found[key])}, not {_shape(tensor)}"
+        f"{key} is {_tensor_shape(found[key])}, not {_tensor_shape(tensor)}"
         for key, tensor in expected.items()
         if key in found and tensor.shape != found[key].shape
     ]
     missing = [key for key in expected if key not in found and not OPTIONAL.search(key)]
     unexpected = [key for key in found if key not in expected]
     kinds = {"": shapes, "missing ": missing, "unexpected ": unexpected}
-    return [what + _some(keys) for what, keys in kinds.items() if keys]
+    return [what + _some_keys(keys) for what, keys in kinds.items() if keys]
 
 
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return ", ".join(keys[:SHOWN]) + more
+def _some_keys(keys: list[str]) -> str:
+    more = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
+    return ", ".join(keys[:KEYS_SHOWN]) + more
 
 
-def _shape(tensor: Tensor) -> str:
+def _tensor_shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
 
 
@@ -199,7 +199,7 @@ def _divided(
     return tensors, beside
 
 
-def normalised(origin: Origin, beside: dict[str, Tensor], file: Path) -> Origin:
+def normalised(origin: NetworkSpec, beside: dict[str, Tensor], file: Path) -> NetworkSpec:
     """Return an origin with the mean and the standard deviation that a checkpoint brings along.
 
     What else it holds besides the network is named in a warning; also these, where the network

@@ -13,7 +13,7 @@ from torch.nn.functional import batch_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from suite.running import devices
-from suite.running.own import one_line
+from suite.user_code.user_file import message_line
 from watching import Watch, main_output
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
     except Exception as error:  # whatever is in the way, it is not needed for an answer
         if devices.out_of_memory(error):
             raise
-        reason = one_line(error)
+        reason = message_line(error)
         logger.info("%s: batch norms are not folded (%s)", type(network).__name__, reason)
         pixels = torch.zeros(1, *input_size)
         pixels = pixels.to(next(network.parameters(), pixels))

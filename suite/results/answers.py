@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from suite.images import LabelledImage, whole_file
+from suite.images.labels import LabelledImage, whole_file
 from suite.results.transfer import Answers
 
 

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 
 from branches import trace_connections
-from suite import networks
-from suite.running import defended
+from suite.defences import defence_names
+from suite.networks.classifier import load_model
 
 
 def listed_branches(archs: Sequence[str], as_json: bool = False) -> Iterator[str]:
@@ -17,14 +17,14 @@ def listed_branches(archs: Sequence[str], as_json: bool = False) -> Iterator[str
         ValueError: a network has no residual branch; after it was yielded.
     """
     for arch in archs:
-        model = networks.load_model(defended.bare(arch), pretrained=False)
+        model = load_model(defence_names.undefended_name(arch), pretrained=False)
         found = trace_connections(model.network, model.input_size)
-        yield _json(arch, found) if as_json else _text(arch, found)
+        yield _connections_json(arch, found) if as_json else _connections_text(arch, found)
         if not any(connection.module for connection in found):
             raise ValueError(f"no residual branch in {arch}: gamma would do nothing")
 
 
-def _text(arch: str, found: list) -> str:
+def _connections_text(arch: str, found: list) -> str:
     """Return a line per connection of branches.trace_connections, and the number of branches."""
     lines = [f"{arch}:"]
     for connection in found:
@@ -39,7 +39,7 @@ def _text(arch: str, found: list) -> str:
     return "\n".join([*lines, f"{sum(bool(c.module) for c in found)} residual branches"])
 
 
-def _json(arch: str, found: list) -> str:
+def _connections_json(arch: str, found: list) -> str:
     """Return the connections of branches.trace_connections as a line of JSON."""
     keys = ("kind", "place", "module", "residual")
     listed = [{key: getattr(connection, key) for key in keys} for connection in found]

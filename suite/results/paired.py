@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from suite.running import checks
+from suite.results.result_checks import repeat_of
 
 AT_PLAIN = ("gamma", "hooks", "branches")  # settings that do nothing where gamma is 1
 RESAMPLES = 9999
 
 
-def baselines(given: str, made: dict[Path, dict]) -> dict[Path, Path]:
+def find_baselines(given: str, made: dict[Path, dict]) -> dict[Path, Path]:
     """Return by folder the one that it is compared with, for the folders that have one.
 
     Args:
@@ -30,10 +30,10 @@ def baselines(given: str, made: dict[Path, dict]) -> dict[Path, Path]:
     """
     if given != "auto":
         baseline = Path(given)
-        repeat = checks.repeat_of(baseline, made[baseline])
-        found = {f: baseline for f, run in made.items() if checks.repeat_of(f, run) != repeat}
+        repeat = repeat_of(baseline, made[baseline])
+        found = {f: baseline for f, run in made.items() if repeat_of(f, run) != repeat}
     else:
-        repeats = {f: checks.repeat_of(f, run, AT_PLAIN) for f, run in made.items()}
+        repeats = {f: repeat_of(f, run, AT_PLAIN) for f, run in made.items()}
         plain = {repeats[f]: f for f in reversed(made) if _is_plain(made[f].get("gamma"))}
         found = {
             folder: plain[repeat]
@@ -52,7 +52,7 @@ def _is_plain(gamma: float | list[float] | None) -> bool:
     return set(gamma if isinstance(gamma, list) else [gamma]) == {1}
 
 
-def compare(
+def compare_with_baselines(
     rows: list[dict],
     fooled: dict[Path, dict[str, dict[str, bool]]],
     baselines: dict[Path, Path],

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from suite.images import whole_file
+from suite.images.labels import whole_file
 from suite.results import report
 
 GALLERY_ROWS = 4
@@ -10,7 +10,7 @@ GALLERY_ROWS = 4
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 STYLES = ("--", "-", ":", "-.")
-AXES = {
+PLOT_AXES = {
     "gamma": "gamma (1: the plain attack)",
     "epsilon": "epsilon (1/255)",
     "num_steps": "number of steps",
@@ -44,7 +44,7 @@ def write_plot(rows: list[dict], file: Path) -> None:
         _draw_differences(lower, rows, over)
     bottom = (below or [axes])[-1]
     if over:
-        bottom.set_xlabel(AXES[over])
+        bottom.set_xlabel(PLOT_AXES[over])
         if over != "gamma":
             bottom.set_xticks(sorted({row[over] for row in rows}))
     else:
@@ -63,7 +63,7 @@ def _axis(rows: list[dict]) -> str | None:
     """Return in which of AXES the rows differ, apart from gamma; None if in more or in none."""
     if not all(isinstance(row["gamma"], int | float) for row in rows):
         return None  # without a run.json, or of several networks
-    differing = [axis for axis in AXES if len({row[axis] for row in rows}) > 1]
+    differing = [axis for axis in PLOT_AXES if len({row[axis] for row in rows}) > 1]
     over = differing[-1] if differing else None
     if over is None or any(row[over] is None for row in rows):  # as the steps of a user's attack
         return None
@@ -104,7 +104,7 @@ def _point_style(target: int, style: str = "-") -> dict:
     }
 
 
-def _beside(index: int, target: int, targets: int) -> float:
+def _bar_place(index: int, target: int, targets: int) -> float:
     """Return where the bar of a row and a target is."""
     return index + (target - (targets - 1) / 2) * BARS / targets
 
@@ -128,7 +128,7 @@ def _draw_bars(axes, rows: list[dict]) -> None:
     for target, arch in enumerate(archs):
         rates = [row["targets"][arch]["success"] for row in rows]
         axes.bar(
-            [_beside(index, target, len(archs)) for index in range(len(rows))],
+            [_bar_place(index, target, len(archs)) for index in range(len(rows))],
             [rate["rate"] for rate in rates],
             BARS / len(archs),
             yerr=list(zip(*map(_error, rates), strict=True)),
@@ -147,7 +147,7 @@ def _draw_published(axes, rows: list[dict], over: str | None) -> None:
         for n, row in enumerate(rows):
             for beside in row["targets"][arch].get("published", {}).values():
                 if "mean" in beside:
-                    place = row[over] if over else _beside(n, target, len(archs))
+                    place = row[over] if over else _bar_place(n, target, len(archs))
                     style = {"color": COLORS[target % len(COLORS)], "markeredgecolor": "black"}
                     axes.plot(place, beside["mean"], "*", markersize=10, label=label, **style)
                     label = None  # once in the legend
@@ -163,7 +163,7 @@ def _draw_differences(axes, rows: list[dict], over: str | None) -> None:
                 continue
             differences = [row["targets"][arch]["difference"] for _, row in compared]
             axes.errorbar(
-                [row[over] if over else _beside(n, target, len(archs)) for n, row in compared],
+                [row[over] if over else _bar_place(n, target, len(archs)) for n, row in compared],
                 [each["points"] for each in differences],
                 yerr=list(zip(*(_error(each, "points") for each in differences), strict=True)),
                 **_point_style(target) | {"linestyle": style},

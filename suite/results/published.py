@@ -1,12 +1,13 @@
 """Published success rates beside ours: which belongs to which, and whether they agree."""
 
+import argparse
 import csv
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from suite import networks
+from suite.networks.catalogue import network_identity
 from suite.results.rates import interval
 from suite.running import cli, runs
 
@@ -17,7 +18,7 @@ WITHOUT = dict.fromkeys(("rand_init", "branches", "checkpoint"), "")
 RESOLVED = ("epsilon", "step_size", "num_steps", "hooks")
 
 
-class Published(NamedTuple):
+class PublishedRate(NamedTuple):
     """A published success rate.
 
     Attributes:
@@ -38,7 +39,7 @@ class Published(NamedTuple):
     settings: dict[str, str]
 
 
-def read_published(files: Sequence[Path]) -> dict[str, list[Published]]:
+def read_published(files: Sequence[Path]) -> dict[str, list[PublishedRate]]:
     """Return the numbers of CSV files by the files' stems, as data/published/README.md has them.
 
     Raises:
@@ -53,19 +54,19 @@ def read_published(files: Sequence[Path]) -> dict[str, list[Published]]:
     return numbers
 
 
-def _read(file: Path) -> list[Published]:
+def _read(file: Path) -> list[PublishedRate]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, strict=True)
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
             if missing:
                 raise ValueError(f"{file} has no column {' and '.join(missing)}")
-            numbers = [_number(f"{file}, line {reader.line_num}", row) for row in reader]
+            numbers = [_published_row(f"{file}, line {reader.line_num}", row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file} is not a CSV file in UTF-8 ({error})") from error
     groups = {}
     for number in numbers:
-        source, target = networks.identity(number.source), networks.identity(number.target)
+        source, target = network_identity(number.source), network_identity(number.target)
         group = groups.setdefault((source, number.attack, number.gamma, target), [])
         for other in group:
             both = number.settings.keys() & other.settings.keys()
@@ -75,7 +76,7 @@ def _read(file: Path) -> list[Published]:
     return numbers
 
 
-def _number(place: str, row: dict) -> Published:
+def _published_row(place: str, row: dict) -> PublishedRate:
     if None in row:
         raise ValueError(f"{place}: it has more cells than the header")
     cells = {column: (cell or "").strip() for column, cell in row.items()}
@@ -92,25 +93,26 @@ def _number(place: str, row: dict) -> Published:
             raise ValueError(f"{place}: {column} is {text!r}, not a number from 0 to {largest}")
         return number
 
-    return Published(
+    return PublishedRate(
         place,
         cells["source"],
         cells["attack"],
-        _text([between("gamma", each, 1) for each in cells["gamma"].split()]),
+        _setting_text([between("gamma", each, 1) for each in cells["gamma"].split()]),
         cells["target"],
         between("mean", cells["mean"], 100),
         between("std", cells["std"], 100) if cells["std"] else None,
         cells["from"],
-        WITHOUT | {name: _text(v) for name, v in cells.items() if v and name not in COLUMNS},
+        WITHOUT
+        | {name: _setting_text(v) for name, v in cells.items() if v and name not in COLUMNS},
     )
 
 
-def _text(value: object) -> str:
+def _setting_text(value: object) -> str:
     """Write a setting of run.json or of a cell, so that equal ones are equal texts."""
     if value is None or isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, list):
-        return " ".join(map(_text, value))
+        return " ".join(map(_setting_text, value))
     try:
         return f"{float(value):g}"
     except ValueError:
@@ -120,7 +122,7 @@ def _text(value: object) -> str:
 def compare_published(
     rows: list[dict],
     made: dict[Path, dict],
-    numbers: dict[str, list[Published]],
+    numbers: dict[str, list[PublishedRate]],
     checkpoints: dict[str, Path],
 ) -> None:
     """Add to the targets of rows what was published of the same run, by file, as `published`.
@@ -144,48 +146,54 @@ def compare_published(
                 if isinstance(found, str):
                     verdict = {"verdict": "none published", "reason": found}
                 else:
-                    verdict = _beside(found, rates["success"], row["images"])
+                    verdict = _verdict(found, rates["success"], row["images"])
                 rates["published"][file] = verdict
 
 
-def _find(numbers: list[Published], run: dict, arch: str, own_weights: bool) -> Published | str:
+def _find(
+    numbers: list[PublishedRate], run: dict, arch: str, own_weights: bool
+) -> PublishedRate | str:
     """Return the number of a run and a target, or why there is none."""
     if not run.get("source"):
         return "no run.json says how the images were made"
     if own_weights:
         return f"{arch} has weights of --checkpoint"
-    source, attack, gamma = run["source"], run.get("attack"), _text(run.get("gamma"))
-    wanted: list[tuple[Callable[[Published], bool], str]] = [
-        (lambda n: _same(n.source, source), f"none on {source}"),
+    source, attack, gamma = run["source"], run.get("attack"), _setting_text(run.get("gamma"))
+    wanted: list[tuple[Callable[[PublishedRate], bool], str]] = [
+        (lambda n: _is_same_network(n.source, source), f"none on {source}"),
         (
             lambda n: n.attack == attack and n.gamma == gamma,
             f"none of {attack} at gamma {gamma} on {source}",
         ),
-        (lambda n: _same(n.target, arch), f"none on the target {arch}"),
+        (lambda n: _is_same_network(n.target, arch), f"none on the target {arch}"),
     ]
     for holds, reason in wanted:
         numbers = [number for number in numbers if holds(number)]
         if not numbers:
             return reason
-    there = runs.settings(run) | {name: run[name] for name in RESOLVED if name in run}
+    there = runs.run_settings(run) | {name: run[name] for name in RESOLVED if name in run}
     differ = [
-        {name: value for name, value in number.settings.items() if _text(there.get(name)) != value}
+        {
+            name: value
+            for name, value in number.settings.items()
+            if _setting_text(there.get(name)) != value
+        }
         for number in numbers
     ]
     least = min(range(len(numbers)), key=lambda n: len(differ[n]))
     if not differ[least]:
         return numbers[least]
     return "published with " + ", ".join(
-        f"{name} {value or 'none'} instead of {_text(there.get(name)) or 'none'}"
+        f"{name} {value or 'none'} instead of {_setting_text(there.get(name)) or 'none'}"
         for name, value in differ[least].items()
     )
 
 
-def _same(name: str, other: str) -> bool:
-    return networks.identity(name) == networks.identity(other)
+def _is_same_network(name: str, other: str) -> bool:
+    return network_identity(name) == network_identity(other)
 
 
-def _beside(number: Published, rate: dict, images: int) -> dict:
+def _verdict(number: PublishedRate, rate: dict, images: int) -> dict:
     points = rate["rate"] - number.mean
     far = allowed(rate, images, number.mean, number.std)
     return {
@@ -213,3 +221,18 @@ def allowed(rate: dict, images: int, mean: float, std: float | None) -> float:
     low, high = interval(round(rate["rate"] * images / 100), images)
     ours = rate["rate"] - low if rate["rate"] > mean else high - rate["rate"]
     return math.hypot(max(0, ours), 1.96 * (std or 0))
+
+
+PUBLISHED_FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
+PUBLISHED_NAMES = sorted(file.stem for file in PUBLISHED_FOLDER.glob("*.csv"))
+
+
+def published_file(text: str) -> Path:
+    """Return the file of a name in data/published/, or the file that is given."""
+    if text in PUBLISHED_NAMES:
+        return PUBLISHED_FOLDER / f"{text}.csv"
+    if Path(text).is_file():
+        return Path(text)
+    raise argparse.ArgumentTypeError(
+        f"{text} is neither a file nor one of {', '.join(PUBLISHED_NAMES)}"
+    )

@@ -6,18 +6,18 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from suite.images import whole_file
+from suite.images.labels import whole_file
 from suite.results.visibility import TITLES
 
 TOLD_APART = 0.05  # the p above which nothing can be said
 
 
-def text(rows: list[dict]) -> str:
+def table_text(rows: list[dict]) -> str:
     """Return the rows as tables for a terminal: a line per setting, a column per target."""
     return "\n\n".join(f"{title}\n{_aligned(lines)}" for title, lines in _tables(rows))
 
 
-def markdown(rows: list[dict]) -> str:
+def table_markdown(rows: list[dict]) -> str:
     """Return the rows as Markdown tables."""
     parts = []
     for title, (header, *lines) in _tables(rows):
@@ -30,7 +30,7 @@ def markdown(rows: list[dict]) -> str:
 def _tables(rows: list[dict]) -> Iterator[tuple[str, list[list[str]]]]:
     """Yield titles and tables, whose first line is the header."""
     archs = list(rows[0]["targets"])
-    settings = [_settings(row) for row in rows]
+    settings = [_setting_cells(row) for row in rows]
 
     def table(rate):
         cells = [[_cell(row["targets"][arch][rate]) for arch in archs] for row in rows]
@@ -55,23 +55,23 @@ def _tables(rows: list[dict]) -> Iterator[tuple[str, list[list[str]]]]:
         yield "Accuracy on the natural images in %", [["images", *archs], *distinct]
     if "quality" in rows[0]:
         lines = [
-            [s["folder"], *map(_number, r["quality"].values())]
+            [s["folder"], *map(_number_text, r["quality"].values())]
             for s, r in zip(settings, rows, strict=True)
         ]
         titles = [TITLES[what] for what in rows[0]["quality"]]
         yield "How visible: means over the images", [["folder", *titles], *lines]
     if any("baseline" in row for row in rows):
-        yield _differences(rows)
+        yield _difference_table(rows)
     if any("published" in rates for rates in rows[0]["targets"].values()):
-        yield _published(rows)
+        yield _published_table(rows)
 
 
-def _differences(rows: list[dict]) -> tuple[str, list[list[str]]]:
+def _difference_table(rows: list[dict]) -> tuple[str, list[list[str]]]:
     """Return the title and the table of the comparisons with baselines."""
     header = ["folder", "baseline", "target", "points", "images", "won", "lost", "p", ""]
     lines = [
         [
-            _folder(row),
+            _folder_text(row),
             row["baseline"],
             arch,
             f"{d['points']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]",
@@ -91,7 +91,7 @@ def _differences(rows: list[dict]) -> tuple[str, list[list[str]]]:
     return title, [header, *lines]
 
 
-def _published(rows: list[dict]) -> tuple[str, list[list[str]]]:
+def _published_table(rows: list[dict]) -> tuple[str, list[list[str]]]:
     """Return the title and the table of published numbers."""
     header = ["folder", "target", "ours", "published", "points", "allowed", "", "from"]
     lines = []
@@ -100,14 +100,14 @@ def _published(rows: list[dict]) -> tuple[str, list[list[str]]]:
         for file in next(iter(targets.values()))["published"]:
             found = {arch: rates["published"][file] for arch, rates in targets.items()}
             cells = {
-                arch: [f"{targets[arch]['success']['rate']:.2f}", *_beside(each, file)]
+                arch: [f"{targets[arch]['success']['rate']:.2f}", *_published_cells(each, file)]
                 for arch, each in found.items()
             }
             reasons = {each.get("reason") for each in found.values()}
             if len(targets) > 1 and len(reasons) == 1 and None not in reasons:
                 _, *shared = next(iter(cells.values()))
                 cells = {f"all {len(targets)} targets": ["", *shared]}
-            lines += [[_folder(row), arch, *each] for arch, each in cells.items()]
+            lines += [[_folder_text(row), arch, *each] for arch, each in cells.items()]
     title = (
         "Beside published numbers: the difference in points, and how large a one our 95 % interval "
         "and their standard deviation allow"
@@ -115,7 +115,7 @@ def _published(rows: list[dict]) -> tuple[str, list[list[str]]]:
     return title, [header, *lines]
 
 
-def _beside(found: dict, file: str) -> list[str]:
+def _published_cells(found: dict, file: str) -> list[str]:
     """Return the cells of what was published, or of why there is nothing."""
     if "reason" in found:
         return [found["verdict"], "", "", "", f"{file}: {found['reason']}"]
@@ -129,13 +129,13 @@ def _beside(found: dict, file: str) -> list[str]:
     ]
 
 
-def _folder(row: dict) -> str:
+def _folder_text(row: dict) -> str:
     return row["folders"][0] + (f" +{row['runs'] - 1}" if row["runs"] > 1 else "")
 
 
-def _settings(row: dict) -> dict[str, str]:
+def _setting_cells(row: dict) -> dict[str, str]:
     settings = {
-        "folder": _folder(row),
+        "folder": _folder_text(row),
         "source": row["source"] or "-",
         "attack": row["attack"] or "-",
         "gamma": gamma_text(row["gamma"]),
@@ -152,7 +152,7 @@ def gamma_text(gamma: float | list[float] | None) -> str:
     return " ".join(f"{g:g}" for g in (gamma if isinstance(gamma, list) else [gamma]))
 
 
-def _number(value: float | None) -> str:
+def _number_text(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
@@ -208,10 +208,10 @@ def json_text(rows: list[dict]) -> str:
     return json.dumps(rows, indent=2) + "\n"
 
 
-FORMATS = {".txt": text, ".csv": csv_text, ".md": markdown, ".json": json_text}
+FORMATS = {".txt": table_text, ".csv": csv_text, ".md": table_markdown, ".json": json_text}
 
 
-def write(rows: list[dict], file: Path) -> None:
+def write_table(rows: list[dict], file: Path) -> None:
     """Write the rows in the format that the file's suffix names."""
     with whole_file(file) as part:
         part.write_text(FORMATS[file.suffix](rows), encoding="utf-8")

@@ -6,9 +6,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from suite import images, networks
-from suite.results.committee import Answer, Committee
-from suite.running import checks, cli, ranks
+from suite.images.folders import in_batches
+from suite.images.labels import LabelledImage
+from suite.images.pictures import read, read_batches, size_error, to_float, to_pixels
+from suite.networks.classifier import Classifier
+from suite.results.result_checks import note_abstentions
+from suite.results.targets import Answer, Targets
+from suite.running import cli, ranks
 
 # By folder, target and image name; answers to the natural images have the folder None.
 Answers = dict[Path | None, dict[str, dict[str, Answer]]]
@@ -17,9 +21,9 @@ Changes = dict[Path, dict[str, dict[str, float]]]
 
 
 def classify(
-    folders: dict[Path, list[images.LabelledImage]],
-    naturals: dict[str, images.LabelledImage],
-    targets: Committee,
+    folders: dict[Path, list[LabelledImage]],
+    naturals: dict[str, LabelledImage],
+    targets: Targets,
     batch_size: int,
     workers: int,
     visibility: Callable[[Tensor, Tensor], list[dict[str, float]]] | None = None,
@@ -41,12 +45,12 @@ def classify(
     shelves = {None: naturals} | by_name
     batches = [
         (folder, batch)
-        for part in ranks.share(images.batches(names, batch_size))
+        for part in ranks.share(in_batches(names, batch_size))
         for folder, shelf in shelves.items()
         if (batch := [shelf[name] for name in part if name in shelf])
     ]
     total = sum(name in shelf for name in names for shelf in shelves.values())
-    read = images.read_batches([batch for _, batch in batches], workers)
+    read = read_batches([batch for _, batch in batches], workers)
 
     answers = {folder: {arch: {} for arch in targets.networks} for folder in shelves}
     changes, natural = {folder: {} for folder in folders}, {}
@@ -63,7 +67,7 @@ def classify(
                 if mine.shape != theirs.shape:
                     pairs = ((image.path, mine), (naturals[image.name].path, theirs))
                     sizes = [(path, (each.shape[2], each.shape[1])) for path, each in pairs]
-                    raise ValueError(images.size_error(*sizes))
+                    raise ValueError(size_error(*sizes))
                 linf = (mine.int() - theirs.int()).abs().max().item()
                 changes[folder][image.name] = {"linf": linf}
             if visibility:
@@ -74,7 +78,7 @@ def classify(
     for folder, by_arch in answers.items():
         for arch, said in by_arch.items():
             given = [answer.index for answer in said.values()]
-            checks.note_abstentions(arch, folder, given, targets.networks[arch].classes)
+            note_abstentions(arch, folder, given, targets.networks[arch].classes)
     return answers, changes
 
 
@@ -91,7 +95,7 @@ def _merged(shares: list[tuple[Answers, Changes]]) -> tuple[Answers, Changes]:
 
 
 def successes(
-    listed: list[images.LabelledImage], answers: dict[str, Answer], targeted: bool
+    listed: list[LabelledImage], answers: dict[str, Answer], targeted: bool
 ) -> dict[str, bool]:
     """Return by name whether a target, whose answers these are, is fooled by a folder's images.
 
@@ -108,8 +112,8 @@ def successes(
     }
 
 
-def count(
-    listed: list[images.LabelledImage], fooled: dict[str, bool], natural: dict[str, Answer]
+def count_successes(
+    listed: list[LabelledImage], fooled: dict[str, bool], natural: dict[str, Answer]
 ) -> dict[str, int]:
     """Count a folder's successes on one target, and more if `natural` is not empty.
 
@@ -125,17 +129,17 @@ def count(
     return counts
 
 
-def examples(
-    listed: list[images.LabelledImage],
-    naturals: dict[str, images.LabelledImage],
-    targets: Committee,
+def gallery_examples(
+    listed: list[LabelledImage],
+    naturals: dict[str, LabelledImage],
+    targets: Targets,
     device: str,
 ) -> list[dict]:
     """Return what the gallery shows of a few images: their pixels and each target's answers."""
     shown = []
     for image in listed:
-        pair = [images.to_pixels(images.read(i)) for i in (naturals[image.name], image)]
-        both = images.to_float(torch.stack(pair).to(device))
+        pair = [to_pixels(read(i)) for i in (naturals[image.name], image)]
+        both = to_float(torch.stack(pair).to(device))
         logits = targets.each(
             lambda _, model, both=both, image=image: targets.logits(model, [image.name] * 2, both)
         )
@@ -146,7 +150,7 @@ def examples(
     return shown
 
 
-def _confident(model: networks.Classifier, logits: Tensor) -> list[str]:
+def _confident(model: Classifier, logits: Tensor) -> list[str]:
     """Return the predicted class of each image and its confidence, as text."""
     return [
         f"{model.class_name(index)} {100 * share:.0f} %"

@@ -1,12 +1,14 @@
 """How visible perturbations are."""
 
+import logging
 import math
 import statistics
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from suite import images, networks
+from suite.images.pictures import to_float
+from suite.networks import libraries, weights
 
 TITLES = {
     "l2": "L2",
@@ -27,13 +29,13 @@ class Visibility:
     """
 
     def __init__(self):
-        self._lpips = networks.lpips()
+        self._lpips = lpips()
 
     @torch.no_grad()
     def __call__(self, adversarial: Tensor, natural: Tensor) -> list[dict[str, float]]:
         from torchmetrics.functional import image as metrics
 
-        ours, theirs = images.to_float(adversarial), images.to_float(natural)
+        ours, theirs = to_float(adversarial), to_float(natural)
         measured = {
             "l2": (ours - theirs).flatten(1).norm(dim=1),
             "psnr": metrics.peak_signal_noise_ratio(
@@ -59,3 +61,27 @@ def mean_visibility(changes: dict[str, dict[str, float]]) -> dict[str, float | N
         if what in rows[0]
     }
     return {what: statistics.fmean(v) if v else None for what, v in finite.items()}
+
+
+logger = logging.getLogger(__name__)
+
+BACKBONE = "alexnet@IMAGENET1K_V1"
+
+
+def lpips() -> nn.Module | None:
+    """Return LPIPS (Zhang et al., CVPR 2018) on AlexNet, or None where its weights are not here.
+
+    Takes two batches in [0, 1], N x 3 x H x W, and returns N distances.
+
+    Raises:
+        ValueError: the file of weights is not usable.
+    """
+    file = libraries.torchvision_network(BACKBONE).file
+    if not file.is_file():
+        logger.info("no LPIPS: the weights of torchvision/%s are not here (%s)", BACKBONE, file)
+        return None
+
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    with weights.usable_file(file):
+        return LearnedPerceptualImagePatchSimilarity("alex", reduction="none", normalize=True)

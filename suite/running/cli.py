@@ -44,7 +44,7 @@ def _hyphenated(argument: str) -> str:
     return option.replace("_", "-") + equals + value if option.startswith("--") else argument
 
 
-def _number(kind: type, description: str, accepted: Callable[[float], bool]) -> Callable:
+def _number_type(kind: type, description: str, accepted: Callable[[float], bool]) -> Callable:
     """Return an argument type: a number that `accepted` holds for."""
 
     def parse(text: str) -> float:
@@ -59,15 +59,15 @@ def _number(kind: type, description: str, accepted: Callable[[float], bool]) -> 
     return parse
 
 
-positive_int = _number(int, "a whole number above 0", lambda n: n > 0)
-whole = _number(int, "a whole number of 0 or more", lambda n: n >= 0)
-odd = _number(int, "an odd whole number above 0", lambda n: n > 0 and n % 2 == 1)
-finite = _number(float, "a number", math.isfinite)
-not_negative = _number(float, "a number of 0 or more", lambda n: 0 <= n < math.inf)
-positive = _number(float, "a number above 0", lambda n: 0 < n < math.inf)
-at_least_1 = _number(float, "a number of 1 or more", lambda n: 1 <= n < math.inf)
-probability = _number(float, "between 0 and 1", lambda n: 0 <= n <= 1)
-share = _number(float, "above 0 and below 1", lambda n: 0 < n < 1)
+positive_int = _number_type(int, "a whole number above 0", lambda n: n > 0)
+whole = _number_type(int, "a whole number of 0 or more", lambda n: n >= 0)
+odd = _number_type(int, "an odd whole number above 0", lambda n: n > 0 and n % 2 == 1)
+finite = _number_type(float, "a number", math.isfinite)
+not_negative = _number_type(float, "a number of 0 or more", lambda n: 0 <= n < math.inf)
+positive = _number_type(float, "a number above 0", lambda n: 0 < n < math.inf)
+at_least_1 = _number_type(float, "a number of 1 or more", lambda n: 1 <= n < math.inf)
+probability = _number_type(float, "between 0 and 1", lambda n: 0 <= n <= 1)
+fraction = _number_type(float, "above 0 and below 1", lambda n: 0 < n < 1)
 
 
 def add_checkpoint(add: Callable) -> None:
@@ -104,7 +104,7 @@ def add_running(add: Callable) -> None:
     add("--no-cuda", action="store_true", help="run on the CPU")
 
 
-def checkpoints(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, Path]:
+def named_files(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, Path]:
     """Return which network of --arch has which file of --checkpoint.
 
     Raises:

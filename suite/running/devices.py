@@ -14,7 +14,7 @@ from torch import Tensor
 from suite.running.precision import DEFAULT
 
 logger = logging.getLogger(__name__)
-Result = TypeVar("Result")
+PartResult = TypeVar("Result")
 
 LARGEST_BATCH = 1024
 SHORT_OF_MEMORY = (
@@ -103,7 +103,7 @@ class Parts:
     def __init__(self):
         self.most: int | None = None
 
-    def __call__(self, function: Callable[[slice], Result], size: int) -> list[Result]:
+    def __call__(self, function: Callable[[slice], PartResult], size: int) -> list[PartResult]:
         """Return what `function` returns for each part of a batch of `size` images.
 
         When memory runs out, the batch is begun again with parts of half the size.

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-Value = TypeVar("Value")
+Shared = TypeVar("Value")
 
 _store: "dist.Store | None" = None
-_numbers = itertools.count()
+_counter_numbers = itertools.count()
 
 
 def join() -> None:
@@ -38,17 +38,17 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def size() -> int:
+def world_size() -> int:
     """Return how many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def share(items: Sequence[Value]) -> Sequence[Value]:
+def share(items: Sequence[Shared]) -> Sequence[Shared]:
     """Return this process's items: every n-th one, n being the number of processes."""
-    return items[rank() :: size()]
+    return items[rank() :: world_size()]
 
 
-def gather(value: Value) -> list[Value]:
+def gather(value: Shared) -> list[Shared]:
     """Return the values of all ranks, when all of them have called this.
 
     Raises:
@@ -56,7 +56,7 @@ def gather(value: Value) -> list[Value]:
     """
     if not dist.is_initialized():
         return [value]
-    values = [None] * size()
+    values = [None] * world_size()
     try:
         dist.all_gather_object(values, value)
     except RuntimeError as error:
@@ -66,7 +66,7 @@ def gather(value: Value) -> list[Value]:
     return values
 
 
-def first(function: Callable[[], Value]) -> Value:
+def first(function: Callable[[], Shared]) -> Shared:
     """Return on every rank what a function returns on rank 0, where alone it is called."""
     return gather(function() if rank() == 0 else None)[0]
 
@@ -74,7 +74,7 @@ def first(function: Callable[[], Value]) -> Value:
 def counter() -> Callable[[int], int]:
     """Return a function that adds a number to a sum over all ranks, and returns the sum."""
     if _store:
-        key = f"counter {next(_numbers)}"
+        key = f"counter {next(_counter_numbers)}"
         return lambda number: _store.add(key, number)
     total = 0
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from suite.images import LABELS, LabelledImage, whole_file
+from suite.images.labels import LABELS, LabelledImage, whole_file
 from suite.running import ranks
 
 try:
@@ -70,7 +70,7 @@ ADDED = {
 }
 
 
-def read(folder: Path) -> dict:
+def read_run(folder: Path) -> dict:
     """Return what run.json says; empty if there is none.
 
     Raises:
@@ -91,24 +91,30 @@ def read(folder: Path) -> dict:
     return run
 
 
-def listing(listed: Iterable[LabelledImage]) -> str:
+def sha256(file: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def listing_digest(listed: Iterable[LabelledImage]) -> str:
     """Return a digest of which images there are, of which classes: Admix draws from all."""
     lines = (f"{image.name} {image.label}\n" for image in listed)
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def batch_size(folder: Path) -> int | None:
+def resumed_batch_size(folder: Path) -> int | None:
     """Return the batch size of the run that is to be resumed, on which rounding depends, if any."""
-    return read(folder).get("batch_size")
+    return read_run(folder).get("batch_size")
 
 
-def write(folder: Path, run: dict) -> None:
+def write_run(folder: Path, run: dict) -> None:
     """Write run.json."""
     with whole_file(folder / FILE) as part:
         part.write_text(json.dumps(run, indent=2) + "\n")
 
 
-def settings(run: dict) -> dict:
+def run_settings(run: dict) -> dict:
     """Return on what the images of a run depend: options, device, digests of weights and pool."""
     options = ADDED | run.get("options", {})
     options = {key: v for key, v in options.items() if key not in NEUTRAL}
@@ -145,7 +151,7 @@ def output_folder(folder: Path, run: dict, overwrite: bool) -> Iterator[None]:
         for part in folder.glob(".*.part"):  # of a run that was killed
             part.unlink()
         try:
-            write(folder, {"status": "running"} | run)
+            write_run(folder, {"status": "running"} | run)
             ranks.gather(None)
             yield
         except BaseException:
@@ -174,12 +180,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _refuse_other_settings(folder: Path, run: dict) -> None:
     hint = "take another folder, or --overwrite to start afresh"
-    before = read(folder)
+    before = read_run(folder)
     if not before:
         if any(folder.glob("*.png")):
             raise ValueError(f"{folder} has images, but no {FILE}: take another folder")
         return
-    there, here = settings(before), settings(run)
+    there, here = run_settings(before), run_settings(run)
     differ = [
         f"{key} {there.get(key)!r} there and {here.get(key)!r} here"
         for key in sorted(there.keys() | here.keys())

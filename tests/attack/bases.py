@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from suite.attack import Attack, Pool
+from suite.attack.pool import Pool
+from suite.attack.settings import Attack
 
 SIZE, CLASSES = 6, 4
 MI = Attack(24, 6, num_steps=4, momentum=0.8)

@@ -4,7 +4,7 @@ import scipy.ndimage
 import torch
 from torch import nn
 
-from suite.attack import image_generators
+from suite.running.random_numbers import image_generators
 
 
 def generators(seed=0, names="abc"):

@@ -6,9 +6,14 @@ import pytest
 import torch
 from bases import SIZE, Small, images
 
-from suite.attack import Attack, Attacker, Source, chosen_gammas, image_generators
-from suite.defences import BitDepth, Defended
-from suite.running import defended
+from suite.attack.attacker import Attacker
+from suite.attack.gammas import chosen_gammas
+from suite.attack.settings import Attack
+from suite.attack.sources import Source
+from suite.defences import defence_names
+from suite.defences.defended import Defended
+from suite.defences.inputs import BitDepth
+from suite.running.random_numbers import image_generators
 
 PGD = Attack(24, 6, num_steps=3)
 
@@ -18,7 +23,7 @@ def behind(name, seed=0):
     network = Small(seed)
     network.input_size, network.classes = (3, SIZE, SIZE), 4
     network.weights, network.own, network.digests, network.crop_pct = None, False, {}, None
-    return Defended(network, "small", defended.split(name + "+small")[0])
+    return Defended(network, "small", defence_names.split_defences(name + "+small")[0])
 
 
 def gradient(network, pixels, labels):

@@ -7,8 +7,13 @@ from quadratic import Quadratic
 from small import ATTACK, folder
 from torch import nn
 
-from suite import images, networks
-from suite.attack import Attack, Attacker, Source, image_generators
+from suite.attack.attacker import Attacker
+from suite.attack.settings import Attack
+from suite.attack.sources import Source
+from suite.images.folders import list_images
+from suite.images.pictures import read_batches, to_float, to_uint8
+from suite.networks.classifier import load_model
+from suite.running.random_numbers import image_generators
 
 __all__ = ["folder"]
 
@@ -26,18 +31,18 @@ __all__ = ["folder"]
 )
 def test_script_saves_what_the_attack_on_tensors_returns(run, folder, options, attack):
     assert run(f"{ATTACK}ten --gamma 0.5 {options}", x=folder)[0] == 0
-    listed = images.list_images(folder / "nat")
-    ((_, pixels),) = images.read_batches([listed])
-    ((_, saved),) = images.read_batches([images.list_images(folder / "adv")])
+    listed = list_images(folder / "nat")
+    ((_, pixels),) = read_batches([listed])
+    ((_, saved),) = read_batches([list_images(folder / "adv")])
 
-    model = networks.load_model(f"{folder}/nets.py:ten").accelerate()
+    model = load_model(f"{folder}/nets.py:ten").accelerate()
     attacker = Attacker(attack, [Source(model, 0.5)])
     result = attacker(
-        images.to_float(pixels),
+        to_float(pixels),
         torch.tensor([image.label for image in listed]),
         image_generators(attack.seed, [image.name for image in listed]),
     )
-    assert torch.equal(images.to_uint8(result, pixels, attack.epsilon), saved)
+    assert torch.equal(to_uint8(result, pixels, attack.epsilon), saved)
 
 
 class Residual(nn.Module):

@@ -4,23 +4,26 @@ import torch
 from quadratic import Quadratic, gaussian, generators
 from torch import nn
 
-from suite import images, networks
-from suite.attack import attacks, image_generators, in_front
+from suite.attack.attacks import make_attack, perturb, random_start, random_targets
+from suite.attack.in_front import InputDiversity, TranslationInvariance
 from suite.images import pictures
-from suite.running import draws
+from suite.images.folders import list_images
+from suite.networks.classifier import load_model
+from suite.running import random_numbers
+from suite.running.random_numbers import image_generators
 from utils_sgm import register_sgm
 
 
 @pytest.fixture(scope="module")
 def model():
-    model = networks.load_model("efficientnet_lite0")
+    model = load_model("efficientnet_lite0")
     register_sgm(model.network, "efficientnet_lite0", 0.5)
     return model
 
 
 @pytest.fixture(scope="module")
 def batch(natural):
-    listed = images.list_images(natural)[:3]
+    listed = list_images(natural)[:3]
     _, pixels = next(pictures.read_batches([listed[:3]]))
     return pictures.to_float(pixels), torch.tensor([image.label for image in listed])
 
@@ -28,13 +31,13 @@ def batch(natural):
 @pytest.mark.parametrize("momentum", [0, 1])
 def test_result_does_not_depend_on_the_batch(model, batch, momentum):
     pixels, labels = batch
-    diversity = in_front.InputDiversity()
-    attack = attacks.make_attack(nn.Sequential(diversity, model), 16, 2, 3, momentum)
+    diversity = InputDiversity()
+    attack = make_attack(nn.Sequential(diversity, model), 16, 2, 3, momentum)
 
     def perturbed(which):
         diversity.generators = image_generators(0, "abc"[which])
-        start = attacks.random_start(pixels[which], 16, diversity.generators)
-        return attacks.perturb(attack, pixels[which], labels[which], 16, start)
+        start = random_start(pixels[which], 16, diversity.generators)
+        return perturb(attack, pixels[which], labels[which], 16, start)
 
     together = perturbed(slice(0, 3))
     alone = torch.cat([perturbed(slice(n, n + 1)) for n in range(3)])
@@ -46,10 +49,10 @@ def test_result_does_not_depend_on_the_batch(model, batch, momentum):
 def test_input_is_unchanged_and_result_is_repeatable(model, batch, momentum):
     pixels, labels = batch
     before = pixels.clone()
-    attack = attacks.make_attack(model, 16, 2, 2, momentum)
-    first = attacks.perturb(attack, pixels, labels, 16)
+    attack = make_attack(model, 16, 2, 2, momentum)
+    first = perturb(attack, pixels, labels, 16)
     assert torch.equal(pixels, before)
-    assert torch.equal(first, attacks.perturb(attack, pixels, labels, 16))
+    assert torch.equal(first, perturb(attack, pixels, labels, 16))
 
 
 @pytest.mark.parametrize("momentum", [0, 0.7])
@@ -61,17 +64,15 @@ def test_steps_on_a_linear_network_are_the_closed_form(momentum, targeted):
     away_from_0 = (network[1].weight[1] - network[1].weight[0]).view(1, 3, 2, 2).sign()
     pixels = torch.full((1, 3, 2, 2), 0.5)
     for steps, reached in [(1, 3), (2, 6), (5, 8)]:
-        attack = attacks.make_attack(network, 8, 3, steps, momentum, targeted)
-        adversarial = attacks.perturb(attack, pixels, torch.tensor([0]), 8)
+        attack = make_attack(network, 8, 3, steps, momentum, targeted)
+        adversarial = perturb(attack, pixels, torch.tensor([0]), 8)
         expected = pixels + (-1 if targeted else 1) * reached / 255 * away_from_0
         torch.testing.assert_close(adversarial, expected)
 
 
 def test_fgsm_is_one_step_of_size_epsilon():
     network, pixels = Quadratic(), torch.rand(1, 3, 2, 2) * 0.5 + 0.2
-    adversarial = attacks.perturb(
-        attacks.make_attack(network, 16, 16, 1), pixels, torch.tensor([0]), 16
-    )
+    adversarial = perturb(make_attack(network, 16, 16, 1), pixels, torch.tensor([0]), 16)
     expected = pixels + 16 / 255 * network.direction(pixels).sign()
     torch.testing.assert_close(adversarial, expected)
 
@@ -80,10 +81,10 @@ def test_fgsm_is_one_step_of_size_epsilon():
 def test_momentum_accumulates_gradients_of_norm_1(smoothed):
     """g = momentum * g + gradient / |gradient|_1; TI's convolution comes before the norm."""
     network, pixels = Quadratic(8), torch.rand(1, 3, 8, 8) * 0.05 + 0.001
-    smoothing = in_front.TranslationInvariance(5, 2)
+    smoothing = TranslationInvariance(5, 2)
     smoothed_network = nn.Sequential(*[smoothing] * smoothed, network)
-    attack = attacks.make_attack(smoothed_network, 200, 40, 4, 0.8)
-    attacks.perturb(attack, pixels, torch.tensor([0]), 200)
+    attack = make_attack(smoothed_network, 200, 40, 4, 0.8)
+    perturb(attack, pixels, torch.tensor([0]), 200)
     x, g = pixels.clone(), torch.zeros_like(pixels)
     for seen in network.seen:
         torch.testing.assert_close(seen, x)
@@ -103,8 +104,8 @@ def test_mi_fgsm_equals_foolboxs(batch):
             return gradients / gradients.abs().sum(axis=(1, 2, 3), keepdims=True)
 
     pixels, labels = batch
-    network = networks.load_model("efficientnet_lite1")
-    ours = attacks.perturb(attacks.make_attack(network, 16, 2, 4, 1), pixels, labels, 16)
+    network = load_model("efficientnet_lite1")
+    ours = perturb(make_attack(network, 16, 2, 4, 1), pixels, labels, 16)
     theirs = MIFGSM(abs_stepsize=2 / 255, steps=4).run(
         foolbox.PyTorchModel(network, (0, 1), device="cpu"), pixels, labels, epsilon=16 / 255
     )
@@ -113,19 +114,19 @@ def test_mi_fgsm_equals_foolboxs(batch):
 
 def test_random_start_is_uniform_in_the_ball_and_stays_in_it():
     natural = torch.rand(3, 3, 64, 64)
-    start = attacks.random_start(natural, 16, generators())
+    start = random_start(natural, 16, generators())
     offset = (start - natural) * 255 / 16
     inside = offset[(natural > 16 / 255) & (natural < 1 - 16 / 255)]
     assert abs(offset).max() <= 1 + 1e-5
     assert inside.mean() == pytest.approx(0, abs=0.02)
     assert inside.std() == pytest.approx(3**-0.5, abs=0.02)
     assert 0 <= start.min() <= start.max() <= 1
-    assert not torch.equal(start, attacks.random_start(natural, 16, generators(seed=1)))
-    alone = attacks.random_start(natural[1:2], 16, generators(names="b"))
+    assert not torch.equal(start, random_start(natural, 16, generators(seed=1)))
+    alone = random_start(natural[1:2], 16, generators(names="b"))
     assert torch.equal(alone, start[1:2])
 
 
-@pytest.mark.parametrize("draw", [draws.uniform, draws.drawn_by_seeds])
+@pytest.mark.parametrize("draw", [random_numbers.uniform_noise, random_numbers.drawn_by_seeds])
 def test_noise_is_uniform_anew_each_time_and_of_the_image_alone(draw):
     pixels, drawn_from = torch.zeros(3, 3, 50, 50), generators()
     first, second = (draw(pixels.clone(), drawn_from) for _ in range(2))
@@ -140,14 +141,14 @@ def test_noise_is_uniform_anew_each_time_and_of_the_image_alone(draw):
 @pytest.mark.parametrize("momentum", [0, 1])
 def test_attack_from_a_random_start_ends_in_the_ball_around_the_natural_image(momentum):
     network, natural = Quadratic(16), torch.rand(3, 3, 16, 16)
-    attack = attacks.make_attack(network, 8, 5, 10, momentum)
-    start = attacks.random_start(natural, 8, generators())
-    adversarial = attacks.perturb(attack, natural, torch.zeros(3, dtype=int), 8, start)
+    attack = make_attack(network, 8, 5, 10, momentum)
+    start = random_start(natural, 8, generators())
+    adversarial = perturb(attack, natural, torch.zeros(3, dtype=int), 8, start)
     torch.testing.assert_close(network.seen[0], start)
     assert abs(adversarial - natural).max() * 255 <= 8 + 1e-3
     assert 0 <= adversarial.min() <= adversarial.max() <= 1
 
 
 def test_random_targets_are_never_the_label_and_reach_every_class():
-    targets = attacks.random_targets([7] * 9000, generators(names=map(str, range(9000))))
+    targets = random_targets([7] * 9000, generators(names=map(str, range(9000))))
     assert set(targets) == set(range(1000)) - {7}

@@ -8,8 +8,8 @@ from quadratic import generators
 from torch.nn.functional import grid_sample
 from torchvision.transforms.functional import InterpolationMode, rotate
 
-from suite.attack.copies import Admix, BlockShuffle, by_gathering
 from suite.attack.pool import Pool
+from suite.attack.transformations import Admix, BlockShuffle, by_gathering
 
 
 def rotated(block, angle):

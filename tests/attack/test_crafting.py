@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import ATTACK, folder
 
-from suite.attack import attacks, image_generators
+from suite.attack.attacks import make_attack, perturb, random_start
 from suite.images import pictures
+from suite.running.random_numbers import image_generators
 
 __all__ = ["folder"]
 
@@ -21,25 +22,23 @@ __all__ = ["folder"]
     seed=st.integers(0, 99),
 )
 def test_no_pixel_leaves_the_ball_or_the_range(epsilon, step, steps, seed):
-    from suite.attack import attacks
+    from suite.attack.attacks import perturb
 
     generator = torch.Generator().manual_seed(seed)
     natural = torch.randint(0, 256, (2, 3, 5, 5), generator=generator, dtype=torch.uint8)
     weights = torch.randn(75, 4, generator=generator)
-    attack = attacks.make_attack(
-        lambda x: x.flatten(1) @ weights, epsilon, step, steps, momentum=seed % 2
-    )
+    attack = make_attack(lambda x: x.flatten(1) @ weights, epsilon, step, steps, momentum=seed % 2)
     labels = torch.tensor([0, 1])
     pixels = pictures.to_float(natural)
-    start = attacks.random_start(pixels, epsilon, image_generators(seed, "ab"))
-    result = attacks.perturb(attack, pixels, labels, epsilon, start if seed % 3 else None)
+    start = random_start(pixels, epsilon, image_generators(seed, "ab"))
+    result = perturb(attack, pixels, labels, epsilon, start if seed % 3 else None)
     saved = pictures.to_uint8(result, natural, epsilon)
     assert saved.dtype == torch.uint8
     assert abs(saved.int() - natural.int()).max() <= epsilon
 
 
 def test_run_out_of_memory_goes_on_with_smaller_batches(run, folder, monkeypatch):
-    perturb = attacks.perturb
+    perturb = perturb
 
     def limited(attack, pixels, *args):
         if len(pixels) > 3:

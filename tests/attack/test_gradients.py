@@ -8,15 +8,17 @@ from bases import ALL, BASES, EVERYTHING, MI, SIZE, Small, images, pool
 from quadratic import gaussian, generators
 from test_host import NoHostReads
 
-from suite.attack import Attacker, Source, in_front
-from suite.attack.copies import BlockShuffle
+from suite.attack.attacker import Attacker
+from suite.attack.in_front import InputDiversity
 from suite.attack.losses import SummedLoss
+from suite.attack.sources import Source
+from suite.attack.transformations import BlockShuffle
 
 
 def by_formula(attack, network, natural, labels, drawn, mixed):
     """Craft an image, 1 x 3 x H x W; all copies of one point are one batch."""
     (generator,) = drawn
-    diversity, blocks = in_front.InputDiversity(attack.di_prob, attack.di_resize), BlockShuffle()
+    diversity, blocks = InputDiversity(attack.di_prob, attack.di_resize), BlockShuffle()
     diversity.generators = blocks.generators = drawn
     others = mixed.pixels[mixed.labels != labels] / 255
     up = -1 if attack.targeted else 1

@@ -6,7 +6,8 @@ from quadratic import generators
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from suite.attack import attacks, in_front
+from suite.attack.attacks import make_attack, perturb
+from suite.attack.in_front import GradientEnsemble, InputDiversity, TranslationInvariance
 from utils_sgm import register_sgm
 
 
@@ -33,11 +34,11 @@ def test_steps_read_nothing_from_the_device(hooks, momentum):
 
     network = torchvision.models.resnet18(num_classes=10).eval().requires_grad_(False)
     register_sgm(network, "resnet18", 0.5, hooks, (3, 32, 32))
-    diversity = in_front.InputDiversity(1)
+    diversity = InputDiversity(1)
     diversity.generators = generators(names="ab")
-    ensemble = in_front.GradientEnsemble([network, network])
-    model = nn.Sequential(in_front.TranslationInvariance(5), diversity, ensemble)
-    attack = attacks.make_attack(model, 16, 2, 3, momentum)
+    ensemble = GradientEnsemble([network, network])
+    model = nn.Sequential(TranslationInvariance(5), diversity, ensemble)
+    attack = make_attack(model, 16, 2, 3, momentum)
     pixels, labels = torch.rand(2, 3, 32, 32), torch.tensor([1, -1])
     with NoHostReads():
-        attacks.perturb(attack, pixels, labels, 16)
+        perturb(attack, pixels, labels, 16)

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 from conftest import input_gradient
+from suite.SCRIPT import OneWay
 from torch import nn
 
-from suite.attack import OneWay
 from utils_sgm import register_hook_for_branches
 
 

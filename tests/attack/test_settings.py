@@ -7,7 +7,10 @@ import pytest
 import torch
 from bases import ALL, BASES, MI, Small, images, pool
 
-from suite.attack import Attack, Attacker, Pool, Source
+from suite.attack.attacker import Attacker
+from suite.attack.pool import Pool
+from suite.attack.settings import Attack
+from suite.attack.sources import Source
 
 
 def test_admix_needs_a_pool_of_several_classes_and_of_the_images_size():

@@ -6,7 +6,7 @@ import pytest
 import scipy.fft
 import torch
 
-from suite.defences import BitDepth, FeatureDistillation, Jpeg
+from suite.defences.inputs import BitDepth, FeatureDistillation, Jpeg
 
 ALL = [Jpeg(75), BitDepth(3), FeatureDistillation()]
 

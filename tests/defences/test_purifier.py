@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
-from suite.defences import Purifier, load_purifier
+from suite.defences.purifier import Purifier, load_purifier
 
 
 def weights(blocks=2, channels=64):

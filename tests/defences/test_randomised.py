@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from suite import networks
-from suite.defences import Defended, RandomPadding, Smoothing, load
-from suite.defences.randomised import with_abstentions
-from suite.running.defended import Defence
-from suite.running.draws import image_generators
+from suite.defences.defence_names import Defence
+from suite.defences.defended import Defended, load_defended
+from suite.defences.randomised import RandomPadding, Smoothing, with_abstentions
+from suite.networks.classifier import load_model
+from suite.running.random_numbers import image_generators
 
 
 class Answers(nn.Module):
@@ -127,7 +127,7 @@ def test_where_a_gradient_is_wanted_one_pass_answers(kind):
 def test_smoothing_of_a_network_that_crops_a_margin_off_is_refused():
     name = "ta-bench/tv_resnet50"
     with torch.device("meta"):
-        network = networks.load_model(name, pretrained=False)
+        network = load_model(name, pretrained=False)
     with pytest.raises(ValueError, match=f"{name} enlarges what it gets and crops it"):
         Defended(network, name, [Defence("smooth", (0.25, 100))])
 
@@ -148,6 +148,6 @@ class Sides(torch.nn.Module):
 
 def sides(): return Sides()
 """)
-    network = load(f"{stack}{tmp_path}/nets.py:sides").accelerate()
+    network = load_defended(f"{stack}{tmp_path}/nets.py:sides").accelerate()
     answer = network(torch.rand(1, 3, 40, 40).requires_grad_())
     assert (answer - side).abs().max() < 1.5

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from suite import images
+from suite.images.folders import in_batches, list_images
+from suite.images.pictures import read, read_batches
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (25, 3, 4, 6), np.uint8)
 
@@ -20,7 +21,7 @@ def write(folder, sizes=(2,) * 12 + (1,), labels=None, dtype=np.uint8):
 
 
 def read(listed):
-    batches = images.read_batches(images.batches(listed, 4))
+    batches = read_batches(in_batches(listed, 4))
     return {
         i.name: p.numpy() for batch, pixels in batches for i, p in zip(batch, pixels, strict=True)
     }
@@ -28,7 +29,7 @@ def read(listed):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.float64])
 def test_images_come_in_the_order_of_the_batches_numbers(tmp_path, dtype):
-    listed = images.list_images(write(tmp_path, labels=range(25), dtype=dtype))
+    listed = list_images(write(tmp_path, labels=range(25), dtype=dtype))
     assert [image.name for image in listed] == [f"{number:06d}.png" for number in range(25)]
     assert [image.label for image in listed] == list(range(25))
     found = read(listed)
@@ -36,7 +37,7 @@ def test_images_come_in_the_order_of_the_batches_numbers(tmp_path, dtype):
 
 
 def test_labels_are_optional(tmp_path):
-    assert {image.label for image in images.list_images(write(tmp_path))} == {None}
+    assert {image.label for image in list_images(write(tmp_path))} == {None}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_label_file_beside_batches_names_their_images_in_the_order_of_its_rows(
 ):
     write(tmp_path, (2, 1), list(expected.values()) if labelled else None)
     (tmp_path / file).write_text(rows)
-    listed = images.list_images(tmp_path)
+    listed = list_images(tmp_path)
     assert [image.name for image in listed] == sorted(expected)
     assert {image.name: image.label for image in listed} == expected
     found = read(listed)
@@ -70,8 +71,8 @@ def test_label_file_beside_batches_names_their_images_in_the_order_of_its_rows(
 
 def test_pictures_come_before_batches(tmp_path):
     write(tmp_path)
-    images.read(images.list_images(tmp_path)[0]).save(tmp_path / "a.png")
-    assert [image.name for image in images.list_images(tmp_path)] == ["a.png"]
+    read(list_images(tmp_path)[0]).save(tmp_path / "a.png")
+    assert [image.name for image in list_images(tmp_path)] == ["a.png"]
 
 
 def half(folder):
@@ -87,7 +88,7 @@ def nan(folder):
 )
 def test_pixels_that_are_no_levels_are_refused_by_batch_and_image(tmp_path, spoil):
     spoil(write(tmp_path, (2, 2)))
-    listed = images.list_images(tmp_path)
+    listed = list_images(tmp_path)
     with pytest.raises(ValueError, match=r"batch_1\.npy, image 0: its pixels are not whole"):
         read(listed)
 
@@ -120,7 +121,7 @@ def test_pixels_that_are_no_levels_are_refused_by_batch_and_image(tmp_path, spoi
 def test_batches_and_labels_that_do_not_fit_are_refused(tmp_path, spoil, reason):
     spoil(write(tmp_path, labels=range(25)))
     with pytest.raises(ValueError, match=reason):
-        images.list_images(tmp_path)
+        list_images(tmp_path)
 
 
 def test_image_that_is_skipped_has_its_own_name(tmp_path):
@@ -128,5 +129,5 @@ def test_image_that_is_skipped_has_its_own_name(tmp_path):
     pixels[1] /= 255
     np.save(tmp_path / "batch_0.npy", pixels)
     skipped = []
-    list(images.read_batches([images.list_images(tmp_path)], skipped=skipped))
+    list(read_batches([list_images(tmp_path)], skipped=skipped))
     assert skipped == ["000001.png"]

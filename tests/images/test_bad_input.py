@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import folder
 
-from suite import images
 from suite.images import pictures
+from suite.images.folders import list_images
+from suite.images.labels import write_labels
 
 __all__ = ["folder"]
 
@@ -82,8 +83,8 @@ def animated(file):
 )
 def test_unusual_image_is_converted_as_people_expect(tmp_path, name, make, expected):
     make(tmp_path / name)
-    images.write_labels(tmp_path, [{"filename": name, "label": 3}])
-    (listed,) = images.list_images(tmp_path)
+    write_labels(tmp_path, [{"filename": name, "label": 3}])
+    (listed,) = list_images(tmp_path)
     picture = pictures.read_image(listed.path)
     assert picture.mode == "RGB"
     if expected is not None:
@@ -150,7 +151,7 @@ def test_bad_label_file_is_refused(tmp_path, content, words):
     rgb().save(tmp_path / "a.png")
     (tmp_path / "labels.csv").write_bytes(content)
     with pytest.raises(ValueError) as error:  # noqa: PT011 (the words are checked below)
-        images.list_images(tmp_path)
+        list_images(tmp_path)
     assert words in str(error.value)
     assert str(tmp_path / "labels.csv") in str(error.value)
 
@@ -167,7 +168,7 @@ def test_bad_label_file_is_refused(tmp_path, content, words):
 def test_label_file_of_another_kind_is_read(tmp_path, content):
     rgb().save(tmp_path / "a.png")
     (tmp_path / "labels.csv").write_bytes(content)
-    assert [image.label for image in images.list_images(tmp_path)] == [7]
+    assert [image.label for image in list_images(tmp_path)] == [7]
 
 
 def test_file_name_that_no_csv_can_hold_is_refused(tmp_path):
@@ -175,7 +176,7 @@ def test_file_name_that_no_csv_can_hold_is_refused(tmp_path):
     rgb().save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / name)
     with pytest.raises(ValueError, match="must be valid UTF-8"):
-        images.list_images(tmp_path)
+        list_images(tmp_path)
 
 
 @SLOW
@@ -184,7 +185,7 @@ def test_random_label_file_is_parsed_or_refused(tmp_path, content):
     rgb().save(tmp_path / "a.png")
     (tmp_path / "labels.csv").write_bytes(b"filename,label\n" + content)
     try:
-        (image,) = images.list_images(tmp_path)
+        (image,) = list_images(tmp_path)
         assert image.label in range(1000000)
     except ValueError as error:
         assert str(tmp_path) in str(error)

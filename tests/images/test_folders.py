@@ -12,8 +12,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from suite import images
 from suite.images import pictures
+from suite.images.embedded import embedded_images
+from suite.images.folders import in_batches, list_images
+from suite.images.labels import write_labels
 
 
 def write(file, color=(10, 20, 30)):
@@ -22,7 +24,7 @@ def write(file, color=(10, 20, 30)):
 
 
 def listed(folder):
-    return [(image.name, image.label) for image in images.list_images(folder)]
+    return [(image.name, image.label) for image in list_images(folder)]
 
 
 @pytest.mark.parametrize("epsilon", [1, 2.5, 16])
@@ -51,9 +53,7 @@ def test_pixels_that_are_not_finite_are_refused():
 def test_labels_csv(tmp_path):
     write(tmp_path / "b.png")
     write(tmp_path / "a.jpg")
-    images.write_labels(
-        tmp_path, [{"filename": "b.png", "label": 7}, {"filename": "a.jpg", "label": 3}]
-    )
+    write_labels(tmp_path, [{"filename": "b.png", "label": 7}, {"filename": "a.jpg", "label": 3}])
     assert listed(tmp_path) == [("a.png", 3), ("b.png", 7)]
 
 
@@ -92,7 +92,7 @@ def test_embedded_images_are_the_listed_ones_wherever_one_is(tmp_path, monkeypat
     with (ROOT / "data" / "nips2017" / "dev_dataset.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     listed = {f"{r['ImageId']}.png": (int(r["TrueLabel"]), int(r["TargetClass"])) for r in rows}
-    embedded = images.embedded_images()
+    embedded = embedded_images()
     assert len(rows) == len(listed) == 100
     assert {i.name: (i.label + 1, i.target + 1) for i in embedded} == listed
     assert [image.name for image in embedded] == sorted(listed)
@@ -103,7 +103,7 @@ def test_embedded_images_are_the_listed_ones_wherever_one_is(tmp_path, monkeypat
 
 
 def test_embedded_images_are_of_one_size_and_small_enough_for_a_repository():
-    files = [image.path for image in images.embedded_images()]
+    files = [image.path for image in embedded_images()]
     for file in files:
         with PIL.Image.open(file) as picture:
             assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (299, 299))
@@ -111,7 +111,7 @@ def test_embedded_images_are_of_one_size_and_small_enough_for_a_repository():
 
 
 def test_foolbox_s_images_carry_their_labels():
-    listed = images.embedded_images("foolbox")
+    listed = embedded_images("foolbox")
     assert len(listed) == 20
     assert ("imagenet_16_251.png", 251) in [(image.name, image.label) for image in listed]
 
@@ -119,7 +119,7 @@ def test_foolbox_s_images_carry_their_labels():
 def test_foolbox_s_images_without_foolbox_say_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="pip install foolbox"):
-        images.embedded_images("foolbox")
+        embedded_images("foolbox")
 
 
 @pytest.mark.parametrize(
@@ -136,21 +136,21 @@ def test_bad_label_files_are_refused(tmp_path, text, message):
     write(tmp_path / "a.png")
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
-        images.list_images(tmp_path)
+        list_images(tmp_path)
 
 
 def test_two_files_that_would_get_one_name_are_refused(tmp_path):
     write(tmp_path / "a.png")
     write(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="would both become a.png"):
-        images.list_images(tmp_path)
+        list_images(tmp_path)
 
 
 def test_images_of_two_sizes_are_refused_by_name(tmp_path):
     write(tmp_path / "a.png")
     PIL.Image.new("RGB", (9, 8)).save(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"b.png is 9 x 8 pixels, but .*a.png is 8 x 8"):
-        list(pictures.read_batches([images.list_images(tmp_path)]))
+        list(pictures.read_batches([list_images(tmp_path)]))
 
 
 def test_file_appears_whole_or_not_at_all(tmp_path):
@@ -197,7 +197,7 @@ def test_batches_decoded_ahead_are_those_decoded_here(tmp_path):
         PIL.Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
     (tmp_path / "1.png").write_bytes(b"")
     (tmp_path / "4.png").write_bytes(b"")
-    batches = images.batches(images.list_images(tmp_path), 2)
+    batches = in_batches(list_images(tmp_path), 2)
     expected = [["0.png"], ["2.png", "3.png"], []]  # the whole last batch is unreadable
     for workers in (0, 2):
         skipped = []
@@ -231,7 +231,7 @@ def test_ctrl_c_while_decoders_start_is_not_lost(tmp_path):
     os.register_at_fork(before=lambda: pressed and signal.raise_signal(pressed.pop()))
     write(tmp_path / "a.png")
     write(tmp_path / "b.png")
-    batches = images.batches(images.list_images(tmp_path), 1)
+    batches = in_batches(list_images(tmp_path), 1)
     with pytest.raises(KeyboardInterrupt):
         next(pictures.read_batches(batches, workers=1))
 
@@ -240,7 +240,7 @@ def test_ctrl_c_while_decoders_start_is_not_lost(tmp_path):
 def test_pixels_come_as_a_network_takes_them(tmp_path, workers):
     for name in "abc":
         write(tmp_path / f"{name}.png")
-    batches = images.batches(images.list_images(tmp_path), 1)
+    batches = in_batches(list_images(tmp_path), 1)
     for _, pixels in pictures.read_batches(batches, workers):
         assert pixels.is_contiguous()
         assert pixels.shape == (1, 3, 8, 8)

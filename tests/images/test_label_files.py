@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from suite import images
+from suite.images.folders import list_images
+from suite.images.labels import write_labels
 
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NIPS_HEADER = "ImageId,URL,x1,y1,x2,y2,TrueLabel,TargetClass\n"
@@ -29,7 +30,7 @@ def make(root, *names):
 
 
 def listed(folder):
-    return [(image.name, image.label, image.target) for image in images.list_images(folder)]
+    return [(image.name, image.label, image.target) for image in list_images(folder)]
 
 
 NIPS_ROW = "0c7ac4a8c9dfa802,u,0,0,1,1,306,9\n"
@@ -176,7 +177,7 @@ def test_labels_csv_of_other_columns_beside_a_folder_is_not_used_and_that_is_sai
 def test_label_file_that_does_not_fit_is_refused_by_name_and_value(tmp_path, files, words):
     make(tmp_path, *files)
     with pytest.raises(ValueError, match=words) as error:
-        images.list_images(tmp_path)
+        list_images(tmp_path)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -185,8 +186,8 @@ def test_label_file_that_does_not_fit_is_refused_by_name_and_value(tmp_path, fil
 @pytest.mark.parametrize("column", ["label", "target"])
 def test_label_is_a_class_index_of_any_network(tmp_path, label, column):
     row = {"filename": "a.png", "label": 3, column: label}
-    images.write_labels(make(tmp_path, "a.png"), [row])
-    (image,) = images.list_images(tmp_path)
+    write_labels(make(tmp_path, "a.png"), [row])
+    (image,) = list_images(tmp_path)
     assert getattr(image, column) == label
 
 
@@ -243,7 +244,7 @@ def test_labels_of_any_name_are_read(tmp_path_factory, labels, end, blank, form)
     rows = [f'"{name.replace(chr(34), chr(34) * 2)}.png",{label}' for name, label in labels.items()]
     text = end.join(["filename,label", *blank, *rows, *blank, ""])
     (folder / "labels.csv").write_bytes(unicodedata.normalize(form, text).encode())
-    assert {i.name: i.label for i in images.list_images(folder)} == {
+    assert {i.name: i.label for i in list_images(folder)} == {
         f"{name}.png": label for name, label in labels.items()
     }
 

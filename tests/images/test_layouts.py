@@ -3,7 +3,7 @@
 import pytest
 from test_label_files import NIPS_HEADER, listed, make
 
-from suite import images
+from suite.images.folders import list_images
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_names_of_synsets_say_more_than_a_csv_that_happens_to_be_there(
 def test_folders_that_are_no_classes_are_refused(tmp_path, files, words):
     make(tmp_path, *files)
     with pytest.raises(ValueError, match=words) as error:
-        images.list_images(tmp_path)
+        list_images(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -136,7 +136,7 @@ def test_suffix_of_any_case_is_an_image(tmp_path, suffix):
 )
 def test_what_is_left_out_is_counted_in_one_line(tmp_path, caplog, files, words, level):
     caplog.set_level("INFO")
-    assert len(images.list_images(make(tmp_path, *files))) == 1
+    assert len(list_images(make(tmp_path, *files))) == 1
     lines = [record for record in caplog.records if "left out" in record.message]
     assert len(lines) == len(caplog.records) == bool(words)
     for line in lines:
@@ -148,4 +148,4 @@ def test_what_is_left_out_is_counted_in_one_line(tmp_path, caplog, files, words,
 def test_two_files_of_one_normalised_name_are_refused(tmp_path):
     make(tmp_path, "\xf1.png", "n\u0303.png")
     with pytest.raises(ValueError, match=r"would both become"):
-        images.list_images(tmp_path)
+        list_images(tmp_path)

@@ -17,17 +17,17 @@ from conftest import calibrated, input_gradient
 from torch import nn
 
 from branches import trace_connections
-from suite import networks
+from suite.networks.classifier import Classifier, load_model
 from utils_sgm import register_hook_for_branches, register_sgm, residual_branches
 
 
-def built(name: str) -> networks.Classifier:
+def built(name: str) -> Classifier:
     """Return a network without numbers: where its branches are, its operations alone tell."""
     import pretrainedmodels.models  # noqa: F401  whose ResNeXt is built when it is imported
 
     with_numbers = name in ("torchvision/regnet_y_400mf", "resnext101_32x4d")
     with torch.device("cpu" if with_numbers else "meta"):
-        return networks.load_model(name, pretrained=False)
+        return load_model(name, pretrained=False)
 
 
 @pytest.mark.parametrize(

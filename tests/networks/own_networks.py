@@ -2,7 +2,7 @@
 
 import torch
 
-from suite import networks
+from suite.networks.classifier import load_model
 
 PIXELS = torch.rand(2, 3, 16, 16)
 HEAD = """
@@ -40,7 +40,7 @@ def load(folder, text, **options):
     """Load the network that `net` gives in a file of this text after HEAD."""
     (folder / "net.py").write_text(HEAD + text)
     torch.manual_seed(0)
-    return networks.load_model(f"{folder}/net.py:net", **options)
+    return load_model(f"{folder}/net.py:net", **options)
 
 
 def returning(expression):

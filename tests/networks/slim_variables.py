@@ -19,7 +19,7 @@ variable_names = functools.cache(slim.variable_names)  # which builds a network
 
 def empty_network(architecture):
     with torch.device("meta"):
-        return slim.network(architecture)
+        return slim.slim_network(architecture)
 
 
 def variables_of(architecture):

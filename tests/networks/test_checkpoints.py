@@ -12,8 +12,8 @@ import timm
 import torch
 from small import ATTACK, folder
 
-from suite import networks
 from suite.networks import catalogue
+from suite.networks.classifier import load_model
 
 __all__ = ["folder"]
 
@@ -41,7 +41,7 @@ def test_checkpoint_in_each_form(resnet, tmp_path, form):
         safetensors.torch.save_file(tensors, file)
     elif form != "plain":
         torch.save({form: tensors, "epoch": 3}, file)
-    model = networks.load_model("timm/resnet10t.c3_in1k", checkpoint=file)
+    model = load_model("timm/resnet10t.c3_in1k", checkpoint=file)
     assert model(PIXELS).shape == (2, 7)
     assert all(map(torch.equal, model.network.state_dict().values(), network.state_dict().values()))
     assert model.digests == {str(file): hashlib.sha256(file.read_bytes()).hexdigest()}
@@ -49,9 +49,9 @@ def test_checkpoint_in_each_form(resnet, tmp_path, form):
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "torchvision/resnet18", "xception"])
 def test_number_of_classes_comes_from_the_checkpoint(tmp_path, name):
-    network = catalogue.find(name).build(None, 11)
+    network = catalogue.find_network(name).build(None, 11)
     torch.save(network.state_dict(), tmp_path / "eleven.pth")
-    model = networks.load_model(name, checkpoint=tmp_path / "eleven.pth")
+    model = load_model(name, checkpoint=tmp_path / "eleven.pth")
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 11)
 
 
@@ -62,7 +62,7 @@ def test_keys_and_shapes_that_do_not_fit_are_one_error(resnet):
     tensors["head.weight"] = tensors.pop("fc.weight")
     torch.save(tensors, file)
     with pytest.raises(ValueError, match="does not fit this network") as error:
-        networks.load_model("timm/resnet10t", checkpoint=file)
+        load_model("timm/resnet10t", checkpoint=file)
     for part in (
         str(file),
         "conv1.0.weight is 2x3x5x5, not 24x3x3x3",
@@ -74,7 +74,7 @@ def test_keys_and_shapes_that_do_not_fit_are_one_error(resnet):
 
 def test_error_lists_ten_keys_at_most(resnet):
     with pytest.raises(ValueError, match=r"does not fit") as error:
-        networks.load_model("resnet18", checkpoint=resnet[1])
+        load_model("resnet18", checkpoint=resnet[1])
     missing, unexpected = str(error.value).partition(". Is --arch")[0].split("; ")[-2:]
     for keys in (missing.partition("missing ")[2], unexpected.partition("unexpected ")[2]):
         assert re.fullmatch(r"([\w.]+, ){9}[\w.]+ and \d+ more", keys)
@@ -116,7 +116,7 @@ def test_unusable_checkpoints_are_refused(resnet, tmp_path, capsys, content, rea
     else:
         file.unlink()
     with pytest.raises((ValueError, OSError), match=reason) as error:
-        networks.load_model("timm/resnet10t", checkpoint=file)
+        load_model("timm/resnet10t", checkpoint=file)
     assert str(file) in str(error.value)
     assert "this ran" not in capsys.readouterr().out
 

@@ -12,8 +12,8 @@ from tiny_checkpoints import PIXELS, assert_loaded, build, file, loaded, network
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from suite import networks
 from suite.networks import checkpoints
+from suite.networks.classifier import load_model
 
 __all__ = ["file", "network"]
 
@@ -150,7 +150,7 @@ def resnet():
 @pytest.mark.parametrize("prefix", ["module.model.", "model.", "module.", ""])
 def test_normaliser_of_a_robust_checkpoint_is_used(resnet, file, caplog, prefix):
     torch.save({"model": robust(resnet, prefix), "epoch": 3}, file)
-    model = networks.load_model("timm/resnet10t", checkpoint=file)
+    model = load_model("timm/resnet10t", checkpoint=file)
     pixels = torch.rand(2, 3, *model.input_size[1:])
     mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.2, 0.1])
     normalised = (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
@@ -164,7 +164,7 @@ def test_normaliser_that_is_the_network_s_changes_nothing(resnet, file, caplog):
     state = {f"1.module.{key}": tensor for key, tensor in resnet.state_dict().items()}
     state |= {"0.mean": torch.tensor(mean), "0.std": torch.tensor(std)}
     torch.save(state, file)
-    model = networks.load_model("timm/resnet10t", checkpoint=file)
+    model = load_model("timm/resnet10t", checkpoint=file)
     assert model.mean.flatten().tolist() == pytest.approx(mean)
     assert caplog.text == ""
 
@@ -181,7 +181,7 @@ def test_normaliser_that_is_the_network_s_changes_nothing(resnet, file, caplog):
 def test_what_is_not_used_is_named(resnet, file, caplog, beside, named):
     state = {f"model.{key}": tensor for key, tensor in resnet.state_dict().items()}
     torch.save({"state_dict": state | beside}, file)
-    networks.load_model("timm/resnet10t", checkpoint=file)
+    load_model("timm/resnet10t", checkpoint=file)
     assert f"beside the network it holds {named} (1 tensors)" in caplog.text
     assert caplog.records[-1].levelname == "WARNING"
 

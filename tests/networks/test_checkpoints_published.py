@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from suite import networks
+from suite.networks.classifier import load_model
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
@@ -84,7 +84,7 @@ def test_published_checkpoint_gives_its_own_logits(tmp_path, caplog, publish):
     network(torch.rand(4, 3, 64, 64))  # statistics of its own
     whole, content = publish(network.eval())
     torch.save(content, tmp_path / "robust.pt")
-    model = networks.load_model(NAME, checkpoint=tmp_path / "robust.pt")
+    model = load_model(NAME, checkpoint=tmp_path / "robust.pt")
     pixels = torch.rand(2, *model.input_size)
     with torch.no_grad():
         torch.testing.assert_close(model(pixels), whole.eval()(pixels))
@@ -110,5 +110,5 @@ def test_functions_that_dill_saved_are_refused_and_the_error_says_what_to_do(tmp
         patch.setitem(sys.modules, "dill._dill", library)
         torch.save({"model": {"fc.weight": torch.ones(2)}, "f": Schedule()}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match=r"it needs dill\._dill\._create_function\.") as error:
-        networks.load_model(NAME, checkpoint=tmp_path / "x.pt")
+        load_model(NAME, checkpoint=tmp_path / "x.pt")
     assert "docs/networks.md" in str(error.value)

@@ -9,8 +9,13 @@ import torch
 from conftest import calibrated
 from torch.nn import functional
 
-from suite import images, networks, results
+from suite.images.folders import list_images
+from suite.images.pictures import to_float
 from suite.networks import catalogue, cifar10, weights
+from suite.networks.catalogue import list_networks
+from suite.networks.classifier import load_model, predict_logits
+from suite.results.targets import Targets
+from suite.results.transfer import gallery_examples
 from utils_sgm import residual_branches
 
 NAME, FILE = "cifar10/resnet20", "resnet20-12fca82f.th"
@@ -76,7 +81,7 @@ def by_formula(state, pixels):
 @pytest.mark.parametrize("depth", SIZES)
 def test_networks_have_the_published_number_of_parameters(depth):
     with torch.device("meta"):
-        network = catalogue.find(f"cifar10/resnet{depth}").build(None)
+        network = catalogue.find_network(f"cifar10/resnet{depth}").build(None)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     assert float(f"{millions:.{1 if depth > 100 else 2}f}") == SIZES[depth]
 
@@ -102,7 +107,7 @@ def test_shortcut_is_the_paper_s_option_a(channels):
 
 
 def test_each_block_has_a_residual_branch():
-    model = networks.load_model("cifar10/resnet56", pretrained=False)
+    model = load_model("cifar10/resnet56", pretrained=False)
     blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(9)]
     branches = residual_branches(model.network, (3, 32, 32))
     assert [branch.module for branch in branches] == [f"{block}.bn2" for block in blocks]
@@ -114,7 +119,7 @@ def test_each_block_has_a_residual_branch():
 @pytest.mark.parametrize("fast", [False, True])
 def test_published_file_gives_the_logits_of_the_formula(checkpoints, caplog, fast):
     state = published(checkpoints / FILE)
-    model = networks.load_model(NAME)
+    model = load_model(NAME)
     if fast:
         model.accelerate()
         assert model.classes == 10
@@ -136,7 +141,7 @@ def offered(monkeypatch, tmp_path):
 def test_download_is_kept_where_its_digits_are_right(checkpoints, monkeypatch, tmp_path, caplog):
     name = offered(monkeypatch, tmp_path)
     monkeypatch.setitem(cifar10.FILES, NAME, name)
-    model = networks.load_model(NAME)
+    model = load_model(NAME)
     assert [file.name for file in checkpoints.iterdir()] == [name] == list(model.digests)
     assert "SHA-256" not in caplog.text
 
@@ -144,7 +149,7 @@ def test_download_is_kept_where_its_digits_are_right(checkpoints, monkeypatch, t
 def test_other_file_under_the_name_of_a_download_is_refused(checkpoints, monkeypatch, tmp_path):
     offered(monkeypatch, tmp_path)
     with pytest.raises(OSError, match="does not begin with 12fca82f") as error:
-        networks.load_model(NAME)
+        load_model(NAME)
     assert f"{cifar10.URL}/{FILE}" in str(error.value)
     assert not list(checkpoints.iterdir())
 
@@ -156,35 +161,35 @@ def test_unusable_file_is_named(checkpoints, content):
     if content == "truncated":
         file.write_bytes(file.read_bytes()[:100_000])
     with pytest.raises(ValueError, match=f"{FILE}: not usable as weights"):
-        networks.load_model(NAME)
+        load_model(NAME)
 
 
 @pytest.mark.parametrize(("classes", "third"), [(10, "cat"), (100, "class 3")])
 def test_checkpoint_tells_the_number_of_classes(tmp_path, classes, third):
     state = published(tmp_path / "own.th", classes)
-    model = networks.load_model(NAME, checkpoint=tmp_path / "own.th").accelerate()
+    model = load_model(NAME, checkpoint=tmp_path / "own.th").accelerate()
     assert (model.classes, model.class_name(3)) == (classes, third)
     assert torch.equal(model.network.linear.weight, state["linear.weight"])
 
 
 def test_names_are_listed_and_near_ones_suggested():
-    names = [name for name, *_ in networks.listing("cifar10/*")]
+    names = [name for name, *_ in list_networks("cifar10/*")]
     assert names == [f"cifar10/resnet{depth}" for depth in SIZES]
     with pytest.raises(ValueError, match=r"unknown network cifar10/resnet57: .*cifar10/resnet56"):
-        networks.load_model("cifar10/resnet57")
+        load_model("cifar10/resnet57")
 
 
 def test_gallery_has_cifar_10_s_names(checkpoints, tmp_path):
     """Folders named by class, in the order of their names, are its classes."""
     published(checkpoints / FILE)
-    for index, name in enumerate(cifar10.CLASSES):
+    for index, name in enumerate(cifar10.CIFAR10_CLASSES):
         (tmp_path / "test" / name).mkdir(parents=True)
         picture = np.full((32, 32, 3), 20 * index, np.uint8)
         PIL.Image.fromarray(picture).save(tmp_path / "test" / name / f"{index}.png")
-    listed = images.list_images(tmp_path / "test")
-    targets = results.Committee([NAME], {}, "cpu")
-    shown = results.examples(listed, {image.name: image for image in listed}, targets, "cpu")
-    assert [example["label"] for example in shown] == list(cifar10.CLASSES)
-    logits = networks.logits(targets.networks[NAME], images.to_float(shown[4]["pixels"][0][None]))
-    expected = f"{cifar10.CLASSES[logits.argmax()]} {100 * logits.softmax(1).max():.0f} %"
+    listed = list_images(tmp_path / "test")
+    targets = Targets([NAME], {}, "cpu")
+    shown = gallery_examples(listed, {image.name: image for image in listed}, targets, "cpu")
+    assert [example["label"] for example in shown] == list(cifar10.CIFAR10_CLASSES)
+    logits = predict_logits(targets.networks[NAME], to_float(shown[4]["pixels"][0][None]))
+    expected = f"{cifar10.CIFAR10_CLASSES[logits.argmax()]} {100 * logits.softmax(1).max():.0f} %"
     assert shown[4]["answers"] == {NAME: [expected] * 2}

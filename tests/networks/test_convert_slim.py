@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 from slim_variables import variables_of, well_scaled
 
-from suite import networks
 from suite.networks import slim
+from suite.networks.classifier import load_model
 from suite.running import cli
 
 
@@ -44,8 +44,8 @@ def test_script_writes_weights_that_load(tmp_path, v3, convert):
     with safetensors.safe_open(output, "pt") as written:
         assert written.metadata()["architecture"] == "inception_v3"
     state = safetensors.torch.load_file(output)
-    slim.network("inception_v3").load_state_dict(state)
-    expected = slim.convert(v3, "inception_v3")
+    slim.slim_network("inception_v3").load_state_dict(state)
+    expected = slim.convert_variables(v3, "inception_v3")
     assert all(torch.equal(state[key], expected[key]) for key in expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == [file.name, output.name]
 
@@ -57,13 +57,13 @@ def test_converted_file_is_what_the_papers_short_name_loads(tmp_path, v3, conver
     v3 = {name: well_scaled(name, values) for name, values in v3.items()}
     np.savez(tmp_path / "ens3_adv.npz", **v3)
     assert convert(tmp_path / "ens3_adv.npz", checkpoints / "inc_v3_ens3.safetensors")[0] == 0
-    network = slim.network("inception_v3")
-    network.load_state_dict(slim.convert(v3, "inception_v3"))
+    network = slim.slim_network("inception_v3")
+    network.load_state_dict(slim.convert_variables(v3, "inception_v3"))
     pixels = torch.rand(1, 3, 299, 299)
     with torch.no_grad():
         logits = network.eval()(2 * pixels - 1)
         assert not torch.allclose(logits, network(pixels), atol=1e-2)
-        torch.testing.assert_close(networks.load_model("inc_v3_ens3")(pixels), logits)
+        torch.testing.assert_close(load_model("inc_v3_ens3")(pixels), logits)
 
 
 def test_script_says_what_is_wrong(tmp_path, convert, monkeypatch):

@@ -4,7 +4,7 @@ import torchvision
 from conftest import calibrated, input_gradient
 from torch import nn
 
-from suite.networks.faster import DenseBlock, Stem, speed_up
+from suite.networks.acceleration import DenseBlock, Stem, speed_up
 from utils_sgm import register_sgm, residual_branches
 
 

@@ -34,20 +34,20 @@ def served(tmp_path, monkeypatch):
         url = f"http://127.0.0.1:{server.server_port}"
 
         def origin(file):
-            here = weights.folder() / file
-            return libraries.Origin(None, (3, 8, 8), (0,), (1,), here, f"{url}/{file}")
+            here = weights.weights_folder() / file
+            return libraries.NetworkSpec(None, (3, 8, 8), (0,), (1,), here, f"{url}/{file}")
 
         origins = {name: origin(f"{name}-{RIGHT}.pth") for name in "abcd"}
         origins["d"] = dataclasses.replace(origins["d"], alternative=origin("copy.pth"))
         origins["bare"] = dataclasses.replace(origins["c"], url=None, file=None)
-        find = catalogue.find
+        find = catalogue.find_network
         monkeypatch.setattr(catalogue, "find", lambda n: origins[n] if n in origins else find(n))
         yield asked
         server.shutdown()
 
 
 def kept():
-    return sorted(file.name for file in weights.folder().glob("*"))
+    return sorted(file.name for file in weights.weights_folder().glob("*"))
 
 
 def test_missing_weights_are_downloaded_once(run, served):
@@ -89,7 +89,7 @@ def test_all_that_can_t_be_had_is_named_at_once(run, served, option):
     assert "the weights of 2 networks can't be had" in err
     for part in (f"c-{RIGHT}.pth as c-{RIGHT}.pth", "bare: it has no weights"):
         assert part in err
-    assert str(weights.folder()) in err
+    assert str(weights.weights_folder()) in err
     assert kept() == ([] if option else [f"a-{RIGHT}.pth"])
 
 

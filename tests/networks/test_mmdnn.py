@@ -9,8 +9,8 @@ import torch
 from slim_variables import variables_of, well_scaled
 from tiny_checkpoints import assert_loaded, build
 
-from suite import networks
-from suite.networks import catalogue, checkpoints, mmdnn, slim
+from suite.networks import catalogue, checkpoints, slim
+from suite.networks.classifier import load_model
 
 PARTS = {
     "weights": ("Conv2D", "weights"),
@@ -64,9 +64,9 @@ def test_released_file_is_what_the_papers_short_name_loads(v3, tmp_path, monkeyp
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     file = tmp_path / "hub" / "checkpoints" / "tf2torch_ens3_adv_inc_v3.npy"
     np.save(file, layers_of(v3, "InceptionV3/"), allow_pickle=True)
-    network = slim.network("inception_v3")
-    network.load_state_dict(slim.convert(v3, "inception_v3"))
-    model = networks.load_model("inc_v3_ens3")
+    network = slim.slim_network("inception_v3")
+    network.load_state_dict(slim.convert_variables(v3, "inception_v3"))
+    model = load_model("inc_v3_ens3")
     pixels = torch.rand(1, 3, 299, 299)
     with torch.no_grad():
         torch.testing.assert_close(model(pixels), network(2 * pixels - 1))
@@ -75,7 +75,7 @@ def test_released_file_is_what_the_papers_short_name_loads(v3, tmp_path, monkeyp
 
 def test_released_file_is_a_checkpoint_too(tmp_path, monkeypatch):
     network = build()
-    monkeypatch.setattr(mmdnn, "read_state_dict", lambda file: network.state_dict())
+    monkeypatch.setattr(slim, "read_state_dict", lambda file: network.state_dict())
     np.save(tmp_path / "own.npy", {}, allow_pickle=True)
     assert_loaded(tmp_path / "own.npy", network)
 
@@ -116,15 +116,15 @@ def test_released_file_is_a_checkpoint_too(tmp_path, monkeypatch):
 )
 def test_names_of_the_released_files_are_slims(layer, arrays, variables):
     arrays = {key: np.ones(shape, np.float32) for key, shape in arrays.items()}
-    found = dict(mmdnn.slim_variables({layer: arrays}))
+    found = dict(slim.slim_variables({layer: arrays}))
     assert {name: array.shape for name, array in found.items()} == variables
 
 
 def test_scale_is_no_variable_unless_it_scales():
     norm = {"mean": np.zeros(2), "var": np.ones(2), "scale": np.ones(2)}
-    assert "Net/gamma" not in dict(mmdnn.slim_variables({"Net/FusedBatchNorm": norm}))
+    assert "Net/gamma" not in dict(slim.slim_variables({"Net/FusedBatchNorm": norm}))
     norm["scale"][1] = 2  # slim.convert then refuses it
-    assert "Net/gamma" in dict(mmdnn.slim_variables({"Net/FusedBatchNorm": norm}))
+    assert "Net/gamma" in dict(slim.slim_variables({"Net/FusedBatchNorm": norm}))
 
 
 # Pickles
@@ -134,7 +134,7 @@ LAYERS = {"Net/Net/x/Conv2D": {"weights": np.arange(6.0, dtype=np.float32).resha
 
 @pytest.mark.parametrize("protocol", range(5))
 def test_layers_are_read_in_each_protocol(tmp_path, protocol):
-    found = mmdnn._layers(save(tmp_path / "x.npy", LAYERS, protocol))
+    found = slim._mmdnn_layers(save(tmp_path / "x.npy", LAYERS, protocol))
     assert found["Net/Net/x/Conv2D"]["weights"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
@@ -144,7 +144,7 @@ def test_layers_are_read_as_numpy_1_wrote_them(tmp_path):
     assert b"numpy._core" in data
     file.write_bytes(data.replace(b"numpy._core", b"numpy.core"))
     assert np.array_equal(
-        *[next(iter(each.values()))["weights"] for each in (mmdnn._layers(file), LAYERS)]
+        *[next(iter(each.values()))["weights"] for each in (slim._mmdnn_layers(file), LAYERS)]
     )
 
 
@@ -164,7 +164,7 @@ def test_layers_are_read_as_python_2_pickled_them(tmp_path):
         b"I00\n(l" + content[2:-1] + b"atb."
     )
     file.write_bytes(head + b"\x80\x02" + outer)
-    weights = mmdnn._layers(file)["a"]["weights"]
+    weights = slim._mmdnn_layers(file)["a"]["weights"]
     assert weights.dtype == np.float32
     assert weights.tolist() == [1.5, -2]
 
@@ -233,7 +233,7 @@ def test_damaged_file_is_one_line(tmp_path):
 
 
 def test_every_short_name_has_a_released_file():
-    released = {catalogue.find(name).file.name for name in catalogue.SLIM}
+    released = {catalogue.find_network(name).file.name for name in catalogue.SLIM}
     assert len(released) == len(catalogue.SLIM)
     assert all(file.startswith("tf2torch_") for file in released)
 
@@ -244,4 +244,4 @@ def test_file_that_was_converted_comes_first(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for name in ("tf2torch_inception_v4.npy", "inc_v4.safetensors"):
         (folder / name).touch()
-        assert catalogue.find("inc_v4").file == folder / name
+        assert catalogue.find_network("inc_v4").file == folder / name

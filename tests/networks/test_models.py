@@ -13,9 +13,11 @@ from pretrainedmodels.utils import TransformImage
 from torch import nn
 from torch.nn import functional
 
-from suite import images, networks
 from suite.images import pictures
+from suite.images.embedded import embedded_images
 from suite.networks import catalogue, libraries
+from suite.networks.catalogue import network_identity
+from suite.networks.classifier import Classifier, load_model, predict_classes
 
 
 @pytest.fixture
@@ -43,19 +45,19 @@ def test_network_that_views_its_features_keeps_their_layout():
         def forward(self, x):
             return self.head(self.conv(x).view(len(x), -1))
 
-    origin = libraries.Origin(lambda *_: None, (3, 8, 8), (0.0,) * 3, (1.0,) * 3, None)
-    model, pixels = networks.Classifier(Viewing(), origin, None), torch.rand(2, 3, 8, 8)
+    origin = libraries.NetworkSpec(lambda *_: None, (3, 8, 8), (0.0,) * 3, (1.0,) * 3, None)
+    model, pixels = Classifier(Viewing(), origin, None), torch.rand(2, 3, 8, 8)
     expected = model(pixels)
     torch.testing.assert_close(model.accelerate()(pixels), expected)
 
 
 def test_embedded_networks_recognise_the_embedded_images():
-    listed = images.embedded_images()[:20]
+    listed = embedded_images()[:20]
     resized = [pictures.read_image(image.path).resize((260, 260)) for image in listed]
     pixels = pictures.to_float(torch.stack([pictures.to_pixels(picture) for picture in resized]))
     labels = torch.tensor([image.label for image in listed])
     for name in libraries.EMBEDDED:
-        assert (networks.predict(networks.load_model(name), pixels) == labels).sum() >= 14
+        assert (predict_classes(load_model(name), pixels) == labels).sum() >= 14
 
 
 def test_names_are_one_network_if_weights_and_preprocessing_are_the_same():
@@ -64,7 +66,7 @@ def test_names_are_one_network_if_weights_and_preprocessing_are_the_same():
         ("torchvision/resnet50", "torchvision/resnet50@IMAGENET1K_V1"),
         ("timm/resnet18", f"timm/resnet18.{timm.get_pretrained_cfg('resnet18').tag}"),
     ):
-        assert networks.identity(name) == networks.identity(other)
+        assert network_identity(name) == network_identity(other)
     for name, other in (
         ("vgg19_bn", "vgg19"),
         ("resnet152", "torchvision/resnet152"),  # another file
@@ -74,23 +76,23 @@ def test_names_are_one_network_if_weights_and_preprocessing_are_the_same():
         ("transferattack/inception_v3", "torchvision/inception_v3"),
         ("ta-bench/tv_resnet50", "timm/resnet50.tv_in1k"),
     ):
-        assert networks.identity(name) != networks.identity(other)
+        assert network_identity(name) != network_identity(other)
     for name in ("nowhere/nets.py:network", "resnet50 + vgg16", "VGG-16"):
-        assert networks.identity(name) == name
+        assert network_identity(name) == name
 
 
 def test_networks_are_frozen_and_in_evaluation_mode():
-    model = networks.load_model("torchvision/resnet18", pretrained=False)
+    model = load_model("torchvision/resnet18", pretrained=False)
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "bninception", "squeezenet1_1", "xception", "dpn68"])
 def test_preprocessing_is_that_of_pretrainedmodels(name):
-    model = networks.load_model(name, pretrained=False)
+    model = load_model(name, pretrained=False)
     settings = next(iter(pretrainedmodels.pretrained_settings[name].values()))
     _, height, width = settings["input_size"]
-    picture = pictures.read_image(images.embedded_images()[0].path).resize((width, height))
+    picture = pictures.read_image(embedded_images()[0].path).resize((width, height))
     for key, value in settings.items():
         setattr(model.network, key, value)
     theirs = TransformImage(model.network, scale=1)(picture)[None]
@@ -100,7 +102,7 @@ def test_preprocessing_is_that_of_pretrainedmodels(name):
 
 
 def test_resizing_is_bilinear_and_antialiased_as_in_pil():
-    picture = pictures.read_image(images.embedded_images()[0].path)
+    picture = pictures.read_image(embedded_images()[0].path)
     pixels = pictures.to_float(pictures.to_pixels(picture))[None]
     ours = functional.interpolate(pixels, (224, 224), mode="bilinear", antialias=True)
     pil = np.asarray(picture.resize((224, 224), PIL.Image.Resampling.BILINEAR))
@@ -110,8 +112,10 @@ def test_resizing_is_bilinear_and_antialiased_as_in_pil():
         def forward(self, x):
             return x
 
-    source = libraries.Origin(lambda _: Identity(), (3, 224, 224), (0.0,) * 3, (1.0,) * 3, None)
-    assert torch.equal(networks.Classifier(Identity(), source, None)(pixels), ours.flatten(1))
+    source = libraries.NetworkSpec(
+        lambda _: Identity(), (3, 224, 224), (0.0,) * 3, (1.0,) * 3, None
+    )
+    assert torch.equal(Classifier(Identity(), source, None)(pixels), ours.flatten(1))
 
 
 def test_weights_where_torch_keeps_them_are_loaded(checkpoints):
@@ -124,13 +128,13 @@ def test_weights_where_torch_keeps_them_are_loaded(checkpoints):
         pixels = torch.rand(1, 3, 224, 224)
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         normalised = (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-        torch.testing.assert_close(networks.load_model(name)(pixels), network.eval()(normalised))
+        torch.testing.assert_close(load_model(name)(pixels), network.eval()(normalised))
 
 
 def test_timms_weights_are_loaded(checkpoints):
     network = timm.create_model("resnet10t")
     safetensors.torch.save_file(network.state_dict(), checkpoints / "resnet10t.c3_in1k.safetensors")
-    loaded = networks.load_model("timm/resnet10t.c3_in1k").network
+    loaded = load_model("timm/resnet10t.c3_in1k").network
     assert torch.equal(loaded.fc.weight, network.fc.weight)
 
 
@@ -138,12 +142,12 @@ def test_larger_lite_takes_timms_file(checkpoints):
     network = timm.create_model("tf_efficientnet_lite3")
     file = checkpoints / "tf_efficientnet_lite3.in1k.safetensors"
     safetensors.torch.save_file(network.state_dict(), file)
-    loaded = networks.load_model("efficientnet_lite3").network
+    loaded = load_model("efficientnet_lite3").network
     assert torch.equal(loaded.classifier.weight, network.classifier.weight)
 
 
 def test_lites_are_one_family():
-    found = [catalogue.find(f"efficientnet_lite{number}") for number in range(5)]
+    found = [catalogue.find_network(f"efficientnet_lite{number}") for number in range(5)]
     assert [origin.input_size[1] for origin in found] == [224, 240, 260, 300, 380]
     assert {(*origin.mean, *origin.std) for origin in found} == {(0.5,) * 6}
 
@@ -175,7 +179,7 @@ def test_lites_are_one_family():
 )
 def test_missing_weights_are_named_with_url_file_and_folder(checkpoints, name, url, file):
     with pytest.raises(OSError, match="no network") as error:
-        networks.load_model(name)
+        load_model(name)
     for part in (url, f" {file} ", str(checkpoints)):
         assert part in str(error.value)
 
@@ -195,13 +199,13 @@ def test_unusable_weights_are_refused_by_name(checkpoints, capsys, content):
     if content == "truncated":
         file.write_bytes(file.read_bytes()[:1_000_000])
     with pytest.raises(ValueError, match=r"resnet18-5c106cde.pth: not usable as weights"):
-        networks.load_model("resnet18")
+        load_model("resnet18")
     assert "this ran" not in capsys.readouterr().out
 
 
 def test_file_with_another_digest_than_its_name_is_warned_of(checkpoints, caplog):
     torch.save(torchvision.models.resnet18().state_dict(), checkpoints / "resnet18-5c106cde.pth")
-    networks.load_model("resnet18")
+    load_model("resnet18")
     assert "SHA-256 does not begin with the digits" in caplog.text
 
 
@@ -217,13 +221,13 @@ def test_file_with_another_digest_than_its_name_is_warned_of(checkpoints, caplog
 )
 def test_unknown_name_is_refused_with_near_matches(name, near):
     with pytest.raises(ValueError, match="unknown network") as error:
-        networks.load_model(name)
+        load_model(name)
     assert near in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny.fb_in22k", "vit_small_patch14_dinov2.lvd142m"])
 def test_weights_for_other_classes_are_refused_but_the_network_is_known(name):
     with pytest.raises(ValueError, match="no weights for ImageNet-1k's 1000 classes"):
-        networks.load_model(f"timm/{name}")
-    model = networks.load_model(f"timm/{name}", pretrained=False)
+        load_model(f"timm/{name}")
+    model = load_model(f"timm/{name}", pretrained=False)
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 1000)

@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 
-from suite import networks
+from suite.networks.classifier import load_model
+from suite.networks.protocols import TARGETS
 
 PIXELS = torch.rand(2, 3, 32, 32)
 NETWORK = """
@@ -35,14 +36,14 @@ def code(tmp_path):
 
 
 def test_function_of_a_file_gives_the_network(code, tmp_path):
-    model = networks.load_model(f"{code}:tiny")
+    model = load_model(f"{code}:tiny")
     assert model.input_size == (3, 32, 32)
     torch.testing.assert_close(model(PIXELS), model.network(PIXELS))
     assert model.digests == {str(code): hashlib.sha256(code.read_bytes()).hexdigest()}
 
-    network = networks.load_model(f"{code}:tiny").network
+    network = load_model(f"{code}:tiny").network
     torch.save(network.state_dict(), tmp_path / "tiny.pth")
-    model = networks.load_model(f"{code}:tiny", checkpoint=tmp_path / "tiny.pth")
+    model = load_model(f"{code}:tiny", checkpoint=tmp_path / "tiny.pth")
     torch.testing.assert_close(model(PIXELS), network(PIXELS))
     assert list(model.digests) == [str(code), str(tmp_path / "tiny.pth")]
 
@@ -61,18 +62,18 @@ def test_function_of_a_file_gives_the_network(code, tmp_path):
 def test_function_that_gives_no_network(code, name, reason):
     (code.parent / "broken.py").write_text("def tiny(:\n")
     with pytest.raises((ValueError, OSError), match=reason):
-        networks.load_model(f"{code.parent}/{name}")
+        load_model(f"{code.parent}/{name}")
 
 
 @pytest.mark.parametrize("size", ["'large'", "0", "(1, 32, 32)", "(3, 32, 32, 32)"])
 def test_input_size_that_is_none(code, size):
     code.write_text(NETWORK.replace("input_size = 32", f"input_size = {size}"))
     with pytest.raises(ValueError, match="input_size can't be"):
-        networks.load_model(f"{code}:tiny")
+        load_model(f"{code}:tiny")
 
 
 def test_target_with_other_weights_than_the_source_is_no_white_box(run, natural, tmp_path, caplog):
-    network = networks.load_model("efficientnet_lite0").network
+    network = load_model("efficientnet_lite0").network
     torch.save(network.state_dict(), tmp_path / "own.pth")
     attack = "attack_iter --input-dir {i} --output-dir {o} --num-steps 1"
     assert run(attack, i=natural, o=tmp_path / "out")[0] == 0
@@ -88,7 +89,7 @@ def test_target_with_other_weights_than_the_source_is_no_white_box(run, natural,
 def test_paper_names_the_ten_targets(run, natural, code, monkeypatch):
     code.write_text(NETWORK.replace("Linear(3, 5)", "Linear(3, 1000)"))
     loaded = []
-    load_model = networks.load_model
+    load_model = load_model
 
     def record(name, **options):
         loaded.append(name)
@@ -97,8 +98,8 @@ def test_paper_names_the_ten_targets(run, natural, code, monkeypatch):
     monkeypatch.setattr(networks, "load_model", record)
     status, out, _ = run("evaluate --input-dir {i} --arch paper resnet152", i=natural)
     assert status == 0
-    assert loaded == list(networks.TARGETS["paper"])
-    assert all(name in out for name in networks.TARGETS["paper"])
+    assert loaded == list(TARGETS["paper"])
+    assert all(name in out for name in TARGETS["paper"])
 
 
 def test_digest_of_a_module_s_file_stands_in_run_json(run, natural, code, tmp_path):

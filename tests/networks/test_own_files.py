@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import ROOT, shell
 
-from suite import networks
-from suite.running import apart
+from suite.networks.classifier import load_model
+from suite.user_code import isolated_import
 
 NETWORK = """
 from torch import nn
@@ -19,7 +19,7 @@ PIXELS = torch.rand(1, 3, 32, 32)
 
 
 def classes(file, function="tiny"):
-    return networks.load_model(f"{file}:{function}")(PIXELS).shape[1]
+    return load_model(f"{file}:{function}")(PIXELS).shape[1]
 
 
 def write(folder, files=None, **more):
@@ -49,7 +49,7 @@ def test_module_beside_the_file_is_the_one_that_it_imports(tmp_path, name, packa
 
     sibling = f"{name}/__init__" if package else name
     file = write(tmp_path, {sibling: NETWORK}, net=f"from {name} import *")
-    model = networks.load_model(f"{file}:tiny")
+    model = load_model(f"{file}:tiny")
     assert model(PIXELS).shape == (1, 5)
     path = tmp_path / name / "__init__.py" if package else tmp_path / f"{name}.py"
     assert list(model.digests) == [str(file), str(path)]
@@ -129,8 +129,8 @@ def test_switches_of_a_file_do_not_stay(tmp_path):
 
 
 def test_names_are_those_of_the_suite_s_files():
-    assert {*SUITES, "select_images", "list_networks"} <= apart._names()
-    assert Path(ROOT) == apart.ROOT
+    assert {*SUITES, "select_images", "list_networks"} <= isolated_import._names()
+    assert Path(ROOT) == isolated_import.ROOT
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_names_are_those_of_the_suite_s_files():
 def test_what_is_wrong_in_a_file_is_one_line(tmp_path, text, reason):
     file = write(tmp_path, net=text, broken="def tiny(:", failing="1 / 0")
     with pytest.raises(ValueError, match=reason) as error:
-        networks.load_model(f"{file}:tiny")
+        load_model(f"{file}:tiny")
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
 

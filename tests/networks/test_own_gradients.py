@@ -5,7 +5,9 @@ import torch
 from conftest import input_gradient
 from own_networks import PIXELS, load, returning
 
-from suite.attack import Attack, Attacker, Source
+from suite.attack.attacker import Attacker
+from suite.attack.settings import Attack
+from suite.attack.sources import Source
 
 GRADIENTLESS = {
     "no_grad": "with torch.no_grad(): return self.logits(x)",

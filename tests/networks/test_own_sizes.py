@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from suite import networks
+from suite.networks.classifier import load_model
+from suite.user_code.input_sizes import input_size
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
 
@@ -48,7 +49,7 @@ WRAPPERS = {
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_size_is_found_through_wrappers(wrap, caplog):
     caplog.set_level("INFO")
-    assert networks.input_size(wrap(Tiny())) == (3, 32, 32)
+    assert input_size(wrap(Tiny())) == (3, 32, 32)
     assert "assumed" not in caplog.text
 
 
@@ -66,14 +67,14 @@ def test_size_is_found_through_wrappers(wrap, caplog):
 )
 def test_size_that_is_assumed_is_said(network, caplog):
     caplog.set_level("INFO")
-    assert networks.input_size(network) == (3, 224, 224)
+    assert input_size(network) == (3, 224, 224)
     assert f"{type(network).__name__} has no attribute input_size: 3x224x224 is" in caplog.text
 
 
 def test_size_that_is_there_is_not_said(caplog):
     caplog.set_level("INFO")
-    networks.input_size(Tiny())
-    networks.input_size(networks.load_model("torchvision/resnet18", pretrained=False))
+    input_size(Tiny())
+    input_size(load_model("torchvision/resnet18", pretrained=False))
     assert caplog.text == ""
 
 
@@ -81,13 +82,13 @@ def test_size_that_is_there_is_not_said(caplog):
     "size", [32, (32, 32), [3, 32, 32], torch.Size([32, 32]), torch.arange(33).numpy()[32]]
 )
 def test_size_in_each_form(size):
-    assert networks.input_size(nn.DataParallel(Tiny(size))) == (3, 32, 32)
+    assert input_size(nn.DataParallel(Tiny(size))) == (3, 32, 32)
 
 
 @pytest.mark.parametrize("size", ["large", 0, (1, 32, 32), (32.0, 32.0), -32, ()])
 def test_size_that_is_none_is_named_with_the_network(size):
     with pytest.raises(ValueError, match="Tiny: input_size can't be"):
-        networks.input_size(Tiny(size))
+        input_size(Tiny(size))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def tiny():
     net.input_size, pixels = 32, torch.rand(1, 3, 32, 32)
     return {wrap}
 """)
-    model = networks.load_model(f"{file}:tiny")
+    model = load_model(f"{file}:tiny")
     if "symbolic" in wrap:
         assert f"{file}:tiny has no attribute input_size: 3x224x224 is assumed" in caplog.text
     else:

@@ -9,25 +9,27 @@ from conftest import ROOT
 from timm.data import create_transform
 from torch import nn
 
-from suite import networks
 from suite.networks import catalogue, protocols
+from suite.networks.catalogue import network_identity
+from suite.networks.classifier import Classifier
+from suite.networks.protocols import PROTOCOLS, SOURCES, TARGETS, expand_protocols
 
 
 def bare(name):
     """Return what a named network's preprocessing makes of pixels: the module is an identity."""
-    return networks.Classifier(nn.Identity(), catalogue.find(name), None)
+    return Classifier(nn.Identity(), catalogue.find_network(name), None)
 
 
-@pytest.mark.parametrize("lists", [protocols.TARGETS, protocols.SOURCES, networks.PROTOCOLS])
+@pytest.mark.parametrize("lists", [protocols.TARGETS, protocols.SOURCES, PROTOCOLS])
 @pytest.mark.parametrize("protocol", ["paper", "transferattack", "ta-bench", "tpami"])
 def test_lists_have_names_of_networks_with_weights(lists, protocol):
     names = lists[protocol]
     assert len(set(names)) == len(names)
-    assert all(catalogue.find(name).file for name in names)
+    assert all(catalogue.find_network(name).file for name in names)
 
 
 def test_protocols_have_as_many_targets_as_their_tables():
-    sizes = {name: len(targets) for name, targets in networks.TARGETS.items()}
+    sizes = {name: len(targets) for name, targets in TARGETS.items()}
     assert sizes == {"paper": 10, "transferattack": 8, "ta-bench": 10, "tpami": 10}
 
 
@@ -35,9 +37,9 @@ def test_published_numbers_are_of_the_protocol_s_networks():
     for file in ("paper", "paper_rerun", "transferattack"):
         with (ROOT / "data" / "published" / f"{file}.csv").open(newline="") as stream:
             rows = list(csv.DictReader(stream))
-        for column, names in (("source", networks.SOURCES), ("target", networks.TARGETS)):
-            known = {networks.identity(name) for name in names[file.partition("_")[0]]}
-            assert {networks.identity(row[column]) for row in rows} <= known
+        for column, names in (("source", SOURCES), ("target", TARGETS)):
+            known = {network_identity(name) for name in names[file.partition("_")[0]]}
+            assert {network_identity(row[column]) for row in rows} <= known
 
 
 def test_network_without_usable_logits_is_named(run, tmp_path):
@@ -52,7 +54,7 @@ def test_network_without_usable_logits_is_named(run, tmp_path):
 
 
 def test_a_protocols_name_stands_for_its_networks_each_once():
-    names = networks.expanded(["resnet152", "paper", "own.py:net", "paper"])
+    names = expand_protocols(["resnet152", "paper", "own.py:net", "paper"])
     assert names[:2] == ["resnet152", "vgg19_bn"]
     assert names[-1] == "own.py:net"
     assert len(names) == 11
@@ -72,7 +74,7 @@ def test_tpami_feeds_networks_of_one_half_with_imagenets_mean_and_std(name):
     assert bare(f"tpami/{name}")(mean).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("name", networks.TARGETS["ta-bench"])
+@pytest.mark.parametrize("name", TARGETS["ta-bench"])
 @pytest.mark.parametrize("side", [224, 384])
 def test_ta_bench_crops_its_victims_margin_as_timm_does(name, side):
     settings = timm.get_pretrained_cfg(protocols.FED[name][0].removeprefix("timm/"))

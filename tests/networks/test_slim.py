@@ -13,7 +13,7 @@ def v3():
 
 @pytest.fixture(scope="module")
 def state(v3):
-    return slim.convert(v3, "inception_v3")
+    return slim.convert_variables(v3, "inception_v3")
 
 
 @pytest.mark.parametrize("architecture", slim.ARCHITECTURES)
@@ -25,7 +25,7 @@ def test_each_parameter_comes_from_one_variable_and_each_variable_is_used(archit
         assert key.endswith((".bn.weight", ".bn.num_batches_tracked"))
     variables = variables_of(architecture)
     assert slim.guess_architecture(variables) == architecture
-    state = slim.convert(variables, architecture)
+    state = slim.convert_variables(variables, architecture)
     model.load_state_dict(state, assign=True)  # strict, also about shapes
     for name, key in names.items():
         values = variables[SCOPES[architecture] + name]
@@ -109,7 +109,7 @@ def test_convolutions_weights_are_transposed(v3, state):
 )
 def test_background_class_is_dropped(architecture, layer, key):
     variables = variables_of(architecture)
-    state = slim.convert(variables, architecture)
+    state = slim.convert_variables(variables, architecture)
     weights = variables[f"{layer}/weights"].reshape(-1, 1001)
     assert np.array_equal(state[f"{key}.weight"].numpy(), weights.T[1:])
     assert np.array_equal(state[f"{key}.bias"].numpy(), variables[f"{layer}/biases"][1:])
@@ -122,7 +122,7 @@ def test_scope_may_have_any_name(v3, state, scope):
         for name, array in v3.items()
     }
     assert slim.guess_architecture(renamed) == "inception_v3"
-    converted = slim.convert(renamed, "inception_v3")
+    converted = slim.convert_variables(renamed, "inception_v3")
     assert all(torch.equal(converted[key], state[key]) for key in state)
 
 
@@ -134,7 +134,7 @@ def test_wrong_variables_are_listed(v3):
     wrong["elsewhere/weights"] = np.ones(3)
     wrong["InceptionV3/Logits/Conv2d_1c_1x1/biases"] = np.ones(1000)
     with pytest.raises(ValueError, match="not those of inception_v3") as error:
-        slim.convert(wrong, "inception_v3")
+        slim.convert_variables(wrong, "inception_v3")
     text = str(error.value)
     assert f"missing: {missing};" in text
     assert "unexpected: " in text
@@ -146,11 +146,11 @@ def test_files_without_exactly_one_network_are_refused(v3):
     with pytest.raises(ValueError, match="not an Inception of TF-Slim"):
         slim.guess_architecture({"resnet_v2_101/conv1/weights"})
     with pytest.raises(ValueError, match="in the scopes InceptionV3/ and Other/"):
-        slim.convert(v3 | {"Other/Conv2d_1a_3x3/weights": np.ones(1)}, "inception_v3")
+        slim.convert_variables(v3 | {"Other/Conv2d_1a_3x3/weights": np.ones(1)}, "inception_v3")
 
 
 def test_pools_leave_the_padding_out_and_batch_norms_have_slims_epsilon():
-    network = slim.network("inception_v3")
+    network = slim.slim_network("inception_v3")
     block, seen = network.Mixed_5b, []
     hook = block.branch_pool.conv.register_forward_hook(lambda *call: seen.append(call[1][0]))
     block(torch.ones(1, 192, 5, 5))

@@ -12,8 +12,9 @@ import torch
 import torchvision
 from torch import nn
 
-from suite import networks
 from suite.networks import catalogue, weights
+from suite.networks.classifier import load_model
+from suite.networks.protocols import TARGETS
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_no_network_is_named_with_both_servers(checkpoints, monkeypatch):
 
     monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
     with pytest.raises(OSError, match="no network") as error:
-        networks.load_model("senet154")
+        load_model("senet154")
     for part in ("data.lip6.fr", "senet154-c7b49a05.pth", "legacy_senet154", str(checkpoints)):
         assert part in str(error.value)
 
@@ -143,18 +144,18 @@ def test_other_copy_is_taken_where_the_server_does_not_answer(
 ):
     network = build().eval()
     offer(monkeypatch, {file: network})
-    model = networks.load_model(name)
+    model = load_model(name)
     pixels = torch.rand(1, 3, 224, 224)
     torch.testing.assert_close(model.network(pixels), network(pixels))
     assert "no answer" in caplog.text
     assert f"taking {catalogue.ELSEWHERE[name]}'s copy" in caplog.text
     assert list(model.digests) == [file.rpartition("/")[2]]
-    networks.load_model(name)  # it is there now
+    load_model(name)  # it is there now
 
 
 def test_other_copies_are_of_known_networks():
     for name in catalogue.ELSEWHERE:
-        source = catalogue.find(name)
+        source = catalogue.find_network(name)
         assert "data.lip6.fr" in source.url
         assert source.alternative.url.startswith("https://")
 
@@ -162,8 +163,8 @@ def test_other_copies_are_of_known_networks():
 @pytest.mark.parametrize("name", ["inceptionv4", "inceptionresnetv2"])
 def test_tensors_of_the_other_copy_stand_in_the_same_order(name):
     with torch.device("meta"):
-        ours = catalogue.find(name).build(None).state_dict()
-        theirs = catalogue.find(catalogue.ELSEWHERE[name]).build(None).state_dict()
+        ours = catalogue.find_network(name).build(None).state_dict()
+        theirs = catalogue.find_network(catalogue.ELSEWHERE[name]).build(None).state_dict()
     assert [t.shape for t in ours.values()] == [t.shape for t in theirs.values()]
     assert sum(a != b for a, b in zip(ours, theirs, strict=True)) <= 2  # the classifier's
 
@@ -175,7 +176,7 @@ def test_short_name_takes_the_converted_file(checkpoints, slim):
     network = slim("inception_v3")
     file = checkpoints / "inc_v3_ens3.safetensors"
     safetensors.torch.save_file(network.state_dict(), file)
-    model = networks.load_model("inc_v3_ens3")
+    model = load_model("inc_v3_ens3")
     pixels = torch.rand(2, 3, 299, 299)
     torch.testing.assert_close(model(pixels), network(2 * pixels - 1))
     assert model.digests == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
@@ -186,7 +187,7 @@ def test_short_name_without_any_weights_says_what_to_do(checkpoints, monkeypatch
     offer(monkeypatch, {})
     file = f"{catalogue.SLIM[name][1]}.npy"
     with pytest.raises(OSError, match="ylhz/tf_to_pytorch_model") as error:
-        networks.load_model(name)
+        load_model(name)
     assert f"Put that file into {checkpoints} as {file}" in str(error.value)
 
 
@@ -194,7 +195,7 @@ def test_short_name_falls_back_to_timm_and_says_how_it_differs(checkpoints, monk
     network = timm.create_model("inception_v3").eval()
     file = checkpoints / "inception_v3.tf_adv_in1k.safetensors"
     safetensors.torch.save_file(network.state_dict(), file)
-    model = networks.load_model("inc_v3_adv")
+    model = load_model("inc_v3_adv")
     pixels = torch.rand(1, 3, 299, 299)
     torch.testing.assert_close(model(pixels), network(2 * pixels - 1))
     assert "taking timm/inception_v3.tf_adv_in1k instead" in caplog.text
@@ -208,19 +209,19 @@ def test_unusable_converted_file_is_named(checkpoints, slim, content):
     if content == "truncated":
         file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ValueError, match="inc_v4.safetensors: not usable as weights"):
-        networks.load_model("inc_v4")
+        load_model("inc_v4")
 
 
 def test_short_names_without_files_name_both_ways(checkpoints, monkeypatch):
     offer(monkeypatch, {})
     with pytest.raises(OSError, match=r"tf2torch_ens_adv_inc_res_v2\.npy") as error:
-        networks.load_model("incres_v2_ens")
+        load_model("incres_v2_ens")
     assert "timm/inception_resnet_v2.tf_ens_adv_in1k" in str(error.value)
 
 
 def test_paper_stands_for_its_ten_targets():
-    assert len(set(networks.TARGETS["paper"])) == 10
-    assert set(networks.TARGETS["paper"]) <= set(catalogue.names())
+    assert len(set(TARGETS["paper"])) == 10
+    assert set(TARGETS["paper"]) <= set(catalogue.network_names())
 
 
 def test_list_shows_what_is_on_this_machine(run, checkpoints):
@@ -244,14 +245,14 @@ def test_list_has_every_name_of_every_library_and_builds_none(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a network was built")
 
-    catalogue.find("resnet18")  # imports the libraries
+    catalogue.find_network("resnet18")  # imports the libraries
     monkeypatch.setattr(nn.Conv2d, "__init__", refuse)
-    names = list(catalogue.names())
+    names = list(catalogue.network_names())
     assert len(names) == len(set(names))
     assert "torchvision/resnet50@IMAGENET1K_V2" in names
     assert "timm/inception_v3.tf_adv_in1k" in names
     assert not [name for name in names if name.endswith(".in22k")]
     for name in names:
-        source = catalogue.find(name)
+        source = catalogue.find_network(name)
         assert source.file is not None, name
         assert len(source.input_size) == 3

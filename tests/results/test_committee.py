@@ -6,8 +6,11 @@ import pytest
 import torch
 from small import folder
 
-from suite import images, networks, results
 from suite.images import pictures
+from suite.images.folders import in_batches, list_images
+from suite.images.pictures import to_float
+from suite.networks.classifier import Classifier, predict_logits
+from suite.results.targets import Targets
 from suite.running import devices
 
 __all__ = ["folder"]
@@ -15,7 +18,7 @@ __all__ = ["folder"]
 
 @pytest.fixture
 def batches(folder):
-    return list(pictures.read_batches(images.batches(images.list_images(folder / "nat"), 2)))
+    return list(pictures.read_batches(in_batches(list_images(folder / "nat"), 2)))
 
 
 @pytest.fixture
@@ -25,17 +28,17 @@ def archs(folder):
 
 def test_batch_norms_are_folded_before_a_network_moves():
     """A GPU's TF32 rounds more than folding may change."""
-    model = results.Committee(["efficientnet_lite0"], {}, "meta").networks["efficientnet_lite0"]
+    model = Targets(["efficientnet_lite0"], {}, "meta").networks["efficientnet_lite0"]
     assert not [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
 
 def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
     batches, archs, monkeypatch, caplog
 ):
-    together = results.Committee(archs, {}, "cpu")
+    together = Targets(archs, {}, "cpu")
     expected = [answers for _, _, answers in together.answers(batches)]
     there, most = set(), 0
-    logits, to = networks.logits, networks.Classifier.to
+    logits, to = predict_logits, Classifier.to
 
     def moved(model, device=None, **options):
         if device:
@@ -50,8 +53,8 @@ def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
         return logits(model, pixels)
 
     monkeypatch.setattr(networks, "logits", crowded)
-    monkeypatch.setattr(networks.Classifier, "to", moved)
-    in_turn = results.Committee(archs, {}, "cpu:0")
+    monkeypatch.setattr(Classifier, "to", moved)
+    in_turn = Targets(archs, {}, "cpu:0")
     assert [answers for _, _, answers in in_turn.answers(batches)] == expected
     assert "they take turns" in caplog.text
     assert most == 1
@@ -62,16 +65,16 @@ def test_batch_is_copied_once_for_all_networks(batches, archs, monkeypatch):
     monkeypatch.setattr(
         devices, "to_device", lambda pixels, device: copied.append(1) or to_device(pixels, device)
     )
-    answers = list(results.Committee(archs, {}, "cpu").answers(batches))
+    answers = list(Targets(archs, {}, "cpu").answers(batches))
     assert len(copied) == len(answers) == len(batches)
     assert all(list(each) == archs for _, _, each in answers)
 
 
 def test_answer_is_the_class_and_the_probability_of_the_label(batches, archs):
-    committee = results.Committee(archs, {}, "cpu")
+    committee = Targets(archs, {}, "cpu")
     for batch, pixels, answers in committee.answers(batches):
         with torch.no_grad():
-            logits = committee.networks[archs[1]](images.to_float(pixels)).double()
+            logits = committee.networks[archs[1]](to_float(pixels)).double()
         exponentials = logits.exp()
         for row, image, answer in zip(exponentials, batch, answers[archs[1]], strict=True):
             assert answer.index == row.argmax()
@@ -84,6 +87,6 @@ def test_image_without_a_label_has_no_probability(batches, archs):
         ([dataclasses.replace(image, label=None) for image in batch], pixels)
         for batch, pixels in batches
     ]
-    committee = results.Committee(archs[:1], {}, "cpu")
+    committee = Targets(archs[:1], {}, "cpu")
     said = [a for _, _, each in committee.answers(unlabelled) for a in each[archs[0]]]
     assert {answer.probability for answer in said} == {None}

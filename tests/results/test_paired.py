@@ -103,7 +103,7 @@ def made(**gammas):
 
 def test_auto_finds_the_folder_of_gamma_1_that_differs_in_gamma_alone():
     folders = made(pgd1=1.0, pgd5=0.5, pgd5b=(0.5, 1), mi2=0.2, mi1=1.0, mi1b=(1.0, 1))
-    found = paired.baselines("auto", folders)
+    found = paired.find_baselines("auto", folders)
     expected = {"pgd5": "pgd1", "pgd5b": "pgd1", "mi2": "mi1"}
     assert found == {Path(name): Path(other) for name, other in expected.items()}
 
@@ -111,14 +111,14 @@ def test_auto_finds_the_folder_of_gamma_1_that_differs_in_gamma_alone():
 def test_hooks_of_the_plain_attack_do_not_matter():
     folders = made(plain=1.0, sgm=0.5)
     folders[Path("sgm")]["options"] |= {"hooks": "branch", "branches": "layer.*"}
-    assert paired.baselines("auto", folders) == {Path("sgm"): Path("plain")}
+    assert paired.find_baselines("auto", folders) == {Path("sgm"): Path("plain")}
 
 
 def test_named_baseline_is_compared_with_all_but_its_repeats():
     folders = made(a=0.5, b=(0.5, 1), c=1.0)
-    assert paired.baselines("a", folders) == {Path("c"): Path("a")}
+    assert paired.find_baselines("a", folders) == {Path("c"): Path("a")}
 
 
 def test_auto_without_a_pair_is_an_error():
     with pytest.raises(ValueError, match="nothing to compare"):
-        paired.baselines("auto", made(pgd5=0.5, mi1=1.0))
+        paired.find_baselines("auto", made(pgd5=0.5, mi1=1.0))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from suite import attack
+from suite.attack.settings import Attack
 from suite.results import published, rates
+from suite.results.published import PUBLISHED_FOLDER, PUBLISHED_NAMES
 from suite.running import cli
-from suite.running.published import FOLDER, NAMES
 
 HEADER = "source,attack,gamma,target,mean,std,from,epsilon,num_steps\n"
 ROW = "resnet152,PGD,0.2,vgg19_bn,79.9,0.69,Table 3,16,10\n"
@@ -167,11 +167,11 @@ def test_two_files_of_one_name_are_refused(write, tmp_path):
         published.read_published([write(HEADER), write(HEADER, "more/mine.csv")])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PUBLISHED_NAMES)
 def test_our_files_have_names_of_networks_and_settings_of_attacks(name):
-    (numbers,) = published.read_published([FOLDER / f"{name}.csv"]).values()
+    (numbers,) = published.read_published([PUBLISHED_FOLDER / f"{name}.csv"]).values()
     assert numbers
-    fields = {field.name for field in dataclasses.fields(attack.Attack)}
+    fields = {field.name for field in dataclasses.fields(Attack)}
     for number in numbers:
         for network in (number.source, number.target):
             assert published.networks.identity(network) != network
@@ -179,12 +179,12 @@ def test_our_files_have_names_of_networks_and_settings_of_attacks(name):
 
 
 def test_settings_of_transferattack_make_the_attacks_that_are_named():
-    (numbers,) = published.read_published([FOLDER / "transferattack.csv"]).values()
+    (numbers,) = published.read_published([PUBLISHED_FOLDER / "transferattack.csv"]).values()
     assert len(numbers) == 12 * 8
     for number in numbers:
         given = {n: float(v) for n, v in number.settings.items() if n not in published.WITHOUT}
         nesterov = "NI-FGSM" in number.attack
-        assert attack.Attack(**given, nesterov=nesterov).name == number.attack
+        assert Attack(**given, nesterov=nesterov).name == number.attack
 
 
 def test_numbers_of_the_released_hooks_are_not_those_of_the_formula(write):

@@ -34,7 +34,7 @@ def test_single_run_gets_a_wilson_interval():
         "low": pytest.approx(100 * (middle - half), abs=1e-3),
         "high": pytest.approx(100 * (middle + half), abs=1e-3),
     }
-    assert "80.0 [58, 92]" in report.text([row])
+    assert "80.0 [58, 92]" in report.table_text([row])
 
 
 def test_repeats_become_mean_and_standard_deviation():
@@ -44,7 +44,7 @@ def test_repeats_become_mean_and_standard_deviation():
         "rate": 55,
         "std": pytest.approx(math.sqrt(50)),
     }
-    assert "55.0 ± 7.1" in report.text(rows)
+    assert "55.0 ± 7.1" in report.table_text(rows)
 
 
 def test_every_format_has_every_number(tmp_path):
@@ -55,7 +55,7 @@ def test_every_format_has_every_number(tmp_path):
         ".csv": ["b,resnet50,PGD,0.5 0.2,16,10,20,1,16,60.0,,38.65", "vgg19 low"],
         ".json": ['"rate": 60.0'],
     }.items():
-        report.write(rows, tmp_path / f"r{suffix}")
+        report.write_table(rows, tmp_path / f"r{suffix}")
         written = (tmp_path / f"r{suffix}").read_text()
         for part in expected:
             assert part in written
@@ -86,7 +86,7 @@ def test_every_format_has_the_comparison(tmp_path):
         ".csv": ["vgg19 difference points", ",40,12,63,9,1,0.021,20\n", ",10,-21,40,6,4,0.75,20\n"],
         ".json": ['"points": 40', '"baseline": "a"'],
     }.items():
-        report.write(compared(), tmp_path / f"r{suffix}")
+        report.write_table(compared(), tmp_path / f"r{suffix}")
         written = (tmp_path / f"r{suffix}").read_text()
         for part in expected:
             assert part in written
@@ -128,7 +128,7 @@ def test_every_format_has_the_published_numbers(tmp_path):
         ],
         ".json": ['"verdict": "none published"', '"points": -34.5'],
     }.items():
-        report.write(beside_published(), tmp_path / f"r{suffix}")
+        report.write_table(beside_published(), tmp_path / f"r{suffix}")
         written = (tmp_path / f"r{suffix}").read_text()
         for part in expected:
             assert part in written
@@ -138,7 +138,7 @@ def test_what_no_target_has_a_number_for_is_one_line():
     rows = beside_published()
     for row in rows:
         row["targets"]["vgg16"] = row["targets"]["vgg19"]
-    lines = report.text(rows).splitlines()
+    lines = report.table_text(rows).splitlines()
     assert sum("paper: none on resnet50" in line for line in lines) == 1
     assert "all 2 targets" in lines[-1]
 
@@ -162,7 +162,7 @@ def test_plot_has_a_star_at_each_published_number(tmp_path, monkeypatch):
 
 
 def test_table_says_where_nothing_can_be_told_apart():
-    lines = report.text(compared()).splitlines()
+    lines = report.table_text(compared()).splitlines()
     told = {line.split()[0]: "nothing can be told apart" in line for line in lines[-2:]}
     assert told == {"b": True, "c": False}
 
@@ -197,7 +197,7 @@ def test_target_that_classifies_nothing_correctly_has_no_rate():
     nothing["targets"]["vgg19"] |= {"correct": 0, "succeeded_on_correct": 0}
     rows = rates.merge_repeats([nothing])
     assert rows[0]["targets"]["vgg19"]["success_on_correct"] == {"rate": None}
-    assert "16/255   -" in report.text(rows)
+    assert "16/255   -" in report.table_text(rows)
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf"])

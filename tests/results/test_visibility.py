@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 
-from suite.results import Visibility, mean_visibility
+from suite.results.visibility import Visibility, mean_visibility
 
 
 def uniform(level, size=64):

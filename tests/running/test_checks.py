@@ -5,7 +5,7 @@ import pytest
 import torch
 from small import ATTACK, folder
 
-from suite.running import checks
+from suite.networks.answer_checks import warn_of_accuracy, warn_of_probabilities
 
 __all__ = ["folder"]
 
@@ -20,23 +20,23 @@ __all__ = ["folder"]
 )
 def test_implausible_accuracy_is_warned_of(caplog, labels, warning):
     records = [{"answer": n, "label": label} for n, label in enumerate(labels, 1)]
-    checks.warn_of_accuracy("net", records)
+    warn_of_accuracy("net", records)
     assert (warning or "") in caplog.text
     assert bool(caplog.text) == bool(warning)
 
 
 def test_probabilities_are_warned_of(caplog):
     logits = torch.randn(3, 10)
-    checks.warn_of_probabilities("net", logits)
+    warn_of_probabilities("net", logits)
     assert not caplog.text
-    checks.warn_of_probabilities("net", logits.softmax(1))
+    warn_of_probabilities("net", logits.softmax(1))
     assert "net seems to return probabilities" in caplog.text
 
 
 def test_gradients_that_are_not_finite_are_refused_by_name(run, folder, monkeypatch):
-    from suite.attack import attacks
+    from suite.attack.attacks import perturb
 
-    perturb = attacks.perturb
+    perturb = perturb
 
     def broken(*args):
         pixels = perturb(*args)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from suite.running import cli, defended
+from suite.defences import defence_names
+from suite.running import cli
 
 
 @pytest.mark.parametrize(
@@ -18,14 +19,14 @@ from suite.running import cli, defended
     ],
 )
 def test_name_is_split_into_defences_and_network(name, stack, bare):
-    assert defended.split(name) == (stack, bare)
+    assert defence_names.split_defences(name) == (stack, bare)
 
 
 def test_relative_path_may_have_a_plus_sign(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c++").mkdir()
     (tmp_path / "c++" / "nets.py").touch()
-    assert defended.split("bits+c++/nets.py:f")[1] == "c++/nets.py:f"
+    assert defence_names.split_defences("bits+c++/nets.py:f")[1] == "c++/nets.py:f"
 
 
 @pytest.mark.parametrize(
@@ -51,16 +52,18 @@ def test_relative_path_may_have_a_plus_sign(tmp_path, monkeypatch):
 )
 def test_wrong_name_is_refused_with_what_would_be_right(name, said):
     with pytest.raises(ValueError, match=said):
-        defended.split(name)
+        defence_names.split_defences(name)
 
 
 def test_checkpoint_is_of_the_network_behind_each_defence():
     archs = ["a", "bits+a", "jpeg+bits+a"]
-    assert {k: str(v) for k, v in defended.checkpoints(archs, ["x.pth"]).items()} == {"a": "x.pth"}
+    assert {k: str(v) for k, v in defence_names.checkpoints(archs, ["x.pth"]).items()} == {
+        "a": "x.pth"
+    }
 
 
 def test_purifier_has_a_file_of_its_own():
-    files = defended.checkpoints(["nrp+a"], ["a=x.pth", "nrp=y.pth"])
+    files = defence_names.checkpoints(["nrp+a"], ["a=x.pth", "nrp=y.pth"])
     assert {name: str(file) for name, file in files.items()} == {"a": "x.pth", "nrp": "y.pth"}
 
 
@@ -75,4 +78,4 @@ def test_purifier_has_a_file_of_its_own():
 )
 def test_wrong_checkpoint_is_a_wrong_use(archs, given, said):
     with pytest.raises(cli.UsageError, match=said):
-        defended.checkpoints(archs, given)
+        defence_names.checkpoints(archs, given)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import SCRIPTS
 
-from suite import networks, results
+from suite.networks.classifier import Classifier, load_model
 from suite.running import devices, precision, runs
 
 
@@ -99,13 +99,13 @@ def test_decoders_take_the_cores_that_are_there(monkeypatch):
 
 
 def test_bfloat16_leaves_pixels_gradient_and_logits_float32():
-    model = networks.load_model("efficientnet_lite0").accelerate("bf16")
+    model = load_model("efficientnet_lite0").accelerate("bf16")
     seen = []
     model.network.conv_head.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
     pixels = torch.rand(2, 3, 224, 224, requires_grad=True)
     logits = model(pixels)
     logits.sum().backward()
-    exact = networks.load_model("efficientnet_lite0")(pixels)
+    exact = load_model("efficientnet_lite0")(pixels)
     assert (seen, logits.dtype, pixels.grad.dtype) == ([torch.bfloat16], *[torch.float32] * 2)
     assert 0 < abs(logits - exact).max() < 0.1 * abs(exact).max()
 
@@ -158,7 +158,7 @@ def test_next_batch_is_copied_before_this_one_is_worked_on(monkeypatch):
 
 
 def test_default_precision_is_one():
-    functions = (devices.choose_device, networks.Classifier.accelerate, results.Committee)
+    functions = (devices.choose_device, Classifier.accelerate, results.Committee)
     found = {inspect.signature(each).parameters["precision"].default for each in functions}
     found |= {
         SCRIPTS[name].get_parser().get_default("precision")

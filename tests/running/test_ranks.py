@@ -15,7 +15,7 @@ import torch.distributed as dist
 from conftest import ROOT
 from small import filled, label
 
-from suite import networks
+from suite.networks.classifier import load_model, predict_classes
 from suite.running import ranks
 
 # torchrun gives each process one thread, and rounding depends on how many there are.
@@ -39,8 +39,8 @@ EVALUATE = (
 def natural(tmp_path_factory):
     """Images of noise, of which the constant network gets all but the second right."""
     root = filled(tmp_path_factory.mktemp("natural"))
-    network = networks.load_model(f"{root}/nets.py:constant")
-    answer = networks.predict(network, torch.zeros(1, 3, 32, 32)).item()
+    network = load_model(f"{root}/nets.py:constant")
+    answer = predict_classes(network, torch.zeros(1, 3, 32, 32)).item()
     label(root / "nat", [answer, (answer + 1) % 10, *[answer] * 4])
     return root
 

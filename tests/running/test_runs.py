@@ -234,8 +234,8 @@ def test_random_run_json_is_parsed_or_refused(tmp_path, content):
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     (tmp_path / "run.json").write_bytes(text)
     try:
-        run = runs.read(tmp_path)
-        runs.settings(run)
+        run = runs.read_run(tmp_path)
+        runs.run_settings(run)
     except ValueError as error:
         assert str(tmp_path) in str(error)
 

@@ -80,17 +80,17 @@ def test_images_that_admix_cannot_read_are_skipped_or_stop_it(run, folder):
 
 
 def test_pool_is_part_of_a_large_folder_that_the_seed_chooses(folder, monkeypatch):
-    from suite import attack, images
     from suite.attack import pool
+    from suite.attack.pool import read_pool
 
     monkeypatch.setattr(pool, "LARGEST", 3)
     listed = images.list_images(folder / "nat")
-    chosen = {tuple(attack.read_pool(listed, seed).labels.tolist()) for seed in range(20)}
+    chosen = {tuple(read_pool(listed, seed).labels.tolist()) for seed in range(20)}
     assert all(len(set(each)) == 3 and list(each) == sorted(each) for each in chosen)
     assert len(chosen) > 5
-    again = attack.read_pool(listed, 0)
+    again = read_pool(listed, 0)
     assert again.pixels.shape == (3, 3, 32, 32)
-    assert again.labels.equal(attack.read_pool(listed, 0).labels)
+    assert again.labels.equal(read_pool(listed, 0).labels)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 from small import ATTACK, EVALUATE, folder
 
-from suite.running.published import NAMES
+from suite.results.published import PUBLISHED_NAMES
 
 __all__ = ["folder"]
 
@@ -54,7 +54,9 @@ def test_numbers_of_this_repository_have_a_name(run, attacked):
 def test_unknown_name_lists_those_there_are(run, folder):
     status, out, err = run(f"{COMMAND}ten --published papers", x=folder)
     assert (status, out) == (2, "")
-    assert f"papers is neither a file nor one of {', '.join(NAMES)}" in err.splitlines()[-1]
+    assert (
+        f"papers is neither a file nor one of {', '.join(PUBLISHED_NAMES)}" in err.splitlines()[-1]
+    )
 
 
 def test_wrong_file_is_refused_before_the_work(run, folder):

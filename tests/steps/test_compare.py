@@ -8,7 +8,8 @@ import PIL.Image
 import pytest
 from small import EVALUATE, folder, label
 
-from suite import images
+from suite.images.folders import list_images
+from suite.images.labels import write_labels
 
 __all__ = ["folder"]
 
@@ -66,7 +67,7 @@ def test_quality_is_of_the_saved_pixels(run, attacked):
     out = evaluate(run, attacked, "--nat-dir {x}/nat --quality --json")
     for row in json.loads(out):
         norms = []
-        for image in images.list_images(attacked / "nat"):
+        for image in list_images(attacked / "nat"):
             ours, theirs = (
                 np.asarray(PIL.Image.open(f"{place}/{image.name}")) / 255
                 for place in (row["folders"][0], attacked / "nat")
@@ -85,9 +86,7 @@ def test_baseline_of_other_images_is_refused_before_the_work(run, attacked):
     assert f"4.png has the label 5 in {attacked}/g0.3, but 4 in {attacked}/g1" in err
     for image in (attacked / "g0.3").glob("*.png"):
         image.rename(image.with_stem(f"other_{image.stem}"))
-    images.write_labels(
-        attacked / "g0.3", [{"filename": f"other_{n}.png", "label": n} for n in range(6)]
-    )
+    write_labels(attacked / "g0.3", [{"filename": f"other_{n}.png", "label": n} for n in range(6)])
     status, out, err = run(f"{command}ten --baseline auto", x=attacked)
     assert (status, out) == (1, "")
     assert "have no image in common" in err

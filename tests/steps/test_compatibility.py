@@ -107,7 +107,9 @@ def test_options_that_earlier_versions_lack_do_by_default_what_those_did():
     parser = SCRIPTS["attack_iter"].get_parser()
     assert {name: parser.get_default(name) for name in runs.ADDED} == runs.ADDED
     earlier = {"options": {"epsilon": 16.0}}
-    assert runs.settings(earlier) == runs.settings({"options": {"epsilon": 16.0} | runs.ADDED})
+    assert runs.run_settings(earlier) == runs.run_settings(
+        {"options": {"epsilon": 16.0} | runs.ADDED}
+    )
     for name in runs.ADDED:
         other = {"options": {"epsilon": 16.0, name: "other"}}
-        assert runs.settings(earlier) != runs.settings(other)
+        assert runs.run_settings(earlier) != runs.run_settings(other)

@@ -10,7 +10,7 @@ import pytest
 from conftest import pixels_of
 from small import ATTACK, EVALUATE, SELECT, folder
 
-from suite.defences import RandomPadding
+from suite.defences.randomised import RandomPadding
 
 __all__ = ["folder"]
 

@@ -7,7 +7,9 @@ import pytest
 from conftest import labels_of
 from small import folder, label
 
-from suite import images, networks
+from suite.images.folders import list_images
+from suite.images.pictures import read_batches, to_float
+from suite.networks.classifier import load_model, predict_classes
 
 __all__ = ["folder"]
 
@@ -40,10 +42,10 @@ FIGURE = "figure1 --input-dir {x}/nat --arch {x}/deep.py:three --targets {x}/dee
 def labelled(folder):
     """The images, with the labels that the network gives them; but for the last one."""
     (folder / "deep.py").write_text(NETWORKS)
-    listed = images.list_images(folder / "nat")
-    ((_, pixels),) = images.read_batches([listed])
-    network = networks.load_model(f"{folder}/deep.py:three")
-    answers = networks.predict(network, images.to_float(pixels)).tolist()
+    listed = list_images(folder / "nat")
+    ((_, pixels),) = read_batches([listed])
+    network = load_model(f"{folder}/deep.py:three")
+    answers = predict_classes(network, to_float(pixels)).tolist()
     label(folder / "nat", [*answers[:-1], (answers[-1] + 1) % 10])
     return folder
 

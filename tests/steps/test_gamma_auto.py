@@ -6,14 +6,14 @@ import pytest
 from conftest import pixels_of
 from small import ATTACK, folder
 
-from suite.attack.gammas import PUBLISHED, Published
+from suite.attack.gammas import PUBLISHED, PublishedGamma
 
 __all__ = ["folder"]
 
 
 @pytest.fixture
 def published(folder, monkeypatch):
-    monkeypatch.setitem(PUBLISHED, f"{folder}/nets.py:ten", Published(0.2, 0.7, "a paper"))
+    monkeypatch.setitem(PUBLISHED, f"{folder}/nets.py:ten", PublishedGamma(0.2, 0.7, "a paper"))
     return folder
 
 
@@ -60,7 +60,7 @@ def test_folder_of_the_same_gamma_is_resumed_and_of_another_is_not(run, publishe
     (published / "adv" / "3.png").unlink()
     status, _, err = run(f"{ATTACK}ten --gamma auto", x=published)
     assert status == 0, err
-    monkeypatch.setitem(PUBLISHED, f"{published}/nets.py:ten", Published(0.3, None, "another"))
+    monkeypatch.setitem(PUBLISHED, f"{published}/nets.py:ten", PublishedGamma(0.3, None, "another"))
     status, _, err = run(f"{ATTACK}ten --gamma auto", x=published)
     assert (status, "gamma [0.2] there and [0.3] here" in err) == (1, True)
 

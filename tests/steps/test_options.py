@@ -8,8 +8,8 @@ from conftest import SCRIPTS
 from option_values import ATTACK, EVALUATE, SELECT
 from small import NETWORKS
 
-from suite import images, networks
 from suite.images import pictures
+from suite.networks.classifier import Classifier, load_model
 from suite.running import devices
 
 # --output-dir shows in every test; these two change nothing but the place and the memory.
@@ -40,7 +40,7 @@ def folders(tmp_path_factory, natural):
             shutil.copy(image.path, root / name)
         rows = [{"filename": i.name, "label": i.label} for i in listed[:number]]
         images.write_labels(root / name, rows)
-    network = networks.load_model("efficientnet_lite0").network
+    network = load_model("efficientnet_lite0").network
     network.classifier.bias[listed[0].label] -= 100
     torch.save(network.state_dict(), root / "own.pth")
     (root / "nets.py").write_text(NETWORKS)
@@ -134,13 +134,13 @@ RUNNING = (
 
 def test_precision_is_that_of_the_networks(run, folders, tmp_path, monkeypatch):
     seen = []
-    accelerate = networks.Classifier.accelerate
+    accelerate = Classifier.accelerate
 
     def recorded(model, precision):
         seen.append(precision)
         return accelerate(model, precision)
 
-    monkeypatch.setattr(networks.Classifier, "accelerate", recorded)
+    monkeypatch.setattr(Classifier, "accelerate", recorded)
     for command, precision in zip(RUNNING, ("bf16", "fp32", "bf16"), strict=True):
         assert run(f"{command} --precision {precision}", out=tmp_path, **folders)[0] == 0
     assert seen == ["bf16", "fp32", "bf16"]

@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 from shell_commands import commands_of, parsed
 
-from suite import networks
-from suite.attack import Attack
+from suite.attack.settings import Attack
+from suite.networks.protocols import SOURCES, TARGETS, expand_protocols
 
 
 def test_protocol_goes_from_images_to_a_table_with_all_columns(run, tmp_path):
@@ -44,11 +44,11 @@ def test_protocol_fetches_selects_attacks_and_evaluates(tmp_path, protocol, full
     names = [name for name, _ in commands]
     assert names[:3] == ["fetch_weights", "select_images", "attack_iter"]
     assert names[-1] == "evaluate"
-    fetched = networks.expanded(commands[0][1].names)
+    fetched = expand_protocols(commands[0][1].names)
     crafted = [args for name, args in commands if name == "attack_iter"]
     evaluated = [args for name, args in commands if name == "evaluate"]
     for args in crafted + evaluated:
-        assert set(networks.expanded(args.arch)) <= set(fetched)
+        assert set(expand_protocols(args.arch)) <= set(fetched)
     made = {args.output_dir for args in crafted}
     assert {folder for args in evaluated for folder in args.input_dir} == made
     selected = {args.output_dir for name, args in commands if name == "select_images"}
@@ -62,7 +62,7 @@ def test_protocol_s_default_networks_are_its_lists(tmp_path, protocol):
     commands = parsed(protocol, tmp_path, DATA="images")
     sources = dict.fromkeys(args.arch[0] for name, args in commands if name == "attack_iter")
     name = protocol.replace("_", "-")
-    assert (*sources, *networks.TARGETS[name]) == (*networks.SOURCES[name], *networks.TARGETS[name])
+    assert (*sources, *TARGETS[name]) == (*SOURCES[name], *TARGETS[name])
     assert commands[-1][1].arch == [name]
 
 
@@ -70,7 +70,7 @@ def test_gammas_are_the_paper_s(tmp_path):
     few = {"ATTACKS": "FGSM+SGM PGD SGM MI+DI+SGM"}
     made = attacks(parsed("paper", tmp_path, DATA="images", **few))
     found = {key: args.gamma for key, args in made.items() if "SGM" in key[-1]}
-    for source in networks.SOURCES["paper"]:
+    for source in SOURCES["paper"]:
         dense = source.startswith("densenet")
         assert found[source, "FGSM+SGM"] == [0.7 if dense else 0.5]
         assert found[source, "MI+DI+SGM"] == found[source, "SGM"] == [0.5 if dense else 0.2]
@@ -95,7 +95,7 @@ def test_paper_s_attacks_are_of_one_step_and_of_several_alone_and_together(tmp_p
 def test_gammas_are_ta_bench_s(tmp_path):
     made = attacks(parsed("ta_bench", tmp_path, DATA="images"))
     gammas = [0.2, 0.2, 0.4, 0.2, 0.4, 0.6, 0.1, 0.4]  # configs/sgm.py, in the order of the sources
-    for source, gamma in zip(networks.SOURCES["ta-bench"], gammas, strict=True):
+    for source, gamma in zip(SOURCES["ta-bench"], gammas, strict=True):
         args = made[source, "SGM"]
         assert args.gamma == [gamma]
         assert (args.epsilon, args.num_steps, args.step_size) == (8, 100, 1)

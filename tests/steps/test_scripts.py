@@ -11,8 +11,10 @@ import torchvision
 from conftest import calibrated, labels_of, pixels_of
 from small import ATTACK, EVALUATE, folder, label
 
-from suite import images, networks, results
 from suite.images import pictures
+from suite.images.folders import list_images
+from suite.images.pictures import read_batches, to_float
+from suite.networks.classifier import load_model, predict_classes
 
 __all__ = ["folder"]
 
@@ -68,10 +70,10 @@ def test_from_images_to_table(run, natural, tmp_path):
 
 def test_success_is_counted_by_hand(run, folder):
     """Natural images with two wrong labels: two are misclassified, none of them was correct."""
-    network = networks.load_model(f"{folder}/nets.py:ten")
-    listed = images.list_images(folder / "nat")
-    ((_, pixels),) = images.read_batches([listed])
-    right = networks.predict(network, images.to_float(pixels)).tolist()
+    network = load_model(f"{folder}/nets.py:ten")
+    listed = list_images(folder / "nat")
+    ((_, pixels),) = read_batches([listed])
+    right = predict_classes(network, to_float(pixels)).tolist()
     label(folder / "nat", [(each + (n < 2)) % 10 for n, each in enumerate(right)])
     _, out, _ = run(f"{EVALUATE}ten --nat-dir {{x}}/nat --json", x=folder)
     ((_, target),) = json.loads(out)[0]["targets"].items()

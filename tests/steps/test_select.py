@@ -12,7 +12,9 @@ from conftest import labels_of, pixels_of
 from small import folder, label
 
 import select_images
-from suite import images, networks
+from suite.images.embedded import embedded_images
+from suite.images.folders import list_images
+from suite.networks.classifier import load_model, predict_classes
 
 __all__ = ["folder"]
 
@@ -22,8 +24,8 @@ SELECT = "select_images --input-dir {x}/nat --output-dir {x}/kept --arch {x}/net
 @pytest.fixture
 def all_right(folder):
     """The folder with the label that the constant network answers to every image."""
-    network = networks.load_model(f"{folder}/nets.py:constant")
-    answer = networks.predict(network, torch.zeros(1, 3, 32, 32)).item()
+    network = load_model(f"{folder}/nets.py:constant")
+    answer = predict_classes(network, torch.zeros(1, 3, 32, 32)).item()
     label(folder / "nat", [answer] * 6)
     return folder
 
@@ -87,7 +89,7 @@ def test_interrupted_selection_is_refused_and_made_anew(run, all_right, monkeypa
     assert status == 1
     assert f"the selection in {kept} was interrupted: give its command again" in err
     assert run(f"{SELECT} --num-images 2 --overwrite", x=all_right)[0] == 0
-    assert len(images.list_images(kept)) == 2
+    assert len(list_images(kept)) == 2
 
 
 def test_selection_that_can_not_begin_deletes_nothing(run, all_right):
@@ -156,11 +158,11 @@ def test_all_images_are_kept_with_labels_and_targets_without_a_network(run, tmp_
     def listed(candidates):
         return {image.name: (image.label, image.target) for image in candidates}
 
-    kept = listed(images.list_images(tmp_path / "all"))
-    assert kept == listed(images.embedded_images())
+    kept = listed(list_images(tmp_path / "all"))
+    assert kept == listed(embedded_images())
     assert None not in {target for _, target in kept.values()}
     run(f"{command} --num-images 5 --seed 3", out=tmp_path / "five")
-    five = listed(images.list_images(tmp_path / "five"))
+    five = listed(list_images(tmp_path / "five"))
     assert len(five) == 5
     assert five.items() <= kept.items()
 

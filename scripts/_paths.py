@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from suite import networks
+from suite.user_code.input_sizes import input_size
 from watching import ADDITIONS, Watch
 
 
@@ -31,7 +31,7 @@ class OneWay(nn.Module):
         super().__init__()
         self.network = network
         self.training = network.training
-        self.input_size = networks.input_size(network)
+        self.input_size = input_size(network)
         additions = Watch(network, self.input_size).additions
         junctions = [number for number, (_, branch) in enumerate(additions) if branch is not None]
         if len(junctions) < len(ways):

@@ -2,24 +2,18 @@
 
 import inspect
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite import networks
-from suite.attack.settings import Attack
-from suite.running import own
-from suite.running.apart import apart
-
-# What a function can ask for by name.
-SETTINGS = [f.name for f in fields(Attack) if f.name not in ("epsilon", "ensemble", "own")]
-SETTINGS += ["generators"]
+from suite.running.runs import sha256
+from suite.user_code import user_file
+from suite.user_code.isolated_import import isolated_import
 
 
-class OwnAttack:
+class UserAttack:
     """An attack that is a function of the user's.
 
     Args:
@@ -40,19 +34,19 @@ class OwnAttack:
         ValueError: it fails, has no such function, or one that can't be called like that.
     """
 
-    def __init__(self, name: str):
-        self.function, files = own.load(name, lambda function: function)
-        self.digests = {str(file): networks.sha256(file) for file in files}
-        self.file = own.file_of(name)
+    def __init__(self, name: str, settings: Collection[str]):
+        self.function, files = user_file.load_function(name, lambda function: function)
+        self.digests = {str(file): sha256(file) for file in files}
+        self.file = user_file.python_file(name)
         self.name = name.rpartition(":")[2]
-        self.asks = _asked(name, self.function)
+        self.asks = _asked(name, self.function, [*settings, "generators"])
 
     def __call__(
         self,
         model: nn.Module,
         natural: Tensor,
         labels: Tensor,
-        attack: Attack,
+        attack: object,
         generators: Sequence[torch.Generator],
     ) -> Tensor:
         """Return adversarial pixels, float, N x 3 x H x W, on the device of the natural ones.
@@ -64,7 +58,7 @@ class OwnAttack:
         epsilon = attack.epsilon / 255
         settings = vars(attack) | {"step_size": attack.step_size / 255, "generators": generators}
         asked = {name: settings[name] for name in self.asks}
-        with apart(self.file), own.blamed(self.file):
+        with isolated_import(self.file), user_file.blamed(self.file):
             result = self.function(model, natural.clone(), labels.clone(), epsilon, **asked)
         model.eval()
         if not isinstance(result, Tensor) or result.shape != natural.shape:
@@ -78,20 +72,20 @@ class OwnAttack:
         return result.detach().to(natural)
 
 
-def _asked(name: str, function: Callable) -> list[str]:
+def _asked(name: str, function: Callable, settings: Collection[str]) -> list[str]:
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} does not tell what its parameters are") from error
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     further = [p for p in parameters[4:] if p.kind in by_name]
-    asks = [p.name for p in further if p.name in SETTINGS]
+    asks = [p.name for p in further if p.name in settings]
     try:
         inspect.signature(function).bind(*range(4), **dict.fromkeys(asks))
     except TypeError as error:
         raise ValueError(
             f"{name} can't be called as function(model, images, labels, epsilon), with more "
-            f"parameters out of {', '.join(SETTINGS)} ({error})"
+            f"parameters out of {', '.join(settings)} ({error})"
         ) from error
     return asks
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from suite.images.labels import LABELS, NIPS2017, SUFFIXES, one_line, synset_class
+from suite.images.labels import LABELS, NIPS2017, SUFFIXES, printable, synset_class
 
 UNFINISHED = ".unfinished"  # lies in a folder while select_images.py writes to it
 RUN = "run.json"
@@ -16,7 +16,7 @@ SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 logger = logging.getLogger(__name__)
 
 
-def look(folder: Path, left: Counter) -> tuple[list[Path], list[Path]]:
+def look_into(folder: Path, left: Counter) -> tuple[list[Path], list[Path]]:
     """Return the images and the folders in a folder in order, and count what is neither."""
     images, folders = [], []
     for entry in sorted(folder.iterdir()):
@@ -34,9 +34,9 @@ def look(folder: Path, left: Counter) -> tuple[list[Path], list[Path]]:
 
 def class_images(folder: Path, left: Counter) -> list[Path]:
     """Return the images in a class's folder, or in its images/, as Tiny-ImageNet has them."""
-    images, folders = look(folder, left)
+    images, folders = look_into(folder, left)
     if not images and folder / "images" in folders:
-        images, inner = look(folder / "images", left)
+        images, inner = look_into(folder / "images", left)
         left["folders in it"] += len(inner) - 1
     left["folders in it"] += len(folders)
     return images
@@ -60,7 +60,7 @@ def class_folders(folder: Path, images: list[Path], folders: list[Path]) -> dict
     filled = [f for f in folders if class_images(f, Counter())]
     for own in filled:
         if any((own / name).exists() for name in (LABELS, NIPS2017, RUN, UNFINISHED)):
-            raise ValueError(f"{one_line(own)} has labels of its own: give it, not {folder}")
+            raise ValueError(f"{printable(own)} has labels of its own: give it, not {folder}")
     if all(re.fullmatch("[0-9]{1,6}", f.name) for f in filled):
         return _numbered(folder, filled) if filled else {}
     return _sorted_names(folder, folders, filled)
@@ -85,21 +85,21 @@ def _sorted_names(folder: Path, folders: list[Path], filled: list[Path]) -> dict
     """Return the classes of folders by torchvision's rule, where they seem to be classes."""
     names = sorted(f.name for f in folders)
     if len(filled) == 1:
-        raise ValueError(f"{folder} has images in {one_line(filled[0])} alone: give that folder")
+        raise ValueError(f"{folder} has images in {printable(filled[0])} alone: give that folder")
     if "images" in names or SPLITS.issuperset(name.lower() for name in names):
         raise ValueError(f"in {folder}, {' and '.join(names)} are not classes: give one of them")
     for empty in folders:
         if empty not in filled:
             raise ValueError(
-                f"no images in {one_line(empty)}: the classes of {folder} are all of its folders, "
+                f"no images in {printable(empty)}: the classes of {folder} are all of its folders, "
                 "sorted by name, so it needs images or must go"
             )
     logger.warning(
         "%s: its folders, sorted by name as in torchvision's ImageFolder, are taken for the "
         "classes, %s for 0 to %s for %d",
         folder,
-        one_line(names[0]),
-        one_line(names[-1]),
+        printable(names[0]),
+        printable(names[-1]),
         len(names) - 1,
     )
     return {folder / name: index for index, name in enumerate(names)}

@@ -9,12 +9,21 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from suite import defences, images, networks
-from suite.running import checks, devices, draws
+from suite.defences.defended import draw_from, load_defended, undefended
+from suite.images.labels import LabelledImage
+from suite.images.pictures import to_float
+from suite.networks.answer_checks import refuse_no_answer, warn_of_batch_dependence
+from suite.networks.classifier import (
+    Classifier,
+    depends_on_batch,
+    predict_logits,
+    predicted_classes,
+)
+from suite.running import devices, random_numbers
 from suite.running.precision import DEFAULT
 
 logger = logging.getLogger(__name__)
-Value = TypeVar("Value")
+PerTarget = TypeVar("Value")
 
 CHUNK = 64  # batches that wait in memory while networks take turns
 
@@ -29,7 +38,7 @@ class Answer(NamedTuple):
     probability: float | None
 
 
-class Committee:
+class Targets:
     """Networks on a device, which take turns there if its memory can't hold them together.
 
     Args:
@@ -51,7 +60,7 @@ class Committee:
         seed: int = 0,
     ):
         self.networks = {
-            arch: defences.load(arch, checkpoints).accelerate(precision) for arch in archs
+            arch: load_defended(arch, checkpoints).accelerate(precision) for arch in archs
         }
         self._seed = seed
         self._device = device
@@ -61,8 +70,8 @@ class Committee:
         self._there: set[str] = set()
 
     def answers(
-        self, batches: Iterable[tuple[list[images.LabelledImage], Tensor]]
-    ) -> Iterator[tuple[list[images.LabelledImage], Tensor, dict[str, list[Answer]]]]:
+        self, batches: Iterable[tuple[list[LabelledImage], Tensor]]
+    ) -> Iterator[tuple[list[LabelledImage], Tensor, dict[str, list[Answer]]]]:
         """Yield batches and their pixels, uint8 N x 3 x H x W, with the answers of each network."""
         batches = iter(batches)
         while chunk := list(islice(batches, 1 if self._together else CHUNK)):
@@ -87,10 +96,10 @@ class Committee:
                     for arch, own in zip(predicted, read, strict=True)
                 }
                 for arch, own in answers.items():
-                    checks.refuse_no_answer(arch, [answer.index for answer in own])
+                    refuse_no_answer(arch, [answer.index for answer in own])
                 yield batch, natural, answers
 
-    def each(self, function: Callable[[str, networks.Classifier], Value]) -> dict[str, Value]:
+    def each(self, function: Callable[[str, Classifier], PerTarget]) -> dict[str, PerTarget]:
         """Return by name what a function of a name and its network, on the device, returns."""
         try:
             return {arch: self._on_device(arch, function) for arch in self.networks}
@@ -107,10 +116,10 @@ class Committee:
 
     def logits(self, model: nn.Module, names: Sequence[str], pixels: Tensor) -> Tensor:
         """Return a network's logits, N x classes, of floats; random defences draw by the names."""
-        defences.draw_from(model, draws.image_generators(self._seed, names))
-        return networks.logits(model, pixels)
+        draw_from(model, random_numbers.image_generators(self._seed, names))
+        return predict_logits(model, pixels)
 
-    def _on_device(self, arch: str, function: Callable[[str, networks.Classifier], Value]) -> Value:
+    def _on_device(self, arch: str, function: Callable[[str, Classifier], PerTarget]) -> PerTarget:
         model = self.networks[arch]
         if arch not in self._there:
             model.to(self._device)
@@ -124,8 +133,8 @@ class Committee:
     def _predicted(
         self,
         arch: str,
-        model: networks.Classifier,
-        batch: list[images.LabelledImage],
+        model: Classifier,
+        batch: list[LabelledImage],
         pixels: Tensor,
         labels: Tensor,
     ) -> Tensor:
@@ -136,17 +145,17 @@ class Committee:
         names = [image.name for image in batch]
 
         def floats(part: slice) -> Tensor:
-            return images.to_float(pixels[part].to(self._device))
+            return to_float(pixels[part].to(self._device))
 
         def predict(part: slice) -> Tensor:
             logits = self.logits(model, names[part], floats(part))
             places = labels[part, None].to(logits.device)
             probabilities = logits.softmax(1).gather(1, places)[:, 0]
-            return torch.stack([networks.classes_of(logits).double(), probabilities.double()])
+            return torch.stack([predicted_classes(logits).double(), probabilities.double()])
 
         answer = torch.cat(self._parts(predict, len(pixels)), 1)
         if arch in self._unchecked and self._parts.most != 1:
             self._unchecked.remove(arch)
-            if networks.depends_on_batch(defences.undefended(model), floats(slice(0, 2))):
-                checks.warn_of_batch_dependence(arch)
+            if depends_on_batch(undefended(model), floats(slice(0, 2))):
+                warn_of_batch_dependence(arch)
         return answer if self._together else answer.cpu()

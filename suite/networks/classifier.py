@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from suite.networks import catalogue, fitting, weights
-from suite.networks.adapting import failure, undisturbed
-from suite.networks.faster import speed_up
+from suite.networks.acceleration import speed_up
 from suite.networks.fetching import obtain
 from suite.networks.folding import fold_batch_norms
-from suite.networks.libraries import Origin
+from suite.networks.libraries import NetworkSpec
 from suite.networks.resizing import resized
 from suite.running import devices
-from suite.running.own import one_line
 from suite.running.precision import DEFAULT
+from suite.running.runs import sha256
+from suite.user_code.user_file import message_line
+from suite.user_code.user_network import failure, undisturbed
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +42,13 @@ class Classifier(nn.Module):
             file's name, or by the path that the user gave.
     """
 
-    def __init__(self, network: nn.Module, origin: Origin, file: Path | None):
+    def __init__(self, network: nn.Module, origin: NetworkSpec, file: Path | None):
         super().__init__()
         self.network = network
         self.input_size = tuple(origin.input_size)
         self.weights = file
         self.digests = {
-            str(made_of) if made_of != origin.file else made_of.name: weights.sha256(made_of)
+            str(made_of) if made_of != origin.file else made_of.name: sha256(made_of)
             for made_of in (*origin.code, file)
             if made_of
         }
@@ -111,7 +112,7 @@ class Classifier(nn.Module):
                 raise
             self.to(memory_format=torch.contiguous_format)
             kind = type(self.network).__name__
-            logger.info("%s: not laid out as channels_last (%s)", kind, one_line(error))
+            logger.info("%s: not laid out as channels_last (%s)", kind, message_line(error))
         return self
 
     def class_name(self, index: int) -> str:
@@ -122,7 +123,7 @@ class Classifier(nn.Module):
     def _try(self) -> None:
         device = next(self.network.parameters(), self.mean).device
         with undisturbed(device):
-            logits(self.network, torch.zeros(1, *self.input_size, device=device))
+            predict_logits(self.network, torch.zeros(1, *self.input_size, device=device))
 
 
 def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = None) -> Classifier:
@@ -143,7 +144,7 @@ def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = Non
         ValueError: no network has that name, or the file of weights is not usable.
         OSError: the weights are not on this machine and can't be downloaded.
     """
-    origin = catalogue.find(name)
+    origin = catalogue.find_network(name)
     if not pretrained:
         return Classifier(_build(origin, None), origin, None)
     if checkpoint:
@@ -155,33 +156,33 @@ def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = Non
         return Classifier(_build(origin, None), origin, None)
     origin = obtain(name, origin)
     model = Classifier(_build(origin, origin.file), origin, origin.file)
-    digits = weights.digits(origin.file)
+    digits = weights.digest_in_name(origin.file)
     if digits and not model.digests[origin.file.name].startswith(digits):
         logger.warning("%s: its SHA-256 does not begin with the digits in its name", origin.file)
     return model
 
 
-def _build(origin: Origin, file: Path | None) -> nn.Module:
+def _build(origin: NetworkSpec, file: Path | None) -> nn.Module:
     advice = "Remove the file to download it again, or put the right one there."
-    with weights.usable(file, advice):
+    with weights.usable_file(file, advice):
         return origin.build(file)
 
 
 @torch.no_grad()
-def logits(model: nn.Module, pixels: Tensor) -> Tensor:
+def predict_logits(model: nn.Module, pixels: Tensor) -> Tensor:
     """Return a network's logits, N x classes, without a graph behind them."""
     return model(pixels)
 
 
-def predict(model: nn.Module, pixels: Tensor) -> Tensor:
+def predict_classes(model: nn.Module, pixels: Tensor) -> Tensor:
     """Return the classes that a network predicts, N, of float pixels in [0, 1], N x 3 x H x W.
 
     Where an image's logits are not finite, -1: to raise an error here would be to wait for a GPU.
     """
-    return classes_of(logits(model, pixels))
+    return predicted_classes(predict_logits(model, pixels))
 
 
-def classes_of(answer: Tensor) -> Tensor:
+def predicted_classes(answer: Tensor) -> Tensor:
     """Return the classes, N, that logits, N x classes, stand for; -1 where one is not finite."""
     return torch.where(answer.isfinite().all(1), answer.argmax(1), -1)
 
@@ -194,7 +195,7 @@ def depends_on_batch(model: nn.Module, pixels: Tensor) -> bool:
     """
     if len(pixels) < 2:
         return False
-    alone, beside = (logits(model, pixels[:number])[0] for number in (1, 2))
+    alone, beside = (predict_logits(model, pixels[:number])[0] for number in (1, 2))
     return bool((alone - beside).abs().max() > 0.05 * beside.abs().max())  # bf16 rounds to 0.02
 
 

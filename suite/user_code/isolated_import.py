@@ -18,7 +18,7 @@ KEPT = {*sys.stdlib_module_names, "__main__", "torch", "torchvision", "numpy"}
 
 
 @contextlib.contextmanager
-def apart(file: Path) -> Iterator[list[Path]]:
+def isolated_import(file: Path) -> Iterator[list[Path]]:
     """While a user's file runs, its own folder comes first, and the suite's folders last.
 
     Afterwards sys.path, the suite's modules and torch's settings are what they were. The modules
@@ -29,7 +29,7 @@ def apart(file: Path) -> Iterator[list[Path]]:
         a list, which in the end holds the files of those modules.
     """
     own = list(dict.fromkeys((str(file.absolute().parent), str(file.resolve().parent))))
-    entries, modules, settings = sys.path, dict(sys.modules), _settings()
+    entries, modules, settings = sys.path, dict(sys.modules), _torch_settings()
     path = entries[:]
     ours = [entry for entry in path if Path(entry).resolve() in FOLDERS]
     hidden = _names() | {top for top in _tops(modules) if _is_other(modules.get(top), top, own)}
@@ -44,7 +44,7 @@ def apart(file: Path) -> Iterator[list[Path]]:
     finally:
         added = {*own, *(entry for entry in sys.path if entry not in path)}
         added = {Path(entry).resolve() for entry in added}
-        found = {top: _folder(sys.modules.get(top)) for top in _tops(sys.modules)}
+        found = {top: _module_folder(sys.modules.get(top)) for top in _tops(sys.modules)}
         theirs = {top for top, folder in found.items() if folder in added}
         for name, module in list(sys.modules.items()):
             if _top(name) in hidden | theirs and modules.get(name) is not module:
@@ -58,7 +58,7 @@ def apart(file: Path) -> Iterator[list[Path]]:
                 set_back(before)
 
 
-def _settings() -> dict[tuple[Callable, Callable], object]:
+def _torch_settings() -> dict[tuple[Callable, Callable], object]:
     """Return what torch is set to, by how to get it and how to set it."""
     pairs = (
         (torch.is_grad_enabled, torch.set_grad_enabled),
@@ -89,7 +89,7 @@ def _is_other(module: ModuleType | None, name: str, path: list[str]) -> bool:
     return spec.origin != getattr(getattr(module, "__spec__", None), "origin", None)
 
 
-def _folder(module: ModuleType | None) -> Path | None:
+def _module_folder(module: ModuleType | None) -> Path | None:
     """Return the folder on sys.path in which a module was found."""
     paths = list(getattr(module, "__path__", []))
     place = paths[0] if paths else getattr(module, "__file__", None)

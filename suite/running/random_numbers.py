@@ -14,7 +14,7 @@ def image_generators(seed: int, names: Sequence[str]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(int.from_bytes(d[:8], "big") >> 1) for d in digests]
 
 
-def of_others(count: int, generators: Sequence[torch.Generator]) -> list[torch.Generator]:
+def generators_for(count: int, generators: Sequence[torch.Generator]) -> list[torch.Generator]:
     """Return generators for another number of images, as copies of those that the given are of."""
     seeds = (
         torch.randint(2**63 - 1, (1,), generator=generators[n % len(generators)]).item()
@@ -23,12 +23,12 @@ def of_others(count: int, generators: Sequence[torch.Generator]) -> list[torch.G
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def uniform(pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def uniform_noise(pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Return numbers like the pixels, N x 3 x H x W, drawn uniformly from [-1, 1]."""
     return _drawn(pixels, generators, _uniform)
 
 
-def normal(pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def normal_noise(pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Return numbers like the pixels, N x 3 x H x W, drawn from the normal distribution."""
     return _drawn(pixels, generators, _normal)
 

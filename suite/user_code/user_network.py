@@ -1,18 +1,21 @@
 """A user's own network, tried with one image: what it takes, what it returns, what it can't do."""
 
 import contextlib
+import inspect
 import logging
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from suite.networks.sizes import Size
 from suite.running import devices
-from suite.running.own import one_line
+from suite.user_code import user_file
+from suite.user_code.input_sizes import Size
+from suite.user_code.user_file import message_line
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +192,7 @@ def failure(name: str, pixels: Tensor, error: Exception) -> ValueError:
 
 
 def _cause(error: Exception) -> str:
-    text = one_line(error)
+    text = message_line(error)
     if "TorchScript interpreter" in text:  # before the cause there is a traceback
         text = text.rpartition("Error: ")[2]
     return f"{type(error).__name__}: {text}"
@@ -197,3 +200,39 @@ def _cause(error: Exception) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def call_function(name: str) -> tuple[nn.Module, tuple[Path, ...]]:
+    """Return the network that path/to/file.py:function stands for, and the files it comes from.
+
+    That is what the function returns, or the module that the file has under that name.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it fails, has no such function, or returns something else than a module.
+    """
+
+    def network(made: object) -> nn.Module:
+        if not isinstance(made, nn.Module):
+            _refuse_arguments(name, made)
+            with user_file.blamed(user_file.python_file(name)):
+                made = made()
+        if not isinstance(made, nn.Module):
+            raise ValueError(f"{name} returns {type(made).__name__}, not an nn.Module")
+        return made
+
+    return user_file.load_function(name, network)
+
+
+def _refuse_arguments(name: str, function: object) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # it does not tell
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise ValueError(
+            f"{name} can't be called without arguments ({error}): write a function into the file "
+            "that returns it with them"
+        ) from error

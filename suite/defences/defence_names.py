@@ -62,7 +62,7 @@ class Defence(NamedTuple):
     values: tuple[float, ...]
 
 
-def split(name: str) -> tuple[list[Defence], str]:
+def split_defences(name: str) -> tuple[list[Defence], str]:
     """Return the defences in front of a network's name, the first one first, and the bare name.
 
     Raises:
@@ -94,11 +94,11 @@ def _defence(text: str, name: str) -> Defence:
     if len(given) > len(parameters):
         takes = ":".join([kind, *(p.name.upper() for p in parameters)])
         raise ValueError(f"{name}: {text} has too many parameters, write {takes}")
-    values = [_number(*pair, kind, name) for pair in zip(given, parameters, strict=False)]
+    values = [_parameter_value(*pair, kind, name) for pair in zip(given, parameters, strict=False)]
     return Defence(kind, (*values, *(p.default for p in parameters[len(given) :])))
 
 
-def _number(text: str, parameter: Parameter, kind: str, name: str) -> float:
+def _parameter_value(text: str, parameter: Parameter, kind: str, name: str) -> float:
     try:
         number = parameter.kind(text)
     except ValueError:
@@ -108,16 +108,16 @@ def _number(text: str, parameter: Parameter, kind: str, name: str) -> float:
     return number
 
 
-def bare(name: str) -> str:
+def undefended_name(name: str) -> str:
     """Return a network's name without the defences in front of it."""
-    return split(name)[1]
+    return split_defences(name)[1]
 
 
 def refuse_unknown(archs: Sequence[str]) -> None:
     """Raise a UsageError if the defences in front of a name are not right."""
     try:
         for arch in archs:
-            split(arch)
+            split_defences(arch)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
 
@@ -129,15 +129,15 @@ def checkpoints(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, 
         UsageError: see `cli.checkpoints`; or nrp has no file.
     """
     refuse_unknown(archs)
-    bares = [bare(arch) for arch in archs]
+    bares = [undefended_name(arch) for arch in archs]
     # A network behind several defences has one file, but one that is given twice has none.
     names = [
         own
         for n, (arch, own) in enumerate(zip(archs, bares, strict=True))
         if own not in bares[:n] or arch in archs[:n]
     ]
-    purified = [arch for arch in archs if "nrp" in kinds(arch)]
-    files = cli.checkpoints(names + ["nrp"] * bool(purified), given)
+    purified = [arch for arch in archs if "nrp" in defence_kinds(arch)]
+    files = cli.named_files(names + ["nrp"] * bool(purified), given)
     if purified and "nrp" not in files:
         raise cli.UsageError(
             f"{purified[0]} needs the purifier's weights, which its authors publish as "
@@ -146,9 +146,9 @@ def checkpoints(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, 
     return files
 
 
-def kinds(arch: str) -> list[str]:
+def defence_kinds(arch: str) -> list[str]:
     """Return which defences stand in front of a network's name."""
-    return [defence.kind for defence in split(arch)[0]]
+    return [defence.kind for defence in split_defences(arch)[0]]
 
 
 def refuse_as_sources(args) -> None:
@@ -157,9 +157,9 @@ def refuse_as_sources(args) -> None:
     Or with their --checkpoint, see `checkpoints`.
     """
     checkpoints(args.arch, args.checkpoint)
-    with_defence = [arch for arch in args.arch if kinds(arch)]
+    with_defence = [arch for arch in args.arch if defence_kinds(arch)]
     if with_defence and not args.through_defence:
-        own = bare(with_defence[0])
+        own = undefended_name(with_defence[0])
         raise cli.UsageError(
             f"{with_defence[0]} has a defence: --through-defence attacks the network through it, "
             f"and --arch {own} the network alone"
@@ -168,7 +168,7 @@ def refuse_as_sources(args) -> None:
         raise cli.UsageError(
             f"--through-defence needs one in front of a network, as in --arch bits:3+{args.arch[0]}"
         )
-    there = {kind for arch in args.arch for kind in kinds(arch)}
+    there = {kind for arch in args.arch for kind in defence_kinds(arch)}
     if "smooth" in there and len(args.arch) > 1:
         raise cli.UsageError(
             "smooth lets copies vote, and votes are no logits that an ensemble could average: "

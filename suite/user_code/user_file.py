@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from suite.running import devices
-from suite.running.apart import apart
+from suite.user_code.isolated_import import isolated_import
 
-Result = TypeVar("Result")
+Loaded = TypeVar("Result")
 
 
-def is_own(name: str) -> bool:
+def is_user_file(name: str) -> bool:
     """Return whether a name is of the form path/to/file.py:function."""
     return re.search(r"\.py(:\w*)?$", name) is not None
 
 
-def file_of(name: str) -> Path:
+def python_file(name: str) -> Path:
     """Return the file in path/to/file.py:function."""
     return Path(name.rpartition(":")[0] or name)
 
 
-def load(name: str, use: Callable[[Callable], Result]) -> tuple[Result, tuple[Path, ...]]:
+def load_function(name: str, use: Callable[[Callable], Loaded]) -> tuple[Loaded, tuple[Path, ...]]:
     """Return what `use` makes of path/to/file.py:function, and the files that it comes from.
 
     Those are the given one and what it imports from its own folder.
@@ -34,16 +34,16 @@ def load(name: str, use: Callable[[Callable], Result]) -> tuple[Result, tuple[Pa
         OSError: there is no such file.
         ValueError: it fails, or has no such function.
     """
-    file, function = file_of(name), name.rpartition(":")[2]
-    if not is_own(name):
+    file, function = python_file(name), name.rpartition(":")[2]
+    if not is_user_file(name):
         raise ValueError(f"{name} is not of the form path/to/file.py:FUNCTION")
     if not name.endswith(f".py:{function}") or not function:
         raise ValueError(f"{name} lacks the function to call: {file}:FUNCTION")
     if not file.is_file():
         raise FileNotFoundError(f"no such file: {file}")
-    with apart(file) as imported:
+    with isolated_import(file) as imported:
         made = use(_function(file, function))
-    siblings = {path for path in imported if path.suffix == ".py" and not _same(path, file)}
+    siblings = {path for path in imported if path.suffix == ".py" and not _is_same_file(path, file)}
     return made, (file, *sorted(siblings))
 
 
@@ -70,21 +70,25 @@ def blamed(file: Path) -> Iterator[None]:
             raise
         line = _last_line(error, file)
         place = f"{file}, line {line}" if line else file
-        raise ValueError(f"{place}: {type(error).__name__}: {one_line(error)}") from error
+        raise ValueError(f"{place}: {type(error).__name__}: {message_line(error)}") from error
 
 
-def one_line(error: object) -> str:
+def message_line(error: object) -> str:
     """Return an error's message without line breaks and a terminal's colours."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
 
 
 def _last_line(error: BaseException, file: Path) -> int | None:
     """Return the line of a user's file at which an error came up; None if it is not from there."""
-    if isinstance(error, SyntaxError) and error.filename and _same(error.filename, file):
+    if isinstance(error, SyntaxError) and error.filename and _is_same_file(error.filename, file):
         return error.lineno
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _same(f.filename, file)]
+    lines = [
+        f.lineno
+        for f in traceback.extract_tb(error.__traceback__)
+        if _is_same_file(f.filename, file)
+    ]
     return lines[-1] if lines else None
 
 
-def _same(filename: str | Path, file: Path) -> bool:
+def _is_same_file(filename: str | Path, file: Path) -> bool:
     return Path(filename).absolute() == file.absolute()

@@ -1,0 +1,68 @@
+"""Refusals and warnings about what networks answer."""
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from suite.images.labels import LabelledImage
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_probabilities(arch: str, logits: Tensor) -> None:
+    """Warn if a network, N x 3 x H x W to N x classes, seems to return probabilities."""
+    one = torch.ones(len(logits), device=logits.device)
+    if (logits >= 0).all() and torch.allclose(logits.sum(1), one, atol=1e-3):
+        logger.warning(
+            "%s seems to return probabilities, not logits: their gradients vanish where the "
+            "network is sure, and attacks on it look weaker than they are",
+            arch,
+        )
+
+
+def warn_of_accuracy(arch: str, records: list[dict]) -> None:
+    """Warn if a network's `answer` is hardly ever the `label` of natural images."""
+    enough = 0.4 * len(records)
+    right = sum(record["answer"] == record["label"] for record in records)
+    if right >= enough:
+        return
+    hint = "wrong labels, or preprocessing that is not the network's?"
+    if sum(record["answer"] == record["label"] - 1 for record in records) >= enough:
+        hint = "do the labels count from 1? They must count from 0"
+    elif sum(record["answer"] == record["label"] + 1 for record in records) >= enough:
+        hint = "does its first class stand for the background? Classes must count from 0 without it"
+    logger.warning("%s is right on %d of %d natural images: %s", arch, right, len(records), hint)
+
+
+def refuse_other_classes(arch: str, classes: int, listed: Iterable[LabelledImage]) -> None:
+    """Raise a ValueError if a label or a target class is beyond the classes of a network."""
+    if classes == 1001:
+        logger.warning(
+            "%s has 1001 classes: if the first is the background, as TF-Slim's, ImageNet's labels "
+            "are one too low for it",
+            arch,
+        )
+    for image in listed:
+        for what, index in (("label", image.label), ("target class", image.target)):
+            if index is not None and index >= classes:
+                raise ValueError(
+                    f"{image.path}: its {what} is {index}, but {arch} has {classes} classes only, "
+                    f"0 to {classes - 1}"
+                )
+
+
+def refuse_no_answer(arch: str, answers: list[int]) -> None:
+    """Raise a ValueError if a network's logits were not finite, for which its answer is -1."""
+    if -1 in answers:
+        raise ValueError(f"{arch} answers with logits that are not finite: are its weights broken?")
+
+
+def warn_of_batch_dependence(arch: str) -> None:
+    """Warn of a network that answers an image otherwise alone than in a batch."""
+    logger.warning(
+        "%s answers an image otherwise alone than in a batch: its numbers depend on --batch-size "
+        "(has it a batch norm without running statistics?)",
+        arch,
+    )
