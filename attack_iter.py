@@ -17,19 +17,15 @@ from suite.running import cli
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description=__doc__.partition("\n")[0])
     # fmt: off
-    parser.add_argument("--input-dir", type=Path, help="folder of natural images")
-    parser.add_argument("--output-dir", type=Path, help="folder to write")
+    add = parser.add_argument
+    add("--input-dir", type=Path, required=True, help="folder of natural images")
+    add("--output-dir", type=Path, required=True, help="folder to write")
 
     add = parser.add_argument_group("source").add_argument
-    add("--arch", nargs="+", default=["efficientnet_lite0"], help="source network, or an ensemble")
+    add("--arch", nargs="+", default=["efficientnet_lite0"],
+        help="source network, or an ensemble; with a defence in front, as in bits:3+resnet50, it "
+        "is attacked through the defence")
     cli.add_checkpoint(add)
-    add("--attack", metavar="FILE.py:FUNCTION",
-        help="an attack of your own, function(model, images, labels, epsilon), which gets the "
-        "other options below that it has parameters for")
-    add("--through-defence", action="store_true",
-        help="attack through the defences in front of --arch (adaptive), as in bits:3+resnet50")
-
-    settings.add_options(parser)
 
     add = parser.add_argument_group("SGM").add_argument
     add("--gamma", type=settings.gamma, nargs="+", default=[1.0],
@@ -41,13 +37,15 @@ def get_parser() -> cli.Parser:
     add("--branches", metavar="REGEX",
         help="scale the gradient at the output of the modules whose whole names match, instead of "
         "the residual branches that are found")
-    add("--list-branches", action="store_true",
-        help="print the residual branches of --arch, and stop; needs neither images nor weights")
+
+    settings.add_options(parser)
+    add = parser.add_argument_group("an attack of your own").add_argument
+    add("--attack", metavar="FILE.py:FUNCTION",
+        help="function(model, images, labels, epsilon), which gets the other options of attacks "
+        "that it has parameters for")
 
     add = parser.add_argument_group("running").add_argument
     add("--overwrite", action="store_true", help="start afresh in a folder that has images")
-    add("--on-error", choices=("stop", "skip"), default="stop",
-        help="at an unreadable image; the exit status is 1 either way")
     cli.add_running(add)
     add("--print-freq", type=cli.positive_int, default=10,
         help="batches from one line of the log to the next, where there is no progress bar")
@@ -57,31 +55,16 @@ def get_parser() -> cli.Parser:
 
 
 def main(args) -> None:
-    if args.list_branches:
-        from suite.results.connections import listed_branches
-        from suite.results.finished import run_json, run_text
-
-        for text in listed_branches(args.arch, args.json):
-            print(text)
-        return
     check(args)
 
-    from suite.attack.crafting import (
-        Crafter,
-        crafted_row,
-        merged_shares,
-        run_summary,
-        warn_of_absent_labels,
-        warn_of_unchanged,
-    )
-    from suite.attack.gammas import chosen_gammas
+    from suite.attack import crafting, gammas
+    from suite.attack.loop import GradientAttack
     from suite.attack.pool import read_pool
+    from suite.attack.sources import Sources
     from suite.images.folders import in_batches, list_images
-    from suite.images.image_checks import refuse_own_targets, refuse_unlabelled
     from suite.images.labels import write_labels
     from suite.images.pictures import Writer, read_batches
     from suite.networks.answer_checks import refuse_other_classes, warn_of_accuracy
-    from suite.results.connections import listed_branches
     from suite.results.finished import run_json, run_text
     from suite.running import devices, ranks, runs
 
@@ -89,60 +72,49 @@ def main(args) -> None:
     device = devices.choose_device(args.no_cuda, args.precision)
     workers = devices.decoders(args.workers)
     todo = list_images(args.input_dir)
-    refuse_own_targets(todo if args.targeted else [])
-    if any(
-        "smooth" in defence_names.defence_kinds(arch) for arch in args.arch
-    ):  # it may answer no class
-        refuse_unlabelled(args.input_dir, todo, targeted=False)
-    skip = args.on_error == "skip"
-    pool = read_pool(todo, args.seed, workers, skip) if args.admix else None
-    gammas, origins = chosen_gammas(args.gamma, args.arch, args.num_steps)
-    attacker = make_attacker(args, gammas, device, pool)
-    for source in attacker.sources:
+    check_labels(args, todo)
+    chosen, origins = gammas.chosen_gammas(args.gamma, args.arch, args.num_steps)
+    attack = make_attack(args)
+    sources = Sources(load_sources(args, attack, chosen, device), args.ensemble, args.seed)
+    for source in sources.sources:
         refuse_other_classes(source.name, source.network.classes, todo)
-    crafter = Crafter(attacker, args.output_dir, device)
-
-    def batch_size() -> int:
-        resumed = None if args.overwrite else runs.resumed_batch_size(args.output_dir)
-        return resumed or crafter.find_batch_size()
+        source.register_sgm()
+    pool = read_pool(todo, args.seed, sources, device, workers) if args.admix else None
+    loop = GradientAttack(attack, sources.networks, pool)
 
     run = {
         "options": {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()},
-        "gamma": attacker.gamma,
-        "weights": attacker.digests,
+        "gamma": sources.gamma,
+        "weights": digests(sources.networks, attack),
         **runs.machine(device),
-        "hooks": attacker.hooks,
-        "batch_size": args.batch_size or ranks.first(batch_size),
+        "hooks": [source.hooks for source in sources.sources],
+        "batch_size": ranks.first(lambda: chosen_batch_size(args, device)),
     }
-    if origins:
-        run["gamma_from"] = origins
-    if pool:
-        run["pool"] = runs.listing_digest(todo)
-    with runs.output_folder(args.output_dir, run, args.overwrite):
+    run |= {"gamma_from": origins} if origins else {}
+    run |= {"pool": runs.listing_digest(todo)} if pool else {}
+    with runs.output_folder(args.output_dir, run, args.overwrite, settings.DEFAULTS):
+        crafter = crafting.Crafter(sources, loop, args.output_dir, device)
         with Writer(workers, waiting=max(64, 2 * run["batch_size"])) as writer:
-            batches = read_batches(
-                ranks.share(in_batches(todo, run["batch_size"])),
-                workers,
-                skipped=crafter.share.skipped if skip else None,
-            )
-            shown = cli.progress(batches, len(todo), args.print_freq, writer)
-            crafter.craft(shown, writer)
-        whole = merged_shares(ranks.gather(crafter.share))
+            batches = ranks.share(in_batches(todo, run["batch_size"]))
+            decoded = read_batches(batches, workers, skipped=crafter.share.skipped)
+            shown = cli.progress(decoded, len(todo), args.print_freq, writer)
+            for listed, natural in devices.ahead(shown, device):
+                if listed:
+                    crafter.craft(listed, natural, loop.run, writer)
+        whole = crafting.merged_shares(ranks.gather(crafter.share))
         if ranks.rank():
             return
         if not whole.records:
             raise ValueError(f"no readable image in {args.input_dir}")
-        rows = [crafted_row(record, args.targeted) for record in whole.records]
+        rows = [crafting.crafted_row(record, args.targeted) for record in whole.records]
         write_labels(args.output_dir, rows)
-        run |= {"status": "done"} | run_summary(attacker, whole.records)
-        run |= {"size": list(whole.first[1]), "skipped": whole.skipped}
+        run |= {"status": "done"} | crafting.run_summary(sources, attack, whole)
         runs.write_run(args.output_dir, run)
 
     warn_of_accuracy(run["source"], [r for r in whole.records if r["answer"] is not None])
-    warn_of_unchanged(whole.records)
-    warn_of_absent_labels(run["labels_predicted"], run["targets_drawn"], args.seed)
-    as_text = run_json if args.json else run_text
-    print(as_text(run, whole.speeds))
+    crafting.warn_of_unchanged(whole.records)
+    crafting.warn_of_absent_labels(run["labels_predicted"], run["targets_drawn"], args.seed)
+    print((run_json if args.json else run_text)(run, whole.speeds))
     if whole.skipped:
         names = ", ".join(whole.skipped)
         raise ValueError(f"{len(whole.skipped)} images were not readable: {names}")
@@ -150,8 +122,6 @@ def main(args) -> None:
 
 def check(args) -> None:
     """Refuse options that do not go together."""
-    if args.input_dir is None or args.output_dir is None:
-        raise cli.UsageError("--input-dir and --output-dir are needed")
     if args.output_dir.resolve() == args.input_dir.resolve():
         raise cli.UsageError("the output folder is the input folder")
     defence_names.refuse_as_sources(args)
@@ -160,31 +130,57 @@ def check(args) -> None:
     settings.refuse_wrong(args)
 
 
-def make_attacker(args, gammas: list[float], device: str, pool=None):
-    """Return the attack of the options on its sources, which are on the device."""
-    from suite.attack.attacker import Attacker
-    from suite.attack.settings import USER_SETTINGS, Attack
-    from suite.attack.sources import Source
-    from suite.defences.defended import load_defended
+def check_labels(args, todo) -> None:
+    """Refuse images whose labels or target classes do not go with the attack."""
+    from suite.images.image_checks import refuse_own_targets, refuse_unlabelled
+
+    refuse_own_targets(todo if args.targeted else [])
+    # A smoothed network may answer no class, by which a missing label could not be replaced.
+    if any("smooth" in defence_names.defence_kinds(arch) for arch in args.arch):
+        refuse_unlabelled(args.input_dir, todo, targeted=False)
+
+
+def make_attack(args) -> settings.Attack:
+    """Return the attack of the options."""
     from suite.user_code.user_attack import UserAttack
 
-    named = {name: v for name, v in vars(args).items() if name in Attack.__dataclass_fields__}
-    step_size = args.step_size if args.step_size >= 0 else args.epsilon / args.num_steps
-    named |= {
-        "step_size": step_size,
-        "user": UserAttack(args.attack, USER_SETTINGS) if args.attack else None,
-    }
+    named = {option.name: getattr(args, option.name) for option in settings.OPTIONS}
+    if args.step_size < 0:
+        named["step_size"] = args.epsilon / args.num_steps
+    user = UserAttack(args.attack, settings.USER_SETTINGS) if args.attack else None
     try:
-        attack = Attack(**named)
+        return settings.Attack(**named, user=user)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
+
+
+def load_sources(args, attack: settings.Attack, gammas: list[float], device: str) -> list:
+    """Return the source networks on the device."""
+    from suite.attack.sources import Source
+    from suite.defences.defended import load_defended
+
     files = defence_names.checkpoints(args.arch, args.checkpoint)
+    averaged = attack.averages(len(args.arch)) or attack.user
+    hooks = "branch" if averaged and args.hooks == "auto" else args.hooks
     models = [load_defended(arch, files) for arch in args.arch]
-    sources = [
-        Source(model.accelerate(args.precision).to(device), gamma, args.hooks, args.branches, arch)
+    return [
+        Source(model.accelerate(args.precision).to(device), gamma, hooks, args.branches, arch)
         for arch, model, gamma in zip(args.arch, models, gammas, strict=True)
     ]
-    return Attacker(attack, sources, pool)
+
+
+def digests(networks, attack: settings.Attack) -> dict[str, str]:
+    """Return the SHA-256 of each file that networks, and an attack of the user's, come from."""
+    made_of = [*networks, attack.user] if attack.user else networks
+    return {file: digest for each in made_of for file, digest in each.digests.items()}
+
+
+def chosen_batch_size(args, device: str) -> int:
+    """Return the number of images attacked together; a resumed run keeps its own."""
+    from suite.running import devices, runs
+
+    resumed = None if args.overwrite else runs.resumed_batch_size(args.output_dir)
+    return devices.batch_size(device, args.batch_size or resumed)
 
 
 if __name__ == "__main__":

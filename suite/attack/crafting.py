@@ -2,24 +2,24 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from suite.attack.attacker import Attacker
-from suite.attack.attacks import random_targets
+from suite.attack.loop import Batch, GradientAttack
+from suite.attack.settings import Attack
+from suite.attack.sources import Sources
 from suite.defences.defended import undefended
 from suite.images.labels import LabelledImage
 from suite.images.pictures import Writer, read_image, size_error, to_float, to_pixels, to_uint8
 from suite.networks.answer_checks import (
-    refuse_no_answer,
     warn_of_batch_dependence,
     warn_of_probabilities,
 )
-from suite.networks.classifier import depends_on_batch, predicted_classes
+from suite.networks.classifier import depends_on_batch
 from suite.running import devices, runs
 from suite.running.random_numbers import image_generators
 
@@ -32,21 +32,21 @@ class Share:
 
     Attributes:
         records: of each image, a dict: `image`; `label`; `target`, the class by which success is
-            measured; `answer`, what the source answers where the attack starts, None in a resumed
-            batch; `fooled`, what it answers to the adversarial pixels; `change`, the largest change
+            measured; `answer`, what the source answers to the natural image, None in a resumed
+            batch; `fooled`, what it answers to the adversarial image; `change`, the largest change
             of a pixel, in 1/255; `moved`, whether there was any before rounding, None if not known.
-        skipped: names of unreadable images.
         first: path of the first image, and the width and height that all must have.
         crafted, seconds: how many images were attacked in this run, and in how long.
         elapsed: the same with reading, and waiting for others.
+        skipped: names of unreadable images.
     """
 
     records: list[dict] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
     first: tuple[Path, tuple[int, int]] | None = None
     crafted: int = 0
     seconds: float = 0
     elapsed: float = 0
+    skipped: list[str] = field(default_factory=list)
 
     @property
     def speeds(self) -> tuple[float, float] | None:
@@ -68,127 +68,115 @@ def merged_shares(shares: list[Share]) -> Share:
         crafted=sum(s.crafted for s in shares),
         seconds=max(s.seconds for s in shares),
         elapsed=max(s.elapsed for s in shares),
+        skipped=sorted(name for share in shares for name in share.skipped),
     )
     for share in shares:
         whole.records += share.records
-        whole.skipped += share.skipped
         if share.first:
             whole.refuse_other_size(*share.first)
-    whole.records.sort(key=lambda record: (record["image"].path, record["image"].index))
-    whole.skipped.sort()
+    whole.records.sort(key=lambda record: record["image"].path)
     return whole
 
 
 class Crafter:
-    """Attacks batches of images, and saves what comes out.
+    """Attacks batches of images, saves what comes out, and keeps records of it.
 
     Args:
-        attacker: its sources are networks of `networks.load_model`, accelerated, on the device.
+        sources: of `defended.load_defended`, accelerated, on the device.
+        loop: the attack on them.
         folder: where adversarial images are, or will be.
 
     Attributes:
         share: what was done so far.
     """
 
-    def __init__(self, attacker: Attacker, folder: Path, device: str):
-        self.attacker = attacker
+    def __init__(self, sources: Sources, loop: GradientAttack, folder: Path, device: str):
+        self.sources, self.loop = sources, loop
         self.folder = folder
         self.device = device
         self.share = Share()
-        self._classes = attacker.sources[0].network.classes
         self._parts = devices.Parts()
         self._begin: float | None = None
 
-    def find_batch_size(self) -> int:
-        """Return a batch size that fits the device, for images as large as the first source's."""
-        size = self.attacker.sources[0].network.input_size
-
-        def attempt(part: slice) -> None:
-            zeros = torch.zeros(part.stop - part.start, *size, device=self.device)
-            self.attacker.rehearse(zeros)
-
-        return devices.find_batch_size(self.device, self._parts, attempt)
-
-    def craft(self, batches: Iterable[tuple[list[LabelledImage], Tensor]], writer: Writer) -> None:
-        """Attack and save batches of images, unless they are there; add their records to the share.
+    def craft(
+        self,
+        listed: list[LabelledImage],
+        natural: Tensor,
+        perturb: Callable[[Batch], Tensor],
+        writer: Writer,
+    ) -> None:
+        """Attack and save a batch of images, unless it is there; add its records to the share.
 
         Args:
-            batches: images and their pixels, uint8, N x 3 x H x W, as `images.read_batches` does.
+            natural: uint8, N x 3 x H x W, on the device.
+            perturb: the attack; called with a batch of the device's memory at most.
         """
-        for batch, natural in devices.ahead(batches, self.device):
-            if batch:
-                self._craft(batch, natural, writer)
-
-    def _craft(self, batch: list[LabelledImage], natural: Tensor, writer: Writer) -> None:
         start = time.perf_counter()
         self._begin = self._begin or start
-        self.share.refuse_other_size(batch[0].path, (natural.shape[3], natural.shape[2]))
+        self.share.refuse_other_size(listed[0].path, (natural.shape[3], natural.shape[2]))
         if not self.share.records:
             self._warn_of_batch_dependence(to_float(natural[:2]))
-        finished = _finished(self.folder, batch, natural)
+        finished = _finished(self.folder, listed, natural)
 
         def attacked(part: slice) -> dict:
             there = None if finished is None else finished[part]
-            return self._attacked(batch[part], natural[part], there)
+            return self._attacked(listed[part], natural[part], perturb, there)
 
-        parts = self._parts(attacked, len(batch))
-        keys = ("label", "target", "answer", "fooled", "change", "moved")
-        columns = [[x for part in parts for x in part[key]] for key in keys]
-        adversarial = torch.cat([part["adversarial"] for part in parts])
+        parts = self._parts(attacked, len(listed))
+        adversarial = torch.cat([part.pop("adversarial") for part in parts])
         if finished is None:
-            for image, png in zip(batch, adversarial, strict=True):
+            for image, png in zip(listed, adversarial, strict=True):
                 writer.write(png, self.folder / image.name)
-            self.share.crafted += len(batch)
+            self.share.crafted += len(listed)
             self.share.seconds += time.perf_counter() - start
             self.share.elapsed = time.perf_counter() - self._begin
-        self.share.records += [
-            {"image": image} | dict(zip(keys, values, strict=True))
-            for image, *values in zip(batch, *columns, strict=True)
-        ]
+        for part in parts:
+            rows = zip(*part.values(), strict=True)
+            self.share.records += [dict(zip(part, row, strict=True)) for row in rows]
 
     def _attacked(
-        self, batch: list[LabelledImage], natural: Tensor, finished: Tensor | None
+        self,
+        listed: list[LabelledImage],
+        natural: Tensor,
+        perturb: Callable[[Batch], Tensor],
+        finished: Tensor | None,
     ) -> dict:
-        """Return the columns of the batch's records, and its adversarial pixels on the CPU."""
-        attack, floats = self.attacker.attack, to_float(natural)
-        names = [image.name for image in batch]
+        """Return the columns of the records, and the adversarial pixels on the CPU."""
+        attack, floats = self.loop.attack, to_float(natural)
+        names = [image.name for image in listed]
         generators = image_generators(attack.seed, names)
-        labels = [-1 if image.label is None else image.label for image in batch]
-        answers = [None] * len(batch)
-        # Elsewhere the attack's first step answers, without a pass of its own.
-        by_itself = attack.rand_init or attack.di_prob > 0 or attack.targeted
-        by_itself = by_itself or any(source.random for source in self.attacker.sources)
-        if -1 in labels and (by_itself or finished is not None):
-            answers = self._predicted(floats, names)
-            refuse_no_answer(self.attacker.name, answers)
-            labels = _filled(labels, answers)
+        labels, answers = [image.label for image in listed], [None] * len(listed)
+        if None in labels:
+            answers = self._answers(floats, names)
+            pairs = zip(labels, answers, strict=True)
+            labels = [answer if label is None else label for label, answer in pairs]
         targets = labels
         if attack.targeted:
-            draws = random_targets(labels, generators, self._classes)
+            classes = self.sources.networks[0].classes
+            drawn = random_targets(labels, generators, classes)
             targets = [
                 draw if image.target is None else image.target
-                for image, draw in zip(batch, draws, strict=True)
+                for image, draw in zip(listed, drawn, strict=True)
             ]
-        adversarial, moved = finished, [None] * len(batch)
+        adversarial, moved = finished, [None] * len(listed)
         if finished is None:
-            aims = torch.tensor(targets, device=self.device)
-            classes = torch.tensor(labels, device=self.device) if attack.targeted else None
-            result = self.attacker(floats, aims, generators, classes)
-            answers = self._first_answers()
+            aims, classes = (torch.tensor(each, device=self.device) for each in (targets, labels))
+            batch = self.loop.batch(floats, aims, generators, classes)
+            result = perturb(batch)
+            answers = self._natural_answers(batch, names)
             if attack.user:
                 refuse_too_far(attack.name, result, floats, attack.epsilon, names)
             else:
                 refuse_not_finite(result, names)
                 moved = (result != floats).flatten(1).any(1).tolist()
-            labels = _filled(labels, answers)
             adversarial = to_uint8(result, natural, attack.epsilon)
         adversarial = adversarial.to(self.device)
-        fooled = self._predicted(to_float(adversarial), names)
-        refuse_no_answer(self.attacker.name, fooled)
+        fooled = self._answers(to_float(adversarial), names)
         changes = (adversarial.int() - natural.int()).abs().flatten(1).amax(1)
         return {
+            "image": listed,
             "label": labels,
-            "target": targets if attack.targeted else labels,
+            "target": targets,
             "answer": answers,
             "fooled": fooled,
             "change": changes.tolist(),
@@ -196,33 +184,40 @@ class Crafter:
             "adversarial": adversarial.cpu(),
         }
 
-    def _predicted(self, pixels: Tensor, names: list[str]) -> list[int]:
-        # New generators, since those of the attack are not there in a resumed run.
-        generators = image_generators(self.attacker.attack.seed, names)
-        return self.attacker.predict(pixels, generators).tolist()
+    def _answers(self, pixels: Tensor, names: list[str]) -> list[int]:
+        return self.sources.classes(self.sources.logits(pixels, names))
+
+    def _natural_answers(self, batch: Batch, names: list[str]) -> list[int]:
+        """Return what the sources answer to the natural images, which a pass may have told."""
+        logits = batch.logits
+        if logits is None:
+            logits = self.sources.logits(batch.natural, names)
+        if not self.share.crafted:
+            warn_of_probabilities(self.sources.name, logits)
+        return self.sources.classes(logits)
 
     def _warn_of_batch_dependence(self, pixels: Tensor) -> None:
-        for source in self.attacker.sources:
+        for source in self.sources.sources:
             if depends_on_batch(undefended(source.network), pixels):
                 warn_of_batch_dependence(source.name)
 
-    def _first_answers(self) -> list[int]:
-        answers = predicted_classes(self.attacker.logits).tolist()
-        refuse_no_answer(self.attacker.name, answers)
-        if not self.share.crafted:
-            names = " + ".join(source.name for source in self.attacker.sources)
-            warn_of_probabilities(names, self.attacker.logits)
-        return answers
+
+def random_targets(
+    labels: Sequence[int], generators: Sequence[torch.Generator], classes: int = 1000
+) -> list[int]:
+    """Return for each image a class drawn uniformly from those that are not its label."""
+    draws = [torch.randint(1, classes, (), generator=generator).item() for generator in generators]
+    return [(label + draw) % classes for label, draw in zip(labels, draws, strict=True)]
 
 
-def _finished(folder: Path, batch: list[LabelledImage], natural: Tensor) -> Tensor | None:
+def _finished(folder: Path, listed: list[LabelledImage], natural: Tensor) -> Tensor | None:
     """Return the adversarial images of a batch, uint8 like `natural`, if all are there and whole.
 
     A batch is done as a whole or again as a whole, since rounding depends on which images are
     attacked together: thus a resumed run gives the bytes of an undisturbed one.
     """
     done = []
-    for image in batch:
+    for image in listed:
         try:
             done.append(to_pixels(read_image(folder / image.name)))
         except ValueError:
@@ -232,27 +227,23 @@ def _finished(folder: Path, batch: list[LabelledImage], natural: Tensor) -> Tens
     return torch.stack(done)
 
 
-def _filled(labels: list[int], answers: list[int]) -> list[int]:
-    return [a if label < 0 else label for label, a in zip(labels, answers, strict=True)]
-
-
 def crafted_row(record: dict, targeted: bool) -> dict:
     """Return a record's row of labels.csv."""
     row = {"filename": record["image"].name, "label": record["label"]}
     return row | {"target": record["target"]} if targeted else row
 
 
-def run_summary(attacker: Attacker, records: list[dict]) -> dict:
-    """Return what run.json says of a finished run, of which there are records as of `Share`."""
-    attack = attacker.attack
+def run_summary(sources: Sources, attack: Attack, share: Share) -> dict:
+    """Return what run.json says of a finished run."""
+    records = share.records
     steps = {key: getattr(attack, key) for key in ("step_size", "num_steps")}
     if attack.user:
         steps = {key: value if key in attack.user.asks else None for key, value in steps.items()}
     hits = sum((r["fooled"] == r["target"]) == attack.targeted for r in records)
     return {
-        "source": attacker.name,
+        "source": sources.name,
         "attack": attack.name,
-        "gamma": attacker.gamma,
+        "gamma": sources.gamma,
         "epsilon": attack.epsilon,
         **steps,
         "seed": attack.seed,
@@ -264,6 +255,8 @@ def run_summary(attacker: Attacker, records: list[dict]) -> dict:
         "unchanged": [r["image"].name for r in records if r["change"] == 0],
         "white_box_success": 100 * hits / len(records),
         "largest_perturbation": max(r["change"] for r in records),
+        "size": list(share.first[1]),
+        "skipped": share.skipped,
     }
 
 
@@ -295,7 +288,7 @@ def refuse_too_far(
 
 
 def warn_of_unchanged(records: list[dict]) -> None:
-    """Warn of images that an attack did not change; `records` as of `attack.Crafter`."""
+    """Warn of images that an attack did not change."""
     for moved, why in (
         (None, "nothing was changed at"),
         (False, "the gradient is zero at"),

@@ -109,14 +109,16 @@ class Attack:
         return evaluations(self)
 
     @property
-    def one_pass(self) -> bool:
-        copies = self.scales > 1 or self.admix > 0 or self.block_shuffle > 0 or self.eot > 1
-        return not (copies or self.nesterov or self.variance)
-
-    @property
     def copies(self) -> int:
         """Number of gradients that are averaged at one point, of copies and random draws."""
         return evaluations(self) // (1 + self.variance)
+
+    def averages(self, sources: int) -> bool:
+        """Whether gradients of networks or passes are averaged in one backward pass or several.
+
+        Relu hooks rescale each of them by itself, so that they would not count equally.
+        """
+        return (sources > 1 or self.evaluations > 1) and self.ensemble == "logits"
 
     @property
     def name(self) -> str:

@@ -2,33 +2,43 @@
 
 import itertools
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 import utils_sgm
-from suite.defences.defended import Defended, undefended
-from suite.networks.classifier import Classifier
+from suite.attack.ensembles import LogitEnsemble
+from suite.defences.defended import Defended, for_batch, undefended
+from suite.networks.answer_checks import refuse_no_answer
+from suite.networks.classifier import Classifier, predict_logits, predicted_classes
+from suite.running.random_numbers import image_generators
 from suite.user_code.input_sizes import input_size
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Source:
     """A network that an attack takes gradients from.
 
     Attributes:
         network: from pixels in [0, 1], N x 3 x H x W, to logits, N x classes, in evaluation mode;
-            one of `networks.load_model`, or any other module, whose attribute `input_size` says
-            what it takes (224 if absent). Freeze it: gradients of parameters cost time. Through
-            the defences of one of `defences.load` goes the attack; gamma and hooks are the
-            classifier's behind them.
+            one of `classifier.load_model`, or any other module, whose attribute `input_size` says
+            what it takes (224 if absent). Freeze it: gradients of parameters cost time. A network
+            of `defended.load_defended` is attacked through its defences; gamma and hooks are for
+            the classifier behind them.
         gamma: decay factor of the residual gradients, in (0, 1]; 1 is the plain attack. With
             `branches` also 0.
-        hooks, branches: see `utils_sgm.register_sgm`.
+        hooks: "relu" or "branch"; "auto" becomes one of them, see `utils_sgm.choose_hooks`.
+        branches: see `utils_sgm.register_sgm`.
         name: of its architecture, by which the released hooks know it.
+        handles: take SGM off again.
+
+    Raises:
+        ValueError: the network is in training mode, or there are no such hooks.
     """
 
     network: nn.Module
@@ -36,64 +46,112 @@ class Source:
     hooks: str = "auto"
     branches: str | None = None
     name: str = ""
+    handles: list[RemovableHandle] = field(default_factory=list, init=False)
+
+    def __post_init__(self):
+        if self.network.training:
+            raise ValueError(
+                f"{self.name or 'a source'} is in training mode: call its eval() first"
+            )
+        self.hooks = utils_sgm.choose_hooks(self.architecture, self.hooks, self.branches)
 
     @property
     def architecture(self) -> str:
         """The name without that of defences."""
         return self.network.arch if isinstance(self.network, Defended) else self.name
 
-    @property
-    def random(self) -> bool:
-        """Whether the network has a defence that draws."""
-        return isinstance(self.network, Defended) and self.network.random
+    def register_sgm(self) -> list[RemovableHandle]:
+        """Scale the residual gradients by gamma, from now on, and return the handles.
 
+        Raises:
+            ValueError: SGM does not change the gradient, or leaves none.
+        """
+        network, size = undefended(self.network), input_size(self.network)
+        bare = network.network if isinstance(network, Classifier) else network
+        plain = _gradient_at_noise(network, size) if self.gamma < 1 else None
+        self.handles = utils_sgm.register_sgm(
+            bare, self.architecture, self.gamma, self.hooks, size, self.branches
+        )
+        logger.info(
+            "%s: gamma %g, %d hooks", self.name or "a source", self.gamma, len(self.handles)
+        )
+        if self.gamma < 1 and plain.any():
+            self._refuse_no_effect(plain, _gradient_at_noise(network, size))
+        return self.handles
 
-def register(source: Source, hooks: str) -> list:
-    """Register SGM on a source, see to it that it changes the gradient, and return the handles.
-
-    Args:
-        hooks: "relu" or "branch".
-
-    Raises:
-        ValueError: the source is in training mode, or SGM changes nothing or leaves no gradient.
-    """
-    network, size = source.network, input_size(source.network)
-    if network.training:
-        raise ValueError(f"{source.name or 'a source'} is in training mode: call its eval() first")
-    whole = network = undefended(network)
-    if isinstance(network, Classifier):
-        network = network.network
-    plain = _gradient(whole, size) if source.gamma < 1 else None
-    handles = utils_sgm.register_sgm(
-        network, source.architecture, source.gamma, hooks, size, source.branches
-    )
-    if source.gamma < 1 and plain.any():
-        scaled, name = _gradient(whole, size), source.name or "a source"
+    def _refuse_no_effect(self, plain: Tensor, scaled: Tensor) -> None:
+        name, number = self.name or "a source", len(self.handles)
         if plain.equal(scaled):
             raise ValueError(
-                f"gamma {source.gamma:g} leaves the gradient of {name} as it is: its "
-                f"{len(handles)} hooks don't run, as in compiled parts, or branches return zeros"
+                f"gamma {self.gamma:g} leaves the gradient of {name} as it is: its {number} hooks "
+                "don't run, as in compiled parts, or branches return zeros"
             )
         if not scaled.any():
             raise ValueError(
-                f"gamma {source.gamma:g} leaves no gradient of {name}: all of it goes through the "
-                f"{len(handles)} modules of branches {source.branches!r}, past which none skips"
+                f"gamma {self.gamma:g} leaves no gradient of {name}: all of it goes through the "
+                f"{number} modules of branches {self.branches!r}, past which none skips"
             )
-    logger.info("%s: gamma %g, %d hooks", source.name, source.gamma, len(handles))
-    return handles
 
 
-def _gradient(network: nn.Module, size: tuple[int, int, int]) -> Tensor:
+def _gradient_at_noise(network: nn.Module, size: tuple[int, int, int]) -> Tensor:
     """Return the gradient of the logits' squares at a random image."""
-    pixels = torch.rand(1, *size, generator=torch.Generator().manual_seed(0)).to(device_of(network))
-    logits = network(pixels.requires_grad_().clone())
+    noise = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    some = next(itertools.chain(network.parameters(), network.buffers()), noise)
+    pixels = noise.to(some.device).requires_grad_()
+    logits = network(pixels.clone())
     if not logits.requires_grad:
         raise ValueError("no gradient goes through this network: it turns them off (no_grad, ...)")
     logits.square().sum().backward()  # which re-entrant checkpointing needs
     return pixels.grad
 
 
-def device_of(network: nn.Module) -> torch.device:
-    """Return where a network is; the CPU if it has no tensors."""
-    some = next(itertools.chain(network.parameters(), network.buffers()), torch.empty(0))
-    return some.device
+@dataclass(frozen=True)
+class Sources:
+    """The sources of an attack, one or an ensemble, and what they answer together.
+
+    Args:
+        sources: one of each network.
+        ensemble, seed: as in `settings.Attack`.
+    """
+
+    sources: Sequence[Source]
+    ensemble: str = "logits"
+    seed: int = 0
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The sources' networks."""
+        return [source.network for source in self.sources]
+
+    @property
+    def name(self) -> str:
+        """The names of the sources, and how they are an ensemble, for tables."""
+        by_gradients = self.ensemble == "gradients" and len(self.sources) > 1
+        return " + ".join(s.name for s in self.sources) + " (gradients)" * by_gradients
+
+    @property
+    def gamma(self) -> float | list[float]:
+        """The gamma of all sources, or of each where they differ."""
+        gammas = [source.gamma for source in self.sources]
+        return gammas[0] if len(set(gammas)) == 1 else gammas
+
+    def logits(self, pixels: Tensor, names: Sequence[str]) -> Tensor:
+        """Return the average logits, N x classes, without a graph behind them.
+
+        Args:
+            pixels: float in [0, 1], N x 3 x H x W.
+            names: of the images, on which the random numbers of defences depend.
+        """
+        generators = image_generators(self.seed, names)
+        members = [for_batch(network, generators) for network in self.networks]
+        return predict_logits(LogitEnsemble(members), pixels)
+
+    def classes(self, logits: Tensor) -> list[int]:
+        """Return the classes that average logits, N x classes, stand for.
+
+        Raises:
+            ValueError: logits are not finite.
+        """
+        answers = predicted_classes(logits).tolist()
+        refuse_no_answer(self.name, answers)
+        return answers

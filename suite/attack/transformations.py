@@ -1,93 +1,114 @@
-"""What turns an image into copies of itself: images of other classes, blocks that move."""
+"""Input transformations, DI, Admix and BSR, and TI's smoothing of the gradient.
+
+Each image is transformed by itself, with random numbers out of its own generator.
+"""
 
 import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import grid_sample
+from torch import Tensor
+from torch.nn.functional import conv2d, grid_sample, pad
 
 from suite.attack.pool import Pool
+from suite.networks.resizing import resized
 from suite.running import devices
 
 
-class Admix(nn.Module):
-    """Admix (Wang et al., ICCV 2021, section 3): a share of an image of another class, to be added.
+def input_diversity(
+    pixels: Tensor, probability: float, resize: float, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Return images, N x 3 x H x W, resized and padded at random with a probability.
+
+    DI (Xie et al., CVPR 2019, section 3.3): an image is enlarged to a random size up to `resize`
+    times its own, padded with zeros at random to the largest size, and brought back to its own.
+    """
+    pairs = zip(pixels.split(1), generators, strict=True)
+    return torch.cat([_resized_and_padded(*pair, probability, resize) for pair in pairs])
+
+
+def _resized_and_padded(
+    image: Tensor, generator: torch.Generator, probability: float, resize: float
+) -> Tensor:
+    chance, scale, top, left = torch.rand(4, generator=generator).tolist()
+    if chance >= probability:
+        return image
+    own = tuple(image.shape[-2:])
+    largest = [round(length * resize) for length in own]
+    size = tuple(round(length * (1 + scale * (resize - 1))) for length in own)
+    y, x = (
+        int(place * (most - length + 1))
+        for place, most, length in zip((top, left), largest, size, strict=True)
+    )
+    image = resized(image, size)
+    image = pad(image, (x, largest[1] - size[1] - x, y, largest[0] - size[0] - y))
+    return resized(image, own, antialias=True)
+
+
+def admixed(
+    pool: Pool, classes: Tensor, ratio: float, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Return what Admix adds to images (Wang et al., ICCV 2021, section 3): N x 3 x H x W.
+
+    For each image that is a random one of the pool, of another class, times `ratio`.
 
     Args:
-        pool: with its labels known, of two classes or more.
-        ratio: how much of an image.
-
-    Attributes:
-        generators: of the images of the current batch, set before the attack on it.
+        pool: on the images' device.
+        classes: N class indices of the images.
     """
-
-    def __init__(self, pool: Pool, ratio: float = 0.2):
-        super().__init__()
-        self.ratio = ratio
-        self.generators: Sequence[torch.Generator] = ()
-        self.register_buffer("pixels", pool.pixels)
-        self.register_buffer("labels", pool.labels)
-
-    def forward(self, classes: Tensor) -> Tensor:
-        """Return what to add to images of these classes, N: floats, N x 3 x H x W."""
-        uniform = _drawn(self.generators, 1, classes.device)
-        others = classes[:, None] != self.labels  # N x P
-        number = (uniform * others.sum(1, keepdim=True)).floor()
-        # The first place up to which there are more than `number`.
-        index = (others.cumsum(1) > number).int().argmax(1)
-        return self.pixels[index] * (self.ratio / 255)
+    uniform = _uniform_numbers(generators, 1, classes.device)
+    others = classes[:, None] != pool.labels  # N x P
+    number = (uniform * others.sum(1, keepdim=True)).floor()
+    # The first place up to which there are more than `number`.
+    index = (others.cumsum(1) > number).int().argmax(1)
+    return pool.pixels[index] * (ratio / 255)
 
 
-class BlockShuffle(nn.Module):
-    """BSR (Wang et al., CVPR 2024, section 3): shuffle an image's 2 x 2 blocks, and rotate each.
+def shuffle_blocks(
+    pixels: Tensor, generators: Sequence[torch.Generator], degrees: float = 24
+) -> Tensor:
+    """Return images, N x 3 x H x W, whose 2 x 2 blocks are shuffled, each block rotated.
 
-    Each image by itself, and anew in each pass. As in the authors' code, the lengths of two rows
-    are as two uniform numbers, both rows have the same columns, and rows and columns are shuffled
-    by themselves. As in the paper, angles are uniform. A block keeps its size; it is rotated about
-    its middle, bilinearly, and has zeros where it shows what was outside.
+    BSR (Wang et al., CVPR 2024, section 3). As in the authors' code, the lengths of two rows are as
+    two uniform numbers, both rows have the same columns, and rows and columns are shuffled by
+    themselves. As in the paper, angles are uniform. A block keeps its size; it is rotated about its
+    centre, bilinearly, with zeros where it shows what was outside.
 
     Args:
         degrees: the largest angle.
-
-    Attributes:
-        generators: of the images of the current batch, set before the attack on it.
     """
-
-    def __init__(self, degrees: float = 24):
-        super().__init__()
-        self.degrees = degrees
-        self.generators: Sequence[torch.Generator] = ()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        draws = _drawn(self.generators, 10, pixels.device).to(pixels.dtype)
-        angles = math.radians(self.degrees) * (2 * draws[:, 6:, None, None] - 1)
-        y, top, bottom, upper = _line(draws[:, :3], pixels.shape[2], across=2)
-        x, left, right, lefter = _line(draws[:, 3:6], pixels.shape[3], across=1)
-        sine, cosine = (
-            torch.where(
-                lefter, torch.where(upper, a[:, 0], a[:, 1]), torch.where(upper, a[:, 2], a[:, 3])
-            )
-            for a in (angles.sin(), angles.cos())
+    draws = _uniform_numbers(generators, 10, pixels.device).to(pixels.dtype)
+    angles = math.radians(degrees) * (2 * draws[:, 6:, None, None] - 1)
+    y, top, bottom, upper = _cut_and_swapped(draws[:, :3], pixels.shape[2], across=2)
+    x, left, right, lefter = _cut_and_swapped(draws[:, 3:6], pixels.shape[3], across=1)
+    sine, cosine = (
+        torch.where(
+            lefter, torch.where(upper, a[:, 0], a[:, 1]), torch.where(upper, a[:, 2], a[:, 3])
         )
-        middle_y, middle_x = (top + bottom) / 2, (left + right) / 2
-        y, x = y - middle_y, x - middle_x
-        rows = torch.addcmul(middle_y, cosine, y).addcmul_(sine, x)
-        columns = torch.addcmul(middle_x, cosine, x).addcmul_(sine, y, value=-1)
-        # Beyond its last pixel a block fades to zero over the length of one.
-        near_rows, near_columns = rows.clamp(top, bottom), columns.clamp(left, right)
-        inside = (1 - rows.sub_(near_rows).abs_()).clamp_(min=0)
-        inside *= (1 - columns.sub_(near_columns).abs_()).clamp_(min=0)
-        return _sampled(pixels, near_rows, near_columns) * inside[:, None]
+        for a in (angles.sin(), angles.cos())
+    )
+    middle_y, middle_x = (top + bottom) / 2, (left + right) / 2
+    y, x = y - middle_y, x - middle_x
+    rows = torch.addcmul(middle_y, cosine, y).addcmul_(sine, x)
+    columns = torch.addcmul(middle_x, cosine, x).addcmul_(sine, y, value=-1)
+    # Beyond its last pixel a block fades to zero over the length of one.
+    near_rows, near_columns = rows.clamp(top, bottom), columns.clamp(left, right)
+    inside = (1 - rows.sub_(near_rows).abs_()).clamp_(min=0)
+    inside *= (1 - columns.sub_(near_columns).abs_()).clamp_(min=0)
+    return _sampled(pixels, near_rows, near_columns) * inside[:, None]
 
 
-def _drawn(generators: Sequence[torch.Generator], count: int, device: torch.device) -> Tensor:
-    """Return numbers of each image, N x count, uniform in [0, 1), without waiting for a GPU."""
+def _uniform_numbers(
+    generators: Sequence[torch.Generator], count: int, device: torch.device
+) -> Tensor:
+    """Return per-image numbers, N x count, uniform in [0, 1), without waiting for a GPU."""
     draws = [torch.rand(count, dtype=torch.double, generator=g) for g in generators]
     return devices.to_device(torch.stack(draws), str(device))
 
 
-def _line(draws: Tensor, length: int, across: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _cut_and_swapped(
+    draws: Tensor, length: int, across: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cut lines in two, and swap the parts or not.
 
     Args:
@@ -109,15 +130,15 @@ def _line(draws: Tensor, length: int, across: int) -> tuple[Tensor, Tensor, Tens
 
 
 def _sampled(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return an image's values, N x C x H x W, at places of it, N x H x W each, in pixels."""
+    """Return images' values, N x C x H x W, at places of them, N x H x W each, in pixels."""
     if pixels.is_cuda and torch.are_deterministic_algorithms_enabled():
-        return by_gathering(pixels, rows, columns)
+        return sampled_by_gathering(pixels, rows, columns)
     height, width = (max(1, length - 1) for length in pixels.shape[2:])
     grid = torch.stack([columns * (2 / width) - 1, rows * (2 / height) - 1], -1)
     return grid_sample(pixels, grid, align_corners=True)
 
 
-def by_gathering(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def sampled_by_gathering(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return the same as `grid_sample`, whose gradient on a GPU adds up in no fixed order."""
     height, width = pixels.shape[2:]
     top, left = rows.floor(), columns.floor()
@@ -130,3 +151,23 @@ def by_gathering(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
             values = pixels.flatten(2).gather(2, index).view_as(pixels)
             total = total + values * (vertical * horizontal)[:, None]
     return total
+
+
+def gaussian_kernel(size: int, sigma: float) -> Tensor:
+    """Return TI's kernel, 3 x 1 x size x size: a Gaussian with a sum of 1 for each channel.
+
+    Args:
+        size: in pixels; odd.
+        sigma: how many standard deviations the kernel reaches to each side.
+    """
+    line = torch.exp(-(torch.linspace(-sigma, sigma, size) ** 2) / 2)
+    kernel = torch.outer(line, line)
+    return (kernel / kernel.sum()).expand(3, 1, size, size).clone()
+
+
+def smoothed(gradient: Tensor, kernel: Tensor) -> Tensor:
+    """Return a gradient, N x 3 x H x W, convolved with a kernel, 3 x 1 x size x size.
+
+    TI (Dong et al., CVPR 2019, section 3.2).
+    """
+    return conv2d(gradient, kernel, padding="same", groups=3)

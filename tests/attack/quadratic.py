@@ -4,11 +4,19 @@ import scipy.ndimage
 import torch
 from torch import nn
 
+from suite.attack.loop import GradientAttack
+from suite.attack.settings import Attack
 from suite.running.random_numbers import image_generators
 
 
 def generators(seed=0, names="abc"):
     return image_generators(seed, names)
+
+
+def perturbed(networks, natural, labels, drawn=None, **settings):
+    """Attack a network, or a list of them as an ensemble."""
+    networks = networks if isinstance(networks, list) else [networks]
+    return GradientAttack(Attack(**settings), networks).perturb(natural, labels, drawn)
 
 
 class Quadratic(nn.Module):

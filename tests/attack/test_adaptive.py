@@ -6,12 +6,12 @@ import pytest
 import torch
 from bases import SIZE, Small, images
 
-from suite.attack.attacker import Attacker
 from suite.attack.gammas import chosen_gammas
+from suite.attack.loop import GradientAttack
 from suite.attack.settings import Attack
-from suite.attack.sources import Source
+from suite.attack.sources import Source, Sources
 from suite.defences import defence_names
-from suite.defences.defended import Defended
+from suite.defences.defended import Defended, is_random
 from suite.defences.inputs import BitDepth
 from suite.running.random_numbers import image_generators
 
@@ -38,15 +38,15 @@ def test_bpda_steps_by_the_gradient_at_the_defended_pixels():
     for _ in range(PGD.num_steps):
         step = gradient(Small(), BitDepth(2)(x), labels).sign() * 6 / 255
         x = (x + step).clamp(natural - 24 / 255, natural + 24 / 255).clamp(0, 1)
-    ours = Attacker(PGD, [Source(behind("bits:2"))])(natural, labels)
+    ours = GradientAttack(PGD, [behind("bits:2")]).perturb(natural, labels)
     torch.testing.assert_close(ours, x, atol=1e-7, rtol=0)
-    assert not ours.allclose(Attacker(PGD, [Source(Small())])(natural, labels))
+    assert not ours.allclose(GradientAttack(PGD, [Small()]).perturb(natural, labels))
 
 
 def test_eot_steps_by_the_average_gradient_of_the_draws():
     natural, labels = images()
     attack = Attack(24, 24, num_steps=1, momentum=1, eot=5)
-    ours = Attacker(attack, [Source(behind("smooth:0.3"))])(natural, labels)
+    ours = GradientAttack(attack, [behind("smooth:0.3")]).perturb(natural, labels)
     total = torch.zeros_like(natural)
     drawn = image_generators(0, "012")
     for _ in range(5):
@@ -62,23 +62,22 @@ def test_eot_steps_by_the_average_gradient_of_the_draws():
 @pytest.mark.parametrize("attack", [PGD, replace(PGD, eot=3, di_prob=0.5)])
 def test_random_defence_is_of_the_image_alone(attack):
     natural, labels = images()
-    attacker = Attacker(attack, [Source(behind("smooth:0.3:20"))])
+    attacker = GradientAttack(attack, [behind("smooth:0.3:20")])
     together = attacker(natural, labels, image_generators(0, "abc"))
     alone = attacker(natural[2:], labels[2:], image_generators(0, "c"))
     torch.testing.assert_close(alone, together[2:], atol=1e-9, rtol=0)
-    other = Attacker(attack, [Source(behind("smooth:0.3:20"))])
+    other = GradientAttack(attack, [behind("smooth:0.3:20")])
     assert not other(natural, labels, image_generators(1, "abc")).allclose(together)
 
 
 def test_hooks_are_those_of_the_network_behind_the_defence():
-    attacker = Attacker(PGD, [Source(behind("bits:2"), gamma=0.5, name="bits:2+small")])
-    assert len(attacker.handles) == 1
-    assert attacker.name == "bits:2+small"
-    assert attacker.sources[0].architecture == "small"
+    source = Source(behind("bits:2"), gamma=0.5, name="bits:2+small")
+    assert len(source.register_sgm()) == 1
+    assert (Sources([source]).name, source.architecture) == ("bits:2+small", "small")
 
 
-def test_source_that_draws_is_said_to():
-    assert [Source(behind(kind)).random for kind in ("bits", "bits+rp", "smooth")] == [0, 1, 1]
+def test_network_that_draws_is_said_to():
+    assert [is_random(behind(kind)) for kind in ("bits", "bits+rp", "smooth")] == [0, 1, 1]
 
 
 def test_published_gamma_is_that_of_the_network_behind_the_defence():

@@ -1,55 +1,66 @@
-"""The attack on folders: what is saved, and what happens where memory is short."""
+"""The attack on folders: natural answers, and what happens where memory is short."""
 
 import json
 
+import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from small import ATTACK, folder
+from small import ATTACK, folder, label
 
-from suite.attack.attacks import make_attack, perturb, random_start
-from suite.images import pictures
+from suite.attack import crafting
+from suite.attack.loop import GradientAttack
+from suite.images.folders import list_images
+from suite.images.pictures import read_batches, to_float
+from suite.networks.classifier import load_model, predict_classes
 from suite.running.random_numbers import image_generators
 
 __all__ = ["folder"]
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    epsilon=st.floats(0, 64),
-    step=st.floats(0, 64),
-    steps=st.integers(1, 6),
-    seed=st.integers(0, 99),
+@pytest.mark.parametrize(
+    "options",
+    ["--num-steps 1 --step-size 16 --di-prob 1 --di-resize 8", "--rand-init --epsilon 200"],
 )
-def test_no_pixel_leaves_the_ball_or_the_range(epsilon, step, steps, seed):
-    from suite.attack.attacks import perturb
+def test_labels_are_held_against_the_answers_to_the_natural_images(run, folder, options):
+    ((_, pixels),) = read_batches([list_images(folder / "nat")])
+    model = load_model(f"{folder}/nets.py:ten")
+    label(folder / "nat", predict_classes(model, to_float(pixels)).tolist())
+    status, _, err = run(f"{ATTACK}ten {options}", x=folder)
+    assert (status, "natural images" in err) == (0, False)
 
-    generator = torch.Generator().manual_seed(seed)
-    natural = torch.randint(0, 256, (2, 3, 5, 5), generator=generator, dtype=torch.uint8)
-    weights = torch.randn(75, 4, generator=generator)
-    attack = make_attack(lambda x: x.flatten(1) @ weights, epsilon, step, steps, momentum=seed % 2)
-    labels = torch.tensor([0, 1])
-    pixels = pictures.to_float(natural)
-    start = random_start(pixels, epsilon, image_generators(seed, "ab"))
-    result = perturb(attack, pixels, labels, epsilon, start if seed % 3 else None)
-    saved = pictures.to_uint8(result, natural, epsilon)
-    assert saved.dtype == torch.uint8
-    assert abs(saved.int() - natural.int()).max() <= epsilon
+
+def test_absent_labels_and_logits_that_are_not_finite_are_two_things(run, folder):
+    (folder / "nat" / "labels.csv").unlink()
+    assert run(f"{ATTACK}ten", x=folder)[0] == 0
+    status, _, err = run(f"{ATTACK}nan --output-dir {{x}}/other", x=folder)
+    assert (status, "answers with logits that are not finite" in err) == (1, True)
 
 
 def test_run_out_of_memory_goes_on_with_smaller_batches(run, folder, monkeypatch):
-    perturb = perturb
+    run_batch = GradientAttack.run
 
-    def limited(attack, pixels, *args):
-        if len(pixels) > 3:
+    def limited(attack, batch):
+        if len(batch.natural) > 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return perturb(attack, pixels, *args)
+        return run_batch(attack, batch)
 
     attack = f"{ATTACK}ten --rand-init --di-prob 0.5 --json"
     assert run(f"{attack} --output-dir {{x}}/3 --batch-size 3", x=folder)[0] == 0
-    monkeypatch.setattr(attacks, "perturb", limited)
+    monkeypatch.setattr(GradientAttack, "run", limited)
     status, out, err = run(f"{attack} --output-dir {{x}}/6", x=folder)
     assert (status, json.loads(out)["images"]) == (0, 6)
     assert "memory is short: 3 images at a time now (DefaultCPUAllocator" in err
     for file in (folder / "3").glob("*.png"):
         assert file.read_bytes() == (folder / "6" / file.name).read_bytes()
+
+
+def test_random_targets_are_never_the_label_and_reach_every_class():
+    drawn_from = image_generators(0, list(map(str, range(9000))))
+    targets = crafting.random_targets([7] * 9000, drawn_from)
+    assert set(targets) == set(range(1000)) - {7}
+
+
+def test_pixels_that_are_not_finite_are_refused():
+    pixels = torch.ones(2, 3, 4, 4)
+    pixels[1, 0, 2, 2] = torch.nan
+    with pytest.raises(ValueError, match="the gradient is not finite at 1 images: b.png"):
+        crafting.refuse_not_finite(pixels, ["a.png", "b.png"])

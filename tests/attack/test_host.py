@@ -1,13 +1,15 @@
 """The steps of an attack read nothing back from the device: that would make a GPU wait."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from bases import ALL, Small, images, pool
 from quadratic import generators
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from suite.attack.attacks import make_attack, perturb
-from suite.attack.in_front import GradientEnsemble, InputDiversity, TranslationInvariance
+from suite.attack.loop import GradientAttack
+from suite.attack.settings import Attack
 from utils_sgm import register_sgm
 
 
@@ -29,16 +31,20 @@ def test_reads_are_noticed():
 
 @pytest.mark.parametrize("hooks", ["relu", "branch"])
 @pytest.mark.parametrize("momentum", [0, 1])
-def test_steps_read_nothing_from_the_device(hooks, momentum):
+def test_steps_of_pgd_and_mi_read_nothing(hooks, momentum):
     import torchvision
 
     network = torchvision.models.resnet18(num_classes=10).eval().requires_grad_(False)
     register_sgm(network, "resnet18", 0.5, hooks, (3, 32, 32))
-    diversity = InputDiversity(1)
-    diversity.generators = generators(names="ab")
-    ensemble = GradientEnsemble([network, network])
-    model = nn.Sequential(TranslationInvariance(5), diversity, ensemble)
-    attack = make_attack(model, 16, 2, 3, momentum)
-    pixels, labels = torch.rand(2, 3, 32, 32), torch.tensor([1, -1])
+    settings = {"di_prob": 1, "ti_kernel": 5, "ensemble": "gradients", "num_steps": 3}
+    attack = GradientAttack(Attack(momentum=momentum, **settings), [network, network])
     with NoHostReads():
-        perturb(attack, pixels, labels, 16)
+        attack.perturb(torch.rand(2, 3, 32, 32), torch.tensor([1, 2]), generators(names="ab"))
+
+
+@pytest.mark.parametrize("attack", [ALL, replace(ALL, targeted=True, loss="margin")])
+def test_steps_of_more_passes_read_nothing(attack):
+    attack = GradientAttack(replace(attack, ensemble="gradients"), [Small(), Small(1)], pool())
+    natural, labels = images()
+    with NoHostReads():
+        attack.perturb(natural, labels, classes=torch.tensor([2, 0, 1]))
