@@ -7,6 +7,7 @@ Writes a PNG for each image, labels.csv, and run.json, which says with what they
 interruption the same command does the rest.
 """
 
+import dataclasses
 from pathlib import Path
 
 from suite.attack import settings
@@ -55,7 +56,7 @@ def get_parser() -> cli.Parser:
 
 
 def main(args) -> None:
-    check(args)
+    attack = check(args)
 
     from suite.attack import crafting, gammas
     from suite.attack.loop import GradientAttack
@@ -74,7 +75,7 @@ def main(args) -> None:
     todo = list_images(args.input_dir)
     check_labels(args, todo)
     chosen, origins = gammas.chosen_gammas(args.gamma, args.arch, args.num_steps)
-    attack = make_attack(args)
+    attack = attack if args.attack is None else with_user_attack(attack, args.attack)
     sources = Sources(load_sources(args, attack, chosen, device), args.ensemble, args.seed)
     for source in sources.sources:
         refuse_other_classes(source.name, source.network.classes, todo)
@@ -120,14 +121,12 @@ def main(args) -> None:
         raise ValueError(f"{len(whole.skipped)} images were not readable: {names}")
 
 
-def check(args) -> None:
-    """Refuse options that do not go together."""
+def check(args) -> settings.Attack:
+    """Refuse options that do not go together, and return the attack of the others."""
     if args.output_dir.resolve() == args.input_dir.resolve():
         raise cli.UsageError("the output folder is the input folder")
     defence_names.refuse_as_sources(args)
-    anywhere = args.rand_init or args.step_size < 0 or args.attack
-    settings.refuse_no_levels(args.epsilon, None if anywhere else args.step_size * args.num_steps)
-    settings.refuse_wrong(args)
+    return settings.attack_of(args)
 
 
 def check_labels(args, todo) -> None:
@@ -140,16 +139,13 @@ def check_labels(args, todo) -> None:
         refuse_unlabelled(args.input_dir, todo, targeted=False)
 
 
-def make_attack(args) -> settings.Attack:
-    """Return the attack of the options."""
+def with_user_attack(attack: settings.Attack, name: str) -> settings.Attack:
+    """Return the settings for an attack of the user's, which gets those that it asks for."""
     from suite.user_code.user_attack import UserAttack
 
-    named = {option.name: getattr(args, option.name) for option in settings.OPTIONS}
-    if args.step_size < 0:
-        named["step_size"] = args.epsilon / args.num_steps
-    user = UserAttack(args.attack, settings.USER_SETTINGS) if args.attack else None
+    user = UserAttack(name, settings.USER_SETTINGS)
     try:
-        return settings.Attack(**named, user=user)
+        return dataclasses.replace(attack, user=user)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
 

@@ -4,14 +4,26 @@
         --nat-dir nat_images --arch vgg19_bn senet154 --output results.csv
 
 Success is the share of images that a target misclassifies or, for targeted attacks, assigns to the
-target class. Folders that differ in the seed alone become one row.
+target class. Folders that differ in the random seed alone become one row.
 """
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from suite.defences import defence_names
-from suite.results import published
 from suite.running import cli
+
+PUBLISHED_FOLDER = Path(__file__).parent / "data" / "published"
+PUBLISHED_NAMES = sorted(file.stem for file in PUBLISHED_FOLDER.glob("*.csv"))
+
+
+def published_file(text: str) -> Path:
+    """Return the file of a name in data/published/, or the file that is given."""
+    if text in PUBLISHED_NAMES:
+        return PUBLISHED_FOLDER / f"{text}.csv"
+    if Path(text).is_file():
+        return Path(text)
+    raise ArgumentTypeError(f"{text} is neither a file nor one of {', '.join(PUBLISHED_NAMES)}")
 
 
 def get_parser() -> cli.Parser:
@@ -23,20 +35,22 @@ def get_parser() -> cli.Parser:
         help="target networks; paper, transferattack, ta-bench and tpami stand for a protocol's; "
         "with a defence in front: jpeg:75+resnet50")
     cli.add_checkpoint(add)
-    add("--seed", type=int, default=0, help="of random defences")
+    add("--seed", type=int, default=0, help="random seed of the defences")
     add("--nat-dir", type=Path,
         help="folder of the natural images; also gives the targets' accuracy on them, the success "
         "among those that a target classifies correctly, and the largest perturbation")
     add("--baseline", metavar="FOLDER",
-        help="one of the input folders, with which the others are compared image by image; auto: "
-        "for each the one of gamma 1 that differs in gamma alone")
-    add("--published", type=published.published_file, nargs="+", metavar="NAME_OR_FILE",
-        help=f"published rates to put beside ours: {', '.join(published.PUBLISHED_NAMES)}, or a CSV file")
+        help="one of the input folders, with which the others are compared image by image; auto "
+        "compares each with the one of gamma 1 that differs in gamma alone")
+    add("--published", type=published_file, nargs="+", metavar="NAME_OR_FILE",
+        help="published rates to compare ours with: a CSV file, or one of "
+        f"{', '.join(PUBLISHED_NAMES)}")
     add("--quality", action="store_true",
-        help="how visible the perturbations are: L2, PSNR, SSIM, LPIPS; needs --nat-dir")
+        help="measure how visible the perturbations are: L2, PSNR, SSIM, LPIPS; needs --nat-dir")
     add("--output", type=Path, help="file to write the table to: .csv, .md, .json or .txt")
     add("--answers", type=Path,
-        help="CSV file to write: each target's class for each image, and the label's probability")
+        help="CSV file to write: the class that each target predicts for each image, and the "
+        "label's probability")
     add("--plot", type=Path,
         help="PNG or PDF to draw: success over gamma, epsilon or the number of steps, else bars")
     add("--gallery", type=Path,
@@ -51,56 +65,43 @@ def get_parser() -> cli.Parser:
 def main(args) -> None:
     check(args)
 
+    from suite.attack import settings
+    from suite.images import image_checks
     from suite.images.folders import list_images, matched
-    from suite.images.image_checks import refuse_unlabelled, refuse_unpaired, warn_of_other_files
-    from suite.networks.answer_checks import refuse_other_classes, warn_of_accuracy
+    from suite.networks import answer_checks
     from suite.networks.protocols import expand_protocols
+    from suite.results import paired, plots, published, rates, report, result_checks, transfer
     from suite.results.answers import write_answers
-    from suite.results.paired import compare_with_baselines, find_baselines
-    from suite.results.plots import GALLERY_ROWS, write_gallery, write_plot
-    from suite.results.published import compare_published, read_published
-    from suite.results.rates import merge_repeats
-    from suite.results.report import json_text, table_text, write_table
-    from suite.results.result_checks import (
-        refuse_incomparable,
-        refuse_over_epsilon,
-        refuse_unfinished,
-        refuse_unlike_repeats,
-        repeat_of,
-        warn_of_natural,
-        warn_of_white_box,
-    )
     from suite.results.targets import Targets
-    from suite.results.transfer import classify, count_successes, gallery_examples, successes
     from suite.results.visibility import Visibility, mean_visibility
     from suite.running import devices, ranks, runs
 
     ranks.join()
     archs = expand_protocols(args.arch)
     checkpoints = defence_names.checkpoints(archs, args.checkpoint)
-    numbers = read_published(args.published or [])
+    numbers = published.read_published(args.published or [])
     device = devices.choose_device(args.no_cuda, args.precision)
     natural = list_images(args.nat_dir) if args.nat_dir else []
     naturals = {image.name: image for image in natural}
     folders = {f: matched(f, list_images(f), natural) for f in args.input_dir}
-    made = {folder: runs.read_run(folder) for folder in folders}
-    refuse_unlike_repeats(made, folders)
-    baselines = find_baselines(args.baseline, made) if args.baseline else {}
+    made = {folder: runs.read_run(folder, settings.DEFAULTS) for folder in folders}
+
+    result_checks.refuse_unlike_repeats(made, folders)
+    baselines = paired.find_baselines(args.baseline, made) if args.baseline else {}
     for folder, baseline in baselines.items():
-        refuse_incomparable(folder, baseline, folders)
+        result_checks.refuse_incomparable(folder, baseline, folders)
     for folder, run in made.items():
-        refuse_unfinished(folder, run)
-    for folder, run in made.items():
-        warn_of_other_files(folders[folder][0].path, run.get("size"))
-        refuse_unlabelled(folder, folders[folder], run.get("targeted"))
-        refuse_unpaired(folder, folders[folder], args.nat_dir, naturals)
+        result_checks.refuse_unfinished(folder, run)
+        image_checks.warn_of_other_files(folders[folder][0].path, run.get("size"))
+        image_checks.refuse_unlabelled(folder, folders[folder], run.get("targeted"))
+        image_checks.refuse_unpaired(folder, folders[folder], args.nat_dir, naturals)
     targets = Targets(archs, checkpoints, device, args.precision, args.seed)
     for folder, run in made.items():
-        warn_of_white_box(folder, run, targets.networks)
+        result_checks.warn_of_white_box(folder, run, targets.networks)
         for arch, model in targets.networks.items():
-            refuse_other_classes(arch, model.classes, folders[folder])
+            answer_checks.refuse_other_classes(arch, model.classes, folders[folder])
 
-    answers, changes = classify(
+    answers, changes = transfer.classify(
         folders,
         naturals,
         targets,
@@ -110,55 +111,50 @@ def main(args) -> None:
     )
     if ranks.rank():
         return
-    fooled = {
-        folder: {
-            arch: successes(folders[folder], said, run.get("targeted"))
-            for arch, said in answers[folder].items()
+
+    results, fooled = [], {}
+    for folder, run in made.items():
+        fooled[folder] = {
+            arch: transfer.successes(folders[folder], by_name, run.get("targeted"))
+            for arch, by_name in answers[folder].items()
         }
-        for folder, run in made.items()
-    }
-    largest = {
-        folder: max(change["linf"] for change in by_name.values())
-        for folder, by_name in changes.items()
-        if by_name
-    }
-    counted = [
-        {
-            "folder": str(folder),
-            "repeat": repeat_of(folder, run),
-            **{key: run.get(key) for key in ("source", "attack", "gamma", "epsilon", "num_steps")},
-            "images": len(folders[folder]),
-            "targets": {
-                arch: count_successes(folders[folder], by_name, answers[None][arch])
-                for arch, by_name in fooled[folder].items()
-            },
+        result = {"folder": str(folder), "repeat": result_checks.repeat_of(folder, run)}
+        for key in ("source", "attack", "gamma", "epsilon", "num_steps"):
+            result[key] = run.get(key)
+        result["images"] = len(folders[folder])
+        if naturals:
+            linf = [change["linf"] for change in changes[folder].values()]
+            result["largest_perturbation"] = max(linf)
+        if args.quality:
+            result["quality"] = mean_visibility(changes[folder])
+        result["targets"] = {
+            arch: transfer.count_successes(folders[folder], by_name, answers[None][arch])
+            for arch, by_name in fooled[folder].items()
         }
-        | ({"largest_perturbation": largest[folder]} if naturals else {})
-        | ({"quality": mean_visibility(changes[folder])} if args.quality else {})
-        for folder, run in made.items()
-    ]
-    rows = merge_repeats(counted)
-    compare_with_baselines(rows, fooled, baselines)
-    compare_published(rows, made, numbers, checkpoints)
-    for arch, classes in answers[None].items() if naturals else ():
-        known = [i for i in naturals.values() if i.name in classes and i.label is not None]
-        records = [{"answer": classes[i.name].index, "label": i.label} for i in known]
-        warn_of_accuracy(arch, records)
+        results.append(result)
+    rows = rates.merge_repeats(results)
+    paired.compare_with_baselines(rows, fooled, baselines)
+    published.compare_published(rows, made, numbers, checkpoints)
+    for arch, by_name in answers[None].items():
+        known = [image for image in natural if image.name in by_name and image.label is not None]
+        records = [{"answer": by_name[i.name].index, "label": i.label} for i in known]
+        answer_checks.warn_of_accuracy(arch, records)
 
     if args.output:
-        write_table(rows, args.output)
-    print(json_text(rows) if args.json else table_text(rows), flush=True)
+        report.write_table(rows, args.output)
+    print(report.json_text(rows) if args.json else report.table_text(rows), flush=True)
     if args.answers:
         write_answers(answers, folders, naturals, args.nat_dir, args.answers)
     if args.plot:
-        write_plot(rows, args.plot)
+        plots.write_plot(rows, args.plot)
     if args.gallery:
-        shown = folders[args.input_dir[-1]][:GALLERY_ROWS]
-        write_gallery(gallery_examples(shown, naturals, targets, device), args.gallery)
-    for folder, run in made.items():
+        shown = folders[args.input_dir[-1]][: plots.GALLERY_ROWS]
+        examples = transfer.gallery_examples(shown, naturals, targets, device)
+        plots.write_gallery(examples, args.gallery)
+    for (folder, run), result in zip(made.items(), results, strict=True):
         if run and naturals:
-            warn_of_natural(folder, largest[folder])
-            refuse_over_epsilon(folder, largest[folder], run.get("epsilon"))
+            largest = result["largest_perturbation"]
+            result_checks.check_perturbation(folder, largest, run.get("epsilon"))
 
 
 def check(args) -> None:

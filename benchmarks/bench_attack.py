@@ -13,6 +13,7 @@ Needs torch, torchvision, advertorch, safetensors, tqdm, numpy and Pillow.
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -38,7 +39,7 @@ LEVERS = (
     MEMORY,
     "channels_last",
     "batch norms folded",
-    "first convolution and dense blocks of faster.py",
+    "first convolution and dense blocks of acceleration.py",
 )
 
 
@@ -182,8 +183,9 @@ def attack(args):
     import torchvision
     from torch.utils.flop_counter import FlopCounterMode
 
-    import utils_sgm
-    from suite.attack.attacks import make_attack, perturb
+    from suite.attack.loop import GradientAttack
+    from suite.attack.settings import Attack
+    from suite.attack.sources import Source
     from suite.networks import folding
     from suite.networks.classifier import Classifier
     from suite.networks.libraries import NetworkSpec
@@ -196,8 +198,8 @@ def attack(args):
         device = devices.choose_device(False, args.precision)
     torch.manual_seed(0)
     network = torchvision.models.get_model(args.arch[0])
-    origin = NetworkSpec(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
-    model = Classifier(network, origin, None)
+    spec = NetworkSpec(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
+    model = Classifier(network, spec, None)
     if released:
         legacy_hooks(network, args.arch[0], args.gamma)
     if "channels_last" in levers:
@@ -208,18 +210,28 @@ def attack(args):
         folding.fold_batch_norms(network)
     model.bfloat16 = args.precision == "bf16" and args.child != DEFAULT
     model.to(device)
-    if not released:
-        utils_sgm.register_sgm(network, args.arch[0], args.gamma)
     pixels = torch.rand(args.batch_size, 3, 224, 224).to(device)
     labels = torch.arange(args.batch_size, device=device)
-    way = make_attack(model, 16, 2, args.num_steps)
-
     with FlopCounterMode(display=False) as counter:
         leaf = pixels[:1].clone().requires_grad_()
         model(leaf).sum().backward()
-    model.requires_grad_(released)
     operations = args.batch_size * counter.get_total_flops()
-    return lambda: perturb(way, pixels, labels, 16), operations
+
+    if released:
+        model.requires_grad_()
+        return functools.partial(advertorchs_pgd(model, args.num_steps), pixels, labels), operations
+    Source(model, args.gamma, name=args.arch[0]).register_sgm()
+    attack = GradientAttack(Attack(num_steps=args.num_steps), [model])
+    return functools.partial(attack.perturb, pixels, labels), operations
+
+
+def advertorchs_pgd(model, steps: int):
+    import torch
+    from advertorch.attacks import LinfPGDAttack  # importable once suite.attack.loop is imported
+
+    loss = torch.nn.CrossEntropyLoss(reduction="sum")
+    arguments = {"eps": 16 / 255, "eps_iter": 2 / 255, "nb_iter": steps, "rand_init": False}
+    return LinfPGDAttack(model, loss, **arguments).perturb
 
 
 def legacy_hooks(network, arch: str, gamma: float) -> None:

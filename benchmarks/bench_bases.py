@@ -115,7 +115,7 @@ def prepare(args):
     import torch
     import torchvision
 
-    from suite.attack.attacker import Attacker
+    from suite.attack.loop import GradientAttack
     from suite.attack.pool import Pool
     from suite.attack.settings import Attack
     from suite.attack.sources import Source
@@ -125,22 +125,23 @@ def prepare(args):
 
     device = devices.choose_device(False, args.precision)
     torch.manual_seed(0)
-    origin = NetworkSpec(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
-    model = Classifier(torchvision.models.get_model(args.arch), origin, None)
+    spec = NetworkSpec(None, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None)
+    model = Classifier(torchvision.models.get_model(args.arch), spec, None)
     model.accelerate(args.precision).to(device)
+    Source(model, args.gamma, "branch", name=args.arch).register_sgm()
     counted = []
     model.register_forward_pre_hook(
         lambda *_: counted.append(1) if torch.is_grad_enabled() else None
     )
-    pool = torch.randint(0, 256, (args.pool, 3, 224, 224), dtype=torch.uint8)
-    attacker = Attacker(
+    pool = torch.randint(0, 256, (args.pool, 3, 224, 224), dtype=torch.uint8, device=device)
+    attack = GradientAttack(
         Attack(**(BASES | {"PGD": PGD})[args.child]),
-        [Source(model, args.gamma, "branch", name=args.arch)],
-        Pool(pool, torch.arange(args.pool)) if args.child == "Admix" else None,
+        [model],
+        Pool(pool, torch.arange(args.pool, device=device)) if args.child == "Admix" else None,
     )
     pixels = torch.rand(args.batch_size, 3, 224, 224).to(device)
     labels = torch.arange(args.batch_size, device=device)
-    return lambda: attacker(pixels, labels), counted
+    return lambda: attack.perturb(pixels, labels), counted
 
 
 if __name__ == "__main__":

@@ -8,7 +8,11 @@ Takes processor time, of which other programs take nothing; on a CPU.
 
 import argparse
 import statistics
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 

@@ -112,8 +112,9 @@ def child(arguments: list[str]) -> None:
     sys.path.insert(0, str(ROOT))
     import torch
 
-    from suite.attack.attacks import perturb
-    from suite.networks.classifier import predict_classes
+    from suite.attack.loop import GradientAttack
+    from suite.attack.sources import Sources
+    from suite.results.targets import Targets
 
     clock = {"busy": 0.0, "first": None}
 
@@ -129,7 +130,8 @@ def child(arguments: list[str]) -> None:
 
         return call
 
-    perturb, predict_classes = clocked(perturb), clocked(predict_classes)
+    for owner, method in ((GradientAttack, "run"), (Sources, "logits"), (Targets, "logits")):
+        setattr(owner, method, clocked(getattr(owner, method)))
     sys.argv = arguments
     runpy.run_path(str(ROOT / arguments[0]), run_name="__main__")
     end = time.time()

@@ -19,7 +19,7 @@ import torch
 from pretrainedmodels.utils import TransformImage
 
 from suite.images import pictures
-from suite.images.embedded import embedded_images
+from suite.images.folders import EMBEDDED, list_images
 from suite.networks.classifier import load_model
 
 LIMIT = 1e-5
@@ -32,7 +32,7 @@ def difference(name: str) -> float:
     model = load_model(name, pretrained=False)
     settings = next(iter(pretrainedmodels.pretrained_settings[name].values()))
     _, height, width = settings["input_size"]
-    picture = pictures.read_image(embedded_images()[0].path).resize((width, height))
+    picture = pictures.read_image(list_images(EMBEDDED)[0].path).resize((width, height))
     for key, value in settings.items():
         setattr(model.network, key, value)
     theirs = model.network(TransformImage(model.network, scale=1)(picture)[None]).flatten(1)

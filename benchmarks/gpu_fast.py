@@ -19,7 +19,7 @@ from gpu_shared import (
     choose_device,
     head,
     load,
-    make_attacker,
+    make_attack,
     make_images,
     row,
 )
@@ -28,7 +28,6 @@ from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 from suite.networks.classifier import Classifier
-from suite.running import devices
 
 LAYOUTS = {"channels_last": torch.channels_last, "default": torch.contiguous_format}
 TIMED = 2  # steps of an attack of which the time is taken
@@ -67,11 +66,11 @@ def step(args) -> None:
 def _attack(args, arch: str, precision: str, layout, steps: int) -> Callable[[], object]:
     device = choose_device(precision)
     model = load(args, arch).accelerate(precision).to(memory_format=layout).to(device)
-    attacker = make_attacker(model, arch, steps)
+    attack = make_attack(model, arch, steps)
     torch.manual_seed(0)
     pixels = torch.rand(args.batch_sizes[0], 3, 224, 224).to(device)
     labels = torch.arange(len(pixels)).to(device)
-    return lambda: attacker(pixels, labels)
+    return lambda: attack.perturb(pixels, labels)
 
 
 def _operations(model: Classifier) -> int:
@@ -87,11 +86,16 @@ def _alternated(works: list[Callable[[], object]], rounds: int) -> list[float]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    devices.synchronize()
+    _synchronize()
     begin = time.perf_counter()
     work()
-    devices.synchronize()
+    _synchronize()
     return time.perf_counter() - begin
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def profile(args) -> None:

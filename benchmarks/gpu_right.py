@@ -17,7 +17,7 @@ from gpu_shared import (
     finish,
     head,
     load,
-    make_attacker,
+    make_attack,
     make_images,
     row,
 )
@@ -31,20 +31,20 @@ from suite.networks.classifier import Classifier
 # They need neither foolbox nor pretrainedmodels, nor the efficientnet packages.
 TESTS = (
     "tests/attack/test_host.py",
-    "tests/attack/test_in_front.py",
+    "tests/attack/test_transformations.py",
     "tests/images/test_label_files.py",
-    "tests/images/test_layouts.py",
+    "tests/images/test_pictures.py",
     "tests/images/test_metadata.py",
     "tests/method/test_hidden.py",
     "tests/method/test_utils_sgm.py",
-    "tests/networks/test_faster.py",
-    "tests/networks/test_own_outputs.py",
-    "tests/networks/test_own_sizes.py",
+    "tests/networks/test_acceleration.py",
+    "tests/networks/test_convert_slim.py",
     "tests/networks/test_resizing.py",
     "tests/networks/test_slim.py",
-    "tests/networks/test_convert_slim.py",
     "tests/results/test_report.py",
     "tests/steps/test_wrong_numbers.py",
+    "tests/user_code/test_input_sizes.py",
+    "tests/user_code/test_user_outputs.py",
 )
 
 
@@ -75,9 +75,9 @@ def _pixels(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def _signs(model: Classifier, arch: str, natural: Tensor, labels: Tensor) -> Tensor:
-    attacker = make_attacker(model, arch, steps=1)
+    attack = make_attack(model, arch, steps=1)
     pairs = zip(natural.split(16), labels.split(16), strict=True)
-    return torch.cat([(attacker(*pair) - pair[0]).sign().cpu() for pair in pairs])
+    return torch.cat([(attack.perturb(*pair) - pair[0]).sign().cpu() for pair in pairs])
 
 
 def _equal(signs: Tensor, expected: Tensor) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from suite.attack.attacker import Attacker
+from suite.attack.loop import GradientAttack
 from suite.attack.settings import Attack
 from suite.attack.sources import Source
 from suite.images.labels import LABELS, whole_file
@@ -92,8 +92,9 @@ def choose_device(precision: str) -> str:
     return devices.choose_device(False, precision)
 
 
-def make_attacker(model: Classifier, arch: str, steps: int) -> Attacker:
-    return Attacker(Attack(num_steps=steps), [Source(model, gamma_of(arch), name=arch)])
+def make_attack(model: Classifier, arch: str, steps: int) -> GradientAttack:
+    Source(model, gamma_of(arch), name=arch).register_sgm()
+    return GradientAttack(Attack(num_steps=steps), [model])
 
 
 def attack_command(args, arch: str, natural: Path, adversarial: Path, *options) -> list[str]:

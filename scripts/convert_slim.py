@@ -1,4 +1,4 @@
-"""Turn a checkpoint of TF-Slim into weights for the suite: Inception-v3, -v4, Inception-ResNet-v2.
+"""Convert a TF-Slim checkpoint into weights for the suite: Inception-v3, -v4, Inception-ResNet-v2.
 
     python scripts/convert_slim.py ens3_adv_inception_v3.ckpt ens3_adv_inception_v3.safetensors
 
@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from suite.running import cli
 
-# As slim.ARCHITECTURES, which would import torch.
+# The same as slim.ARCHITECTURES, which would import torch.
 ARCHITECTURES = ("inception_v3", "inception_v4", "inception_resnet_v2")
 
 
@@ -73,7 +73,7 @@ def read_variables(file: Path) -> dict:
         import tensorflow as tf
     except ImportError as error:
         raise ValueError(
-            f"reading {file} takes TensorFlow: pip install -r requirements-convert.txt, or save "
+            f"reading {file} needs TensorFlow: pip install -r requirements-convert.txt, or save "
             "the variables as an .npz elsewhere"
         ) from error
     try:

@@ -3,17 +3,23 @@
     python scripts/fetch_weights.py transferattack
     python scripts/fetch_weights.py resnet152 timm/pit_b_224.in1k --dry-run
 
-Prints of each whether it is here or missing, its size, and where it is or comes from. The exit
-status is 1 if some can't be had, which are named at the end.
+Prints for each network whether its weights are here or missing, their size, and where they are or
+come from. The exit status is 1 if some can't be had; these are named at the end.
 """
 
+import http.client
 import sys
+import urllib.request
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from suite.defences import defence_names
 from suite.running import cli
+
+TIMEOUT = 5  # seconds for a server to tell a file's size
 
 
 def get_parser() -> cli.Parser:
@@ -32,22 +38,33 @@ def get_parser() -> cli.Parser:
 def main(args) -> None:
     defence_names.refuse_unknown(args.names)
 
-    from suite.networks.fetching import fetch_weights, weights_supply
+    from suite.networks.catalogue import find_network
+    from suite.networks.fetching import obtain
     from suite.networks.protocols import PROTOCOLS, TARGETS, expand_protocols
     from suite.networks.weights import weights_folder
 
     lists = TARGETS if args.targets else PROTOCOLS
-    missing, lacking, silent = [], {}, set()
+    missing, lacking, silent = {}, {}, set()
     for name in expand_protocols(map(defence_names.undefended_name, args.names), lists):
-        found = weights_supply(name, silent)
-        print(f"{name:<51} {found.state:<8} {in_words(found.size):>8}  {found.place}", flush=True)
-        if found.lacking:
-            lacking[name] = found.lacking
-        elif found.state == "missing":
-            missing.append(name)
-    for name in [] if args.dry_run else missing:
+        spec = find_network(name)
+        state, size, place = "missing", None, spec.place
+        if spec.code:
+            state, place = "here", spec.code[0]
+        elif spec.file is None:
+            state, place = "none", "-"
+            lacking[name] = "it has no weights for ImageNet-1k's 1000 classes"
+        elif spec.here:
+            state, size, place = "here", spec.here.stat().st_size, spec.here
+        else:
+            try:
+                size, place = offer(spec, silent)
+                missing[name] = spec
+            except OSError as error:
+                lacking[name] = str(error)
+        print(f"{name:<51} {state:<8} {in_words(size):>8}  {place}", flush=True)
+    for name, spec in missing.items() if not args.dry_run else ():
         try:
-            fetch_weights(name)
+            obtain(name, spec)
         except OSError as error:
             lacking[name] = str(error)
     if lacking:
@@ -56,6 +73,42 @@ def main(args) -> None:
             f"{weights_folder()} is found there:"
             + "".join(f"\n{name}: {how}" for name, how in lacking.items())
         )
+
+
+def offer(spec, silent: set[str]) -> tuple[int | None, str]:
+    """Return the size of a network's weights and the URL of the first server that has them.
+
+    Args:
+        silent: servers that did not answer, which are not asked again; new ones are added.
+
+    Raises:
+        OSError: no server has them; the message lists the files to get by hand.
+    """
+    ways = []
+    for each in filter(None, (spec, spec.alternative)):
+        try:
+            return remote_size(each.url, silent), each.url
+        except OSError:
+            ways.append(f"{each.url} as {each.file.name}")
+    raise OSError(" or ".join(ways))
+
+
+def remote_size(url: str, silent: set[str]) -> int | None:
+    """Return how many bytes a file on a server has; None if the server does not say."""
+    server = urlsplit(url).netloc
+    if server in silent:
+        raise OSError(f"{server} does not answer")
+    request = urllib.request.Request(url, headers={"User-Agent": "torch.hub"}, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            return int(answer.headers.get("Content-Length") or 0) or None
+    except HTTPError as error:
+        if error.code in (405, 501):  # it does not answer HEAD
+            return None
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        silent.add(server)
+        raise OSError(str(error)) from error
 
 
 def in_words(size: int | None) -> str:

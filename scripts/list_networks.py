@@ -1,11 +1,14 @@
-"""Print the names of the networks, with what is known of them.
+"""Print the names of networks, with what is known about them.
 
     python scripts/list_networks.py '*senet*'
 
-Of each: its input size, whether its weights are on this machine, and where they come from.
+Each line has a name, the input size, whether the weights are on this machine, and where they come
+from.
 """
 
+import fnmatch
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -19,20 +22,40 @@ def get_parser() -> cli.Parser:
         "pattern",
         nargs="?",
         default="*",
-        help="of the names: a part of them, or a shell pattern of the whole",
+        help="a part of the names, or a shell pattern for whole names",
     )
     return parser
 
 
 def main(args) -> None:
-    from suite.networks.catalogue import list_networks
+    from suite.networks.catalogue import find_network
 
-    found = False
-    for name, size, place, here in list_networks(args.pattern):
-        found = True
-        print(f"{name:<44} {size:>9}  {here:<4}  {place}")
-    if not found:
+    whole = any(character in args.pattern for character in "*?[")
+    names = fnmatch.filter(network_names(), args.pattern if whole else f"*{args.pattern}*")
+    for name in names:
+        spec = find_network(name)
+        size = "x".join(map(str, spec.input_size[1:]))
+        print(f"{name:<44} {size:>9}  {'here' if spec.here else '-':<4}  {spec.place}")
+    if not names:
         raise ValueError(f"no network's name matches {args.pattern}")
+
+
+def network_names() -> Iterator[str]:
+    """Yield each name of a network with weights, for ImageNet's 1000 classes or CIFAR-10's ten."""
+    import pretrainedmodels
+    import timm
+    from torchvision import models as torchvision
+
+    from suite.networks.catalogue import SUITE_NAMES
+
+    yield from (*SUITE_NAMES, *sorted(pretrainedmodels.model_names))
+    for arch in torchvision.list_models(module=torchvision):
+        yield f"torchvision/{arch}"
+        for version in torchvision.get_model_weights(arch).__members__:
+            yield f"torchvision/{arch}@{version}"
+    for arch in timm.list_pretrained():
+        if timm.get_pretrained_cfg(arch).num_classes == 1000:
+            yield f"timm/{arch}"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python scripts/load_networks.py paper transferattack ta-bench tpami
 
-Each is made fast, as for a run, and takes an image of noise in its own size. The exit status is 1
-if one can't be built, or if its logits are not 1000 finite numbers.
+Each network is accelerated as in a run, and classifies an image of noise of its own input size. The
+exit status is 1 if one can't be built, or if its logits are not 1000 finite numbers.
 """
 
 import gc

@@ -1,5 +1,5 @@
-"""What the three scripts are built from: a room for each job, each with its entry points.
+"""What the three scripts are built from: a room for each job.
 
-Imports run one way: attack and results -> defences -> networks -> running -> images. None of them
-imports a script; the method, utils_sgm.py, branches.py and watching.py, imports torch alone.
+Imports run one way: attack, results -> defences -> networks -> user_code -> running -> images. No
+room imports a script; the method (utils_sgm.py, branches.py, watching.py) imports torch alone.
 """

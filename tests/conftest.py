@@ -3,17 +3,20 @@ import os
 import shlex
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import convert_slim
 import fetch_weights
 import figure1
+import list_branches
 import list_networks
 import load_networks
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+import unpack_arrays
 from torch import nn
 
 import attack_iter
@@ -32,8 +35,10 @@ SCRIPTS = {
         convert_slim,
         fetch_weights,
         figure1,
+        list_branches,
         list_networks,
         load_networks,
+        unpack_arrays,
     )
 }
 
@@ -41,6 +46,20 @@ SCRIPTS = {
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    """The folder where torch keeps weights, empty; downloads fail."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
 
 
 @pytest.fixture

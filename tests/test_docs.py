@@ -10,6 +10,8 @@ import torch
 import torchvision
 from conftest import ROOT, SCRIPTS, calibrated
 
+from suite.attack.settings import OPTIONS
+
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
 README = (ROOT / "README.md").read_text()
 
@@ -91,6 +93,22 @@ def test_commands_have_options_that_exist(page):
             SCRIPTS[name].get_parser().parse_args(line[script + 1 :])
 
 
+def unnamed(options, *pages):
+    text = "".join((ROOT / page).read_text() for page in pages)
+    return [option for option in options if not re.search(rf"{option}(?![\w-])", text)]
+
+
+def test_page_of_attacks_names_each_setting_of_an_attack():
+    options = [f"--{setting.name.replace('_', '-')}" for setting in OPTIONS]
+    assert unnamed(options, "docs/attacks.md") == []
+
+
+@pytest.mark.parametrize("step", ["select_images", "attack_iter", "evaluate"])
+def test_pages_name_each_option_of_the_steps(step):
+    options = [action.option_strings[-1] for action in SCRIPTS[step].get_parser()._actions]
+    assert unnamed(options, "README.md", *ROOT.glob("docs/*.md")) == []
+
+
 def example(page, first):
     """Return the Python example of a page that begins with a line."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
@@ -104,7 +122,7 @@ def test_attack_from_python_is_as_the_page_shows_it():
     exec(example("docs/attacks.md", "from suite.attack"), names)
     change = (names["adversarial"] - natural).abs().max() * 255
     assert change == pytest.approx(16, abs=1e-3)
-    assert [len(names["attacker"].handles), names["attacker"].hooks] == [9, ["branch"]]
+    assert [len(names["source"].handles), names["source"].hooks] == [9, "branch"]
 
 
 def test_hooks_come_off_again_as_the_pages_show_it():

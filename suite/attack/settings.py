@@ -95,23 +95,29 @@ class Attack:
     user: object = None
 
     def __post_init__(self):
-        wrong = contradiction(self)
-        if wrong:
-            raise ValueError(wrong)
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
+        if self.nesterov and not self.momentum:
+            raise ValueError(
+                "--nesterov looks where the momentum leads to: it needs a --momentum above 0"
+            )
+        for option in ("nesterov", "variance"):
+            if getattr(self, option) and self.num_steps == 1:
+                raise ValueError(
+                    f"--{option} takes something from the step before: --num-steps 1 has none"
+                )
         if self.user:
             self._refuse_ignored()
 
     @property
     def evaluations(self) -> int:
         """Number of gradient evaluations a step; PGD makes one."""
-        return evaluations(self)
+        return self.copies * (1 + self.variance)
 
     @property
     def copies(self) -> int:
         """Number of gradients that are averaged at one point, of copies and random draws."""
-        return evaluations(self) // (1 + self.variance)
+        return self.scales * max(1, self.admix) * max(1, self.block_shuffle) * self.eot
 
     def averages(self, sources: int) -> bool:
         """Whether gradients of networks or passes are averaged in one backward pass or several.
@@ -179,13 +185,20 @@ def gamma(text: str) -> float | str:
     return text if text == "auto" else cli.probability(text)
 
 
-def refuse_wrong(args: Namespace) -> None:
-    """Raise a UsageError if an attack's options do not go with each other, or with SGM's."""
-    wrong = contradiction(args)
-    if wrong:
-        raise cli.UsageError(wrong)
-    several = len(args.arch) > 1 or evaluations(args) > 1
-    if several and args.ensemble == "logits" and args.hooks == "relu":
+def attack_of(args: Namespace) -> Attack:
+    """Return the attack of the command line, which no attack of the user's has replaced yet.
+
+    Raises:
+        UsageError: options do not go with each other, with the sources, or with SGM.
+    """
+    named = {option.name: getattr(args, option.name) for option in OPTIONS}
+    if args.step_size < 0:
+        named["step_size"] = args.epsilon / args.num_steps
+    try:
+        attack = Attack(**named)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    if attack.averages(len(args.arch)) and args.hooks == "relu":
         raise cli.UsageError(
             "relu hooks rescale each gradient by itself, so that averaged networks or passes would "
             "not count equally: take --hooks branch, or --ensemble gradients"
@@ -197,6 +210,9 @@ def refuse_wrong(args: Namespace) -> None:
             "--gamma 0 cuts off what it scales: it needs --branches, which name a part of the "
             "residual branches; for all of them take a gamma above 0"
         )
+    anywhere = attack.rand_init or args.attack
+    refuse_no_levels(attack.epsilon, None if anywhere else attack.step_size * attack.num_steps)
+    return attack
 
 
 def refuse_no_levels(epsilon: float, path: float | None) -> None:
@@ -216,19 +232,3 @@ def refuse_no_levels(epsilon: float, path: float | None) -> None:
             f"all steps together reach {path:g}/255, which rounds to nothing: --step-size is in "
             "1/255 (2/255 is --step-size 2)"
         )
-
-
-def evaluations(attack: Attack | Namespace) -> int:
-    """Return how many gradients of the network make one step; PGD takes one."""
-    copies = attack.scales * max(1, attack.admix) * max(1, attack.block_shuffle) * attack.eot
-    return copies * (1 + attack.variance)
-
-
-def contradiction(attack: Attack | Namespace) -> str | None:
-    """Say which settings of an attack do not go together; None if all of them do."""
-    if attack.nesterov and not attack.momentum:
-        return "--nesterov looks where the momentum leads to: it needs a --momentum above 0"
-    for option in ("nesterov", "variance"):
-        if getattr(attack, option) and attack.num_steps == 1:
-            return f"--{option} takes something from the step before: --num-steps 1 has none"
-    return None

@@ -1,4 +1,5 @@
-"""Defences in front of a network: modules from [0, 1] RGB pixels to pixels of the same size.
+"""Defences in front of networks; begin with `defended.load_defended`.
 
-No attacks, no folders. Names are read by `suite.running.defended`. Begin with `load`.
+`defence_names` reads names without torch; `inputs`, `purifier` and `randomised` are the defences.
+This room knows no attacks and no folders of images.
 """

@@ -1,77 +1,48 @@
-"""Defences in front of a network's name: jpeg:75+bits:4+resnet50; no torch, for the command line.
+"""Names of defended networks, as jpeg:75+bits:4+resnet50. Needs no torch."""
 
-What they do is in `suite/defences`.
-"""
-
-import math
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from suite.running import cli
 
-# With fewer copies even one class for all of them is not significant: 2 * 0.5 ** 10 > 0.001.
+# With 10 copies even a unanimous vote is not significant: 2 * 0.5 ** 10 > 0.001.
 FEWEST_COPIES = 11
 
-
-class Parameter(NamedTuple):
-    """What may stand after a colon.
-
-    Attributes:
-        name: as messages have it.
-        kind: of number.
-        default: where it is left out.
-        range: in words.
-        accepted: whether a number is in it.
-    """
-
-    name: str
-    kind: type
-    default: float
-    range: str
-    accepted: Callable[[float], bool]
-
-
-# The defences, and their parameters in order.
-DEFENCES: dict[str, tuple[Parameter, ...]] = {
-    "jpeg": (
-        Parameter("quality", int, 75, "a whole number from 1 to 100", lambda n: 0 < n <= 100),
-    ),
-    "bits": (Parameter("bits", int, 3, "a whole number from 1 to 8", lambda n: 0 < n <= 8),),
-    "fd": (),
-    "rp": (),
-    "smooth": (
-        Parameter("sigma", float, 0.25, "a number above 0", lambda n: 0 < n < math.inf),
-        Parameter(
-            "number of copies",
-            int,
-            1000,
-            f"a whole number of {FEWEST_COPIES} or more (with fewer it always abstains)",
-            lambda n: n >= FEWEST_COPIES,
-        ),
-    ),
-    "nrp": (),
+_quality = cli.number_type(int, "a whole number from 1 to 100", lambda n: 1 <= n <= 100)
+_bits = cli.number_type(int, "a whole number from 1 to 8", lambda n: 1 <= n <= 8)
+_copies = cli.number_type(
+    int,
+    f"a whole number of {FEWEST_COPIES} or more (with fewer it always abstains)",
+    lambda n: n >= FEWEST_COPIES,
+)
+# Name, default and type of each parameter, in the order in which they are written.
+DEFENCES: dict[str, list[tuple[str, float, Callable[[str], float]]]] = {
+    "jpeg": [("quality", 75, _quality)],
+    "bits": [("bits", 3, _bits)],
+    "fd": [],
+    "rp": [],
+    "smooth": [("sigma", 0.25, cli.positive), ("copies", 1000, _copies)],
+    "nrp": [],
 }
 RANDOM = ("rp", "smooth")
 
 
-class Defence(NamedTuple):
-    """A defence and the values of its parameters."""
+def split_defences(name: str) -> tuple[list[tuple[str, tuple]], str]:
+    """Return the defences in front of a network, in the order of the name, and its bare name.
 
-    kind: str
-    values: tuple[float, ...]
-
-
-def split_defences(name: str) -> tuple[list[Defence], str]:
-    """Return the defences in front of a network's name, the first one first, and the bare name.
+    A defence is its kind and the values of its parameters, as ("jpeg", (75,)).
 
     Raises:
-        ValueError: no defence has that name, a parameter is wrong, or no network stands behind.
+        ValueError: no defence has that name, a parameter is wrong, or no network is named.
     """
     found, rest = [], name
     while "+" in rest:
         first, _, behind = rest.partition("+")
-        if first.partition(":")[0] not in DEFENCES and _is_path(first, rest):
+        # The user's path/to/file.py:function may have a plus sign, too.
+        if first.partition(":")[0] not in DEFENCES and (
+            "/" in first or Path(rest.rpartition(":")[0]).is_file()
+        ):
             break
         found.append(_defence(first, name))
         rest = behind
@@ -81,40 +52,37 @@ def split_defences(name: str) -> tuple[list[Defence], str]:
     return found, rest
 
 
-def _is_path(first: str, rest: str) -> bool:
-    """Return whether a plus sign is one of the user's path/to/file.py:function."""
-    return "/" in first or Path(rest.rpartition(":")[0]).is_file()
-
-
-def _defence(text: str, name: str) -> Defence:
+def _defence(text: str, name: str) -> tuple[str, tuple]:
+    """Return a defence from its part of a name, as jpeg:75."""
     kind, *given = text.split(":")
     if kind not in DEFENCES:
         raise ValueError(f"{name}: no defence is called {kind!r}; there are {', '.join(DEFENCES)}")
     parameters = DEFENCES[kind]
     if len(given) > len(parameters):
-        takes = ":".join([kind, *(p.name.upper() for p in parameters)])
+        takes = ":".join([kind, *(parameter.upper() for parameter, _, _ in parameters)])
         raise ValueError(f"{name}: {text} has too many parameters, write {takes}")
-    values = [_parameter_value(*pair, kind, name) for pair in zip(given, parameters, strict=False)]
-    return Defence(kind, (*values, *(p.default for p in parameters[len(given) :])))
+    values = [default for _, default, _ in parameters]
+    for n, number in enumerate(given):
+        parameter, _, parse = parameters[n]
+        try:
+            values[n] = parse(number)
+        except ArgumentTypeError as error:
+            raise ValueError(f"{name}: the {parameter} of {kind}: {error}") from error
+    return kind, tuple(values)
 
 
-def _parameter_value(text: str, parameter: Parameter, kind: str, name: str) -> float:
-    try:
-        number = parameter.kind(text)
-    except ValueError:
-        number = math.nan
-    if not parameter.accepted(number):
-        raise ValueError(f"{name}: the {parameter.name} of {kind} is {parameter.range}, not {text}")
-    return number
+def undefended_name(arch: str) -> str:
+    """Return the name of a network without the defences in front of it."""
+    return split_defences(arch)[1]
 
 
-def undefended_name(name: str) -> str:
-    """Return a network's name without the defences in front of it."""
-    return split_defences(name)[1]
+def defence_kinds(arch: str) -> list[str]:
+    """Return the kinds of the defences in front of a network, as ["jpeg", "bits"]."""
+    return [kind for kind, _ in split_defences(arch)[0]]
 
 
 def refuse_unknown(archs: Sequence[str]) -> None:
-    """Raise a UsageError if the defences in front of a name are not right."""
+    """Raise a UsageError if the defences in a name are wrong, see `split_defences`."""
     try:
         for arch in archs:
             split_defences(arch)
@@ -123,19 +91,15 @@ def refuse_unknown(archs: Sequence[str]) -> None:
 
 
 def checkpoints(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, Path]:
-    """Return the files of --checkpoint by the bare names of networks; nrp's purifier is `nrp`.
+    """Return the files of --checkpoint by networks' names without defences, nrp's as `nrp`.
 
     Raises:
-        UsageError: see `cli.checkpoints`; or nrp has no file.
+        UsageError: a defence's name is wrong, nrp has no file, or see `cli.named_files`.
     """
     refuse_unknown(archs)
-    bares = [undefended_name(arch) for arch in archs]
-    # A network behind several defences has one file, but one that is given twice has none.
-    names = [
-        own
-        for n, (arch, own) in enumerate(zip(archs, bares, strict=True))
-        if own not in bares[:n] or arch in archs[:n]
-    ]
+    # A network has one file behind all its defences, but none where a whole name is repeated.
+    names = list(dict.fromkeys(map(undefended_name, archs)))
+    names += [undefended_name(arch) for n, arch in enumerate(archs) if arch in archs[:n]]
     purified = [arch for arch in archs if "nrp" in defence_kinds(arch)]
     files = cli.named_files(names + ["nrp"] * bool(purified), given)
     if purified and "nrp" not in files:
@@ -146,36 +110,20 @@ def checkpoints(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, 
     return files
 
 
-def defence_kinds(arch: str) -> list[str]:
-    """Return which defences stand in front of a network's name."""
-    return [defence.kind for defence in split_defences(arch)[0]]
-
-
 def refuse_as_sources(args) -> None:
-    """Raise a UsageError if the options of an attack do not go with its sources' defences.
+    """Raise a UsageError if sources can't be attacked through the defences in front of them.
 
-    Or with their --checkpoint, see `checkpoints`.
+    Or if their checkpoints are wrong, see `checkpoints`.
     """
     checkpoints(args.arch, args.checkpoint)
-    with_defence = [arch for arch in args.arch if defence_kinds(arch)]
-    if with_defence and not args.through_defence:
-        own = undefended_name(with_defence[0])
+    kinds = {kind for arch in args.arch for kind in defence_kinds(arch)}
+    if "smooth" in kinds and len(args.arch) > 1:
         raise cli.UsageError(
-            f"{with_defence[0]} has a defence: --through-defence attacks the network through it, "
-            f"and --arch {own} the network alone"
+            "smooth answers with votes, which an ensemble can't average as logits: attack that "
+            "network alone"
         )
-    if args.through_defence and not with_defence:
-        raise cli.UsageError(
-            f"--through-defence needs one in front of a network, as in --arch bits:3+{args.arch[0]}"
-        )
-    there = {kind for arch in args.arch for kind in defence_kinds(arch)}
-    if "smooth" in there and len(args.arch) > 1:
-        raise cli.UsageError(
-            "smooth lets copies vote, and votes are no logits that an ensemble could average: "
-            "attack that network alone"
-        )
-    anew = there & set(RANDOM) or args.di_prob or args.block_shuffle or args.admix
-    if args.eot > 1 and not anew:
+    random = kinds & set(RANDOM) or args.di_prob or args.block_shuffle or args.admix
+    if args.eot > 1 and not random:
         raise cli.UsageError(
             f"--eot averages over random draws, and here is none: take {' or '.join(RANDOM)} in "
             "front of a network, or --di-prob"

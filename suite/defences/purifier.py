@@ -1,6 +1,5 @@
 """The neural representation purifier (Naseer et al., CVPR 2020), from its authors' weights."""
 
-import re
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,14 +9,14 @@ from suite.networks.checkpoints import read_state_dict
 
 
 class Purifier(nn.Module):
-    """The smaller purifier of the authors, NRP_resG: a residual network from pixels to pixels.
+    """The smaller of the authors' purifiers, NRP_resG: a residual network from pixels to pixels.
 
     Layers, their names, and the slope 0.1 after the first one are those of the released weights,
-    which Muzammal-Naseer/NRP (commit f27fe40) loads with 64 channels. Its answer is clipped to
-    [0, 1], and its gradient is its own.
+    which Muzammal-Naseer/NRP (commit f27fe40) loads with 64 channels. Its output is clipped to
+    [0, 1]. Attacks go through its gradient.
 
     Args:
-        blocks: how many residual blocks, of two convolutions and no batch norm.
+        blocks: number of residual blocks, each of two convolutions without batch norm.
     """
 
     def __init__(self, blocks: int = 23, channels: int = 64):
@@ -43,14 +42,13 @@ class _Block(nn.Module):
 
 
 def load_purifier(file: Path) -> Purifier:
-    """Return the purifier whose weights a file has; it also tells how many blocks there are.
+    """Return the purifier with the weights of a file, which also determine its number of blocks.
 
     Raises:
         OSError, ValueError: the file is not usable, or holds another network.
     """
     tensors = read_state_dict(file)
-    numbers = [re.match(r"recon_trunk\.(\d+)\.", key) for key in tensors]
-    blocks = max((int(found[1]) + 1 for found in numbers if found), default=0)
+    blocks = len({key.split(".")[1] for key in tensors if key.startswith("recon_trunk.")})
     if not blocks:
         raise ValueError(
             f"{file} holds no NRP_resG, whose keys begin with conv_first, recon_trunk and conv_last"

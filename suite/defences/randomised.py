@@ -1,133 +1,125 @@
-"""Defences that draw: each of their passes is of the whole network behind them.
+"""Random defences, which need the network behind them: it makes several passes for one answer.
 
-Where a gradient is wanted, they make one pass with one draw of each image; EOT averages gradients
-over several (Athalye, Carlini and Wagner, ICML 2018, section 4.2).
+Where a gradient is wanted they make one pass, with one random draw for each image; EOT averages
+gradients over several draws (Athalye, Carlini and Wagner, ICML 2018, section 4.2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate, one_hot, pad
 
 from suite.networks.resizing import resized
-from suite.running import random_numbers
+from suite.running.random_numbers import normal_noise
 
-ALPHA = 0.001  # of Cohen et al.'s predict
-NO_SHARE = 1e-30  # whose logarithm is finite
+Network = Callable[[Tensor], Tensor]
+
+ALPHA = 0.001  # significance level of Cohen et al.'s predict
+NO_SHARE = 1e-30  # stands for a share of 0, since its logarithm is finite
 
 
-class Randomised(nn.Module):
-    """What draws for each image by itself.
+class RandomDefence(nn.Module):
+    """A defence that is called with pixels, the network behind it, and per-image generators.
 
-    Attributes:
-        generators: of the images of the current batch, set before each pass.
+    The network is any function from pixels to logits. The defence returns logits, too.
     """
 
-    def __init__(self, behind: nn.Module):
-        super().__init__()
-        self.behind = behind
-        self.generators: Sequence[torch.Generator] = ()
 
-
-class RandomPadding(Randomised):
+class RandomPadding(RandomDefence):
     """Randomisation (Xie et al., ICLR 2018): resize, pad and flip at random; average the answers.
 
-    As in the authors' code (cihangxie/NIPS2017_adv_challenge_defense, commit 03fd8ac): enlarged to
-    310 to 330 pixels by nearest neighbours, padded to 331 at a random place, and flipped with a
-    probability of 0.5; the probabilities of 30 such passes are averaged. Their zeros are those of
-    pixels in [-1, 1]: a grey of 0.5. Other than there, each image of a batch has draws of its own,
-    and no auxiliary classifier joins in.
+    As in the authors' code (cihangxie/NIPS2017_adv_challenge_defense, commit 03fd8ac), images are
+    enlarged to 310 to 330 pixels by nearest neighbours, padded to 331 at a random place, and
+    flipped with probability 0.5; the probabilities of 30 such passes are averaged. The authors pad
+    pixels in [-1, 1] with zeros, which is a grey of 0.5 here. Unlike theirs, each image of a batch
+    has its own draws, and there is no auxiliary classifier.
 
     Args:
-        behind: from pixels of 331 x 331, N x 3 x 331 x 331, to logits.
-        passes: how many are averaged.
+        passes: how many passes are averaged.
 
-    Returns the logarithms of the averages, N x classes.
+    Returns the logarithms of the averaged probabilities. The network gets N x 3 x 331 x 331.
     """
 
     smallest, padded = 310, 331
 
-    def __init__(self, behind: nn.Module, passes: int = 30):
-        super().__init__(behind)
+    def __init__(self, passes: int = 30):
+        super().__init__()
         self.passes = passes
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(
+        self, pixels: Tensor, network: Network, generators: Sequence[torch.Generator]
+    ) -> Tensor:
         if pixels.requires_grad:
-            return self.behind(self.drawn(pixels))
-        total = sum(self.behind(self.drawn(pixels)).softmax(1) for _ in range(self.passes))
+            return network(self.drawn(pixels, generators))
+        total = sum(network(self.drawn(pixels, generators)).softmax(1) for _ in range(self.passes))
         return (total / self.passes).clamp(min=NO_SHARE).log()
 
-    def drawn(self, pixels: Tensor) -> Tensor:
-        """Return images in their random sizes, at random places, N x 3 x 331 x 331."""
-        pairs = zip(pixels.split(1), self.generators, strict=True)
-        return torch.cat([self._drawn(*pair) for pair in pairs])
+    def drawn(self, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return images with random sizes at random places, N x 3 x 331 x 331."""
+        placed = []
+        for image, generator in zip(pixels.split(1), generators, strict=True):
+            size, top, left, flip = torch.rand(4, dtype=torch.double, generator=generator).tolist()
+            size = self.smallest + int(size * (self.padded - self.smallest))
+            room = self.padded - size
+            top, left = int(top * (room + 1)), int(left * (room + 1))
+            image = image.flip(3) if flip < 0.5 else image
+            image = interpolate(image, (size, size), mode="nearest")
+            placed.append(pad(image, (left, room - left, top, room - top), value=0.5))
+        return torch.cat(placed)
 
-    def _drawn(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        size, top, left, flip = torch.rand(4, dtype=torch.double, generator=generator).tolist()
-        size = self.smallest + int(size * (self.padded - self.smallest))
-        room = self.padded - size
-        top, left = int(top * (room + 1)), int(left * (room + 1))
-        image = image.flip(3) if flip < 0.5 else image
-        image = interpolate(image, (size, size), mode="nearest")
-        return pad(image, (left, room - left, top, room - top), value=0.5)
 
-
-class Smoothing(Randomised):
+class Smoothing(RandomDefence):
     """Randomised smoothing (Cohen, Rosenfeld and Kolter, ICML 2019): noisy copies vote.
 
-    As in the authors' `predict` (locuslab/smoothing, commit bdfa228): the noise is Gaussian, added
-    to pixels in [0, 1] at the network's input size, and not clipped. The class with most votes is
-    the answer if it has significantly more of them than the second one, in a two-sided binomial
-    test at 0.001; else there is none.
+    As in the authors' `predict` (locuslab/smoothing, commit bdfa228), Gaussian noise is added to
+    pixels in [0, 1] at the network's input size, and is not clipped. The class with the most votes
+    is the answer if it has significantly more of them than the second one, by a two-sided binomial
+    test at 0.001; otherwise the defence abstains.
 
     Args:
-        behind: from pixels to logits, N x classes.
         size: height and width that the network takes.
         sigma: standard deviation of the noise, where white is 1.
-        copies: how many vote.
+        copies: how many copies vote.
 
-    Returns logarithms of shares of the votes, N x (classes + 1): an abstention is a class of its
-    own behind the last one, which has all votes then. Where a gradient is wanted, the logits of one
-    copy.
+    Returns the logarithms of the shares of the votes, N x (classes + 1): an abstention is one more
+    class behind the last one, which then has all votes. Where a gradient is wanted, these are the
+    logits of one noisy copy, N x classes.
     """
 
-    def __init__(
-        self, behind: nn.Module, size: tuple[int, int], sigma: float = 0.25, copies: int = 1000
-    ):
-        super().__init__(behind)
+    def __init__(self, size: tuple[int, int], sigma: float, copies: int):
+        super().__init__()
         self.size = tuple(size)
         self.sigma = sigma
         self.copies = copies
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(
+        self, pixels: Tensor, network: Network, generators: Sequence[torch.Generator]
+    ) -> Tensor:
         if tuple(pixels.shape[-2:]) != self.size:
             pixels = resized(pixels, self.size, antialias=True)
+
+        def noisy_logits() -> Tensor:
+            return network(pixels + self.sigma * normal_noise(pixels, generators))
+
         if pixels.requires_grad:
-            return self.behind(self._noisy(pixels))
-        votes = finite = None
+            return noisy_logits()
+        votes, finite = 0, True
         for _ in range(self.copies):
-            logits = self.behind(self._noisy(pixels))
-            if votes is None:
-                votes, finite = torch.zeros_like(logits), logits.isfinite().all(1)
+            logits = noisy_logits()
+            votes += one_hot(logits.argmax(1), logits.shape[1])
             finite &= logits.isfinite().all(1)
-            votes.scatter_add_(1, logits.argmax(1, keepdim=True), torch.ones_like(votes[:, :1]))
         shares = with_abstentions(votes).to(pixels.device).clamp(min=NO_SHARE).log()
         return torch.where(finite[:, None], shares, torch.nan)
 
-    def _noisy(self, pixels: Tensor) -> Tensor:
-        return pixels + self.sigma * random_numbers.normal_noise(pixels, self.generators)
-
 
 def with_abstentions(votes: Tensor) -> Tensor:
-    """Return shares of votes, N x classes, with one more class: it has all where no class wins."""
+    """Return shares of votes, N x classes, with one more class, which has all where none wins."""
     from scipy.stats import binomtest
 
     votes = votes.cpu()
-    first, second = (each.long().tolist() for each in votes.topk(2, 1).values.T)
-    won = [
-        binomtest(most, most + next_, 0.5).pvalue <= ALPHA
-        for most, next_ in zip(first, second, strict=True)
-    ]
-    won = torch.tensor(won, dtype=votes.dtype)[:, None]
-    return torch.cat([won * votes / votes.sum(1, keepdim=True), 1 - won], 1)
+    most_votes = votes.topk(2, 1).values.long().tolist()
+    won = torch.tensor(
+        [[binomtest(first, first + second, 0.5).pvalue <= ALPHA] for first, second in most_votes]
+    )
+    return torch.cat([won * votes / votes.sum(1, keepdim=True), ~won], 1)

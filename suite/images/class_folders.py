@@ -1,4 +1,4 @@
-"""What lies in a folder, and which folders are the classes of the images in them."""
+"""What lies in a folder, and which of its folders are classes."""
 
 import itertools
 import logging
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from suite.images.labels import LABELS, NIPS2017, SUFFIXES, printable, synset_class
 
-UNFINISHED = ".unfinished"  # lies in a folder while select_images.py writes to it
+UNFINISHED = ".unfinished"  # lies in a folder while a script writes images to it
 RUN = "run.json"
 SYNSET = re.compile(r"(n[0-9]{8})")
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -43,11 +43,10 @@ def class_images(folder: Path, left: Counter) -> list[Path]:
 
 
 def class_folders(folder: Path, images: list[Path], folders: list[Path]) -> dict[Path, int]:
-    """Return the folders that are classes, with the indices of these.
+    """Return the folders that are classes, with their class indices.
 
     Args:
-        images: those that lie in `folder` itself.
-        folders: all that lie in it.
+        images, folders: what lies in `folder`.
 
     Raises:
         ValueError: there are images in the folders, but these can't be classes.
@@ -67,7 +66,7 @@ def class_folders(folder: Path, images: list[Path], folders: list[Path]) -> dict
 
 
 def _numbered(folder: Path, folders: list[Path]) -> dict[Path, int]:
-    """Return the classes of folders that are named by class index."""
+    """Return the class indices that folders are named by."""
     by_class = sorted(folders, key=lambda f: int(f.name))
     for one, other in itertools.pairwise(by_class):
         if int(one.name) == int(other.name):
@@ -82,7 +81,7 @@ def _numbered(folder: Path, folders: list[Path]) -> dict[Path, int]:
 
 
 def _sorted_names(folder: Path, folders: list[Path], filled: list[Path]) -> dict[Path, int]:
-    """Return the classes of folders by torchvision's rule, where they seem to be classes."""
+    """Return class indices by torchvision's rule, if the folders seem to be classes."""
     names = sorted(f.name for f in folders)
     if len(filled) == 1:
         raise ValueError(f"{folder} has images in {printable(filled[0])} alone: give that folder")

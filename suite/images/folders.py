@@ -15,9 +15,9 @@ name, and either it or the one above it is given:
     flat files without labels
     folders named by class index: 0/*.png, 1/*.png
     torchvision's ImageFolder: cat/*.png, dog/*.png, whose sorted names are the classes
-    batches of arrays: batch_0.npy, batch_1.npy, see `arrays`
 
-What is left out of a folder is counted and logged. Names that begin with a dot are passed over.
+What else lies in a folder is left out, counted and logged. Names that begin with a dot are passed
+over.
 """
 
 import logging
@@ -27,7 +27,6 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from suite.images import arrays
 from suite.images.class_folders import SYNSET, UNFINISHED, class_folders, class_images, look_into
 from suite.images.labels import (
     LABELS,
@@ -42,6 +41,7 @@ from suite.images.labels import (
     synset_class,
 )
 
+EMBEDDED = Path(__file__).resolve().parents[2] / "data" / "nips2017" / "images"
 OF_SYNSET = re.compile(rf"{SYNSET.pattern}(_|$)")
 
 logger = logging.getLogger(__name__)
@@ -52,20 +52,17 @@ def list_images(folder: Path) -> list[LabelledImage]:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no image in it, an unfinished selection, or labels that do not fit the images.
+        ValueError: no image in it, an unfinished folder, or labels that do not fit the images.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
     if (folder / UNFINISHED).is_file():
         raise ValueError(
-            f"the selection in {folder} was interrupted: give its command again, with --overwrite"
+            f"{folder} is unfinished: the command that wrote it was interrupted; give it again, "
+            "with --overwrite"
         )
     left = Counter()
-    batch_files = arrays.batch_files(folder)
-    if batch_files and not look_into(folder, Counter())[0]:
-        images = arrays.list_arrays(batch_files)
-    else:
-        images = _listed(folder, left)
+    images = _listed(folder, left)
     left_out = ", ".join(f"{count} {what}" for what, count in (+left).items())
     if not images:
         hint = f"; it has {left_out}" if left_out else ""
@@ -92,10 +89,9 @@ def list_images(folder: Path) -> list[LabelledImage]:
 def matched(
     folder: Path, listed: list[LabelledImage], naturals: list[LabelledImage]
 ) -> list[LabelledImage]:
-    """Return a folder's images with what only the natural ones tell, as of another program's.
+    """Return a folder's images; if none has a label, they get those of the natural images.
 
-    Images without labels get those of the natural images of their names. Images of batches that
-    have numbers for names get the natural ones', in the order of these.
+    Images are matched by name, and targets come with the labels.
 
     Args:
         naturals: in the order of their names; empty if there are none to ask.
@@ -103,18 +99,8 @@ def matched(
     Raises:
         ValueError: there are more images, or fewer; names the first that is missing.
     """
-    numbered = arrays.are_numbered(listed)
-    if not naturals or not (numbered or all(image.label is None for image in listed)):
+    if not naturals or any(image.label is not None for image in listed):
         return listed
-    if numbered:
-        if len(listed) != len(naturals):
-            more = listed if len(listed) > len(naturals) else naturals
-            first = more[min(len(listed), len(naturals))]
-            raise ValueError(
-                f"{folder} has {len(listed)} images in its batches, but there are {len(naturals)} "
-                f"natural ones: {printable(first.name)} has no partner"
-            )
-        listed = [replace(i, name=n.name) for i, n in zip(listed, naturals, strict=True)]
     known = {image.name: image for image in naturals}
     unmatched = known.keys() ^ {image.name for image in listed}
     if unmatched:
@@ -125,8 +111,8 @@ def matched(
             f"{has} {printable(first)}"
         )
     return [
-        replace(i, label=known[i.name].label, target=known[i.name].target) if i.label is None else i
-        for i in listed
+        replace(image, label=known[image.name].label, target=known[image.name].target)
+        for image in listed
     ]
 
 
@@ -168,7 +154,7 @@ def _listed(folder: Path, left: Counter) -> list[LabelledImage]:
 def _named(
     path: Path, label: int | None, before: str = "", target: int | None = None
 ) -> LabelledImage:
-    """Return an image; its name has one form on all file systems, so that copies fit together."""
+    """Return an image; file systems differ in the normal form of names, so that NFC is taken."""
     name = unicodedata.normalize("NFC", f"{before}{path.stem}.png")
     return LabelledImage(path, name, label, target)
 
@@ -209,7 +195,7 @@ def _label_file(
 
 
 def _place(labels: LabelFile, places: list[Path]) -> Path:
-    """Return the first folder with images that have a row, else the first with any."""
+    """Return the first folder that has images with a row, else the first that has images."""
 
     def fit(place: Path) -> tuple[bool, bool]:
         images, _ = look_into(place, Counter())
@@ -242,7 +228,7 @@ def _with_labels(
 ) -> list[LabelledImage]:
     file = labels.path
     absent = labels.without_image(images)
-    if absent and labels.form.complete:
+    if absent and labels.form.strict:
         raise ValueError(f"{file} names {printable(absent[0])}, which is not an image in {place}")
     left[f"rows of {file.name} without an image"] += len(absent)
     if labels.form.selects:

@@ -22,15 +22,15 @@ class Format:
 
     Attributes:
         key: the column of the file names.
-        label: that of the classes.
-        targets: those of the classes that a targeted attack aims at; the first that is filled in.
-        synset: that of the classes' names in ImageNet, which the labels must agree with.
-        first: the number that the classes count from.
-        classes: how many there are; None if that is a matter of the network.
-        suffixes: whether names are compared with their suffixes.
+        label: the column of the classes.
+        targets: columns of the target classes; the first one that is filled in counts.
+        synset: the column of the classes' WordNet ids, which the labels must agree with.
+        first: the number of the first class.
+        classes: the number of classes; None if it depends on the network.
+        strict: whether names are compared with their suffixes, and a row without an image is an
+            error.
         selects: whether images without a row are left out; else they are an error.
-        complete: whether a row without an image is an error.
-        columns: those of a file that has no header, and tabs for commas.
+        columns: the columns of a file with tabs and without a header.
     """
 
     key: str
@@ -39,15 +39,12 @@ class Format:
     synset: str | None = None
     first: int = 0
     classes: int | None = None
-    suffixes: bool = False
+    strict: bool = False
     selects: bool = False
-    complete: bool = False
     columns: tuple[str, ...] = ()
 
 
-SUITE_LABELS = Format(
-    "filename", "label", targets=("target", "targeted_label"), suffixes=True, complete=True
-)
+SUITE_LABELS = Format("filename", "label", targets=("target", "targeted_label"), strict=True)
 NIPS = Format("ImageId", "TrueLabel", targets=("TargetClass",), first=1, classes=1000)
 TA_BENCH_LABELS = Format("image_name", "class_index", synset="class", selects=True)
 TINY_IMAGENET = Format("image", "synset", synset="synset", columns=("image", "synset"))
@@ -55,27 +52,25 @@ TINY_IMAGENET = Format("image", "synset", synset="synset", columns=("image", "sy
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image file, or an image in a file of several.
+    """An image file and its classes.
 
     Attributes:
-        name: the file name of what is made from it.
-        label: its class; None if unknown.
-        target: the class that a targeted attack aims at; None if the label file has no such column.
-        index: which image of the file it is; None if the file is the image.
+        name: the file name of images that are made from it.
+        label: its class index; None if unknown.
+        target: the class of a targeted attack; None if the label file has no such column.
     """
 
     path: Path
     name: str
     label: int | None
     target: int | None = None
-    index: int | None = None
 
 
 class LabelFile:
     """A label file and its rows, by the names of their images.
 
     Raises:
-        ValueError: it is no CSV file in UTF-8, lacks a column, or contradicts itself.
+        ValueError: it is not a CSV file in UTF-8, lacks a column, or contradicts itself.
     """
 
     def __init__(self, path: Path, form: Format):
@@ -102,7 +97,7 @@ class LabelFile:
                 raise ValueError(f"{path} has two targets for {printable(name)}")
 
     def _key(self, name: str) -> str:
-        if not self.form.suffixes:
+        if not self.form.strict:
             name = _without_suffix(name.strip())
         return unicodedata.normalize("NFC", name)
 
@@ -111,7 +106,7 @@ class LabelFile:
         return next(filter(None, cells), None)
 
     def rows(self) -> list[tuple[str, int, int | None]]:
-        """Return in the file's order each image's name, without a suffix, and its `classes`."""
+        """Return each image's name without suffix, label and target, in the file's order."""
         names = [(key, row[self.form.key]) for key, row in self._rows.items()]
         return [(_without_suffix(key), *self.classes(Path(name))) for key, name in names]
 
@@ -120,15 +115,15 @@ class LabelFile:
         return self._key(image.name) in self._rows
 
     def without_image(self, images: list[Path]) -> list[str]:
-        """Return the names in rows that are none of these images."""
+        """Return the names in the file that none of these images has."""
         missing = self._rows.keys() - {self._key(image.name) for image in images}
         return sorted(self._rows[key][self.form.key] for key in missing)
 
     def classes(self, image: Path) -> tuple[int, int | None]:
-        """Return an image's class, and that which a targeted attack aims at, both counted from 0.
+        """Return an image's label and its target class, if any; both count from 0.
 
         Raises:
-            ValueError: it has no row, or no class that can be.
+            ValueError: it has no row, or a class that can't be.
         """
         row = self._rows.get(self._key(image.name))
         if row is None:
@@ -174,7 +169,7 @@ def _rows(file: Path, delimiter: str = ",") -> Iterator[list[str]]:
 
 
 def other_label_files(folder: Path) -> list[LabelFile]:
-    """Return a folder's label files with NIPS 2017's or TA-Bench's columns, or Tiny-ImageNet's."""
+    """Return a folder's label files in the formats of NIPS 2017, TA-Bench and Tiny-ImageNet."""
     tiny = folder / TINY
     found = [LabelFile(tiny, TINY_IMAGENET)] if tiny.is_file() else []
     for file in sorted(folder.glob("[!.]*.[cC][sS][vV]")):
@@ -192,14 +187,14 @@ def other_label_files(folder: Path) -> list[LabelFile]:
 
 @functools.cache
 def synsets() -> dict[str, int]:
-    """Return ImageNet-1k's classes by their WordNet ids."""
+    """Return the class indices of ImageNet-1k by WordNet id."""
     from timm.data import ImageNetInfo
 
     return {name: index for index, name in enumerate(ImageNetInfo().label_names())}
 
 
 def synset_class(synset: str, path: Path) -> int:
-    """Return the class of a synset that a path is named by."""
+    """Return the class index of the synset (a WordNet id) that a path is named by."""
     if synset not in synsets():
         raise ValueError(f"{path}: {synset} is not one of ImageNet's 1000 classes")
     return synsets()[synset]
@@ -225,7 +220,10 @@ def write_labels(folder: Path, rows: Iterable[dict]) -> None:
 
 @contextlib.contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """Give a name to write under, and then rename it: the file appears whole or not at all."""
+    """Yield a temporary name to write to, and rename it at the end.
+
+    So the file appears whole or not at all.
+    """
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         yield part

@@ -1,21 +1,8 @@
-"""The one thing in an image's metadata that matters, and files without what PIL chokes on."""
+"""Image files without the metadata that Pillow chokes on."""
 
-import contextlib
 import struct
 
-import PIL.ExifTags
-import PIL.Image
-
-TRANSPOSE = {  # EXIF's orientations
-    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
-    3: PIL.Image.Transpose.ROTATE_180,
-    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
-    5: PIL.Image.Transpose.TRANSPOSE,
-    6: PIL.Image.Transpose.ROTATE_270,
-    7: PIL.Image.Transpose.TRANSVERSE,
-    8: PIL.Image.Transpose.ROTATE_90,
-}
-# What says how the pixels are stored, and the orientation; all else is metadata.
+# The orientation and how the pixels are stored; all else is metadata.
 NEEDED_IN_TIFF = {
     *range(0x100, 0x104),  # width, height, bits, compression
     *(0x106, 0x10A, 0x111, 0x112, 0x115, 0x116, 0x117, 0x11C),  # photometric to planar
@@ -27,19 +14,8 @@ NEEDED_IN_TIFF = {
 }
 
 
-def upright(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Return an image, loaded, turned as its EXIF or XMP says.
-
-    PIL.ImageOps.exif_transpose also writes the metadata again, which fails on what is odd in it.
-    """
-    method = None
-    with contextlib.suppress(Exception):  # of a broken block; the pixels are good
-        method = TRANSPOSE.get(image.getexif().get(PIL.ExifTags.Base.Orientation))
-    return image if method is None else image.transpose(method)
-
-
 def without_metadata(data: bytes) -> bytes:
-    """Return a PNG or TIFF file without the metadata that PIL may refuse; others as they are."""
+    """Return a PNG or TIFF file without metadata that Pillow may refuse; others as they are."""
     if data.startswith(b"\x89PNG"):
         return _bare_png(data)
     if data[:4] in (b"II*\0", b"MM\0*"):
@@ -60,7 +36,7 @@ def _bare_png(data: bytes) -> bytes:
 
 
 def _bare_tiff(data: bytes) -> bytes:
-    """Give metadata a type that readers pass over."""
+    """Give the metadata's fields a type that readers skip."""
     order = "<" if data.startswith(b"II") else ">"
     (start,) = struct.unpack_from(order + "L", data, 4)
     (count,) = struct.unpack_from(order + "H", data, start)

@@ -1,46 +1,37 @@
 """8-bit pixels in and out: images decoded ahead of the network, PNGs encoded behind it."""
 
 import contextlib
-import ctypes
+import functools
 import io
 import logging
 import math
-import multiprocessing
-import os
-import signal
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from suite.images import arrays, metadata
 from suite.images.labels import LabelledImage, printable, whole_file
+from suite.images.metadata import without_metadata
 
 logger = logging.getLogger(__name__)
-
-
-def read(image: LabelledImage) -> PIL.Image.Image:
-    """Return a listed image as 8-bit RGB, upright.
-
-    Raises:
-        ValueError: it is not readable.
-    """
-    return read_image(image.path) if image.index is None else arrays.picture(image)
+# An image's pixels, uint8 3 x H x W, and whether `prepare` left them as they were. numpy holds and
+# stacks them, since torch would start threads of its own in each of ours.
+Decoded = tuple[np.ndarray, bool]
 
 
 def read_image(path: Path) -> PIL.Image.Image:
     """Return an image file as 8-bit RGB, upright.
 
     Greyscale, palette and CMYK images are converted, 16-bit ones scaled to 8 bits, transparency is
-    dropped, and of an animation the first frame is taken. Of metadata, the orientation counts.
+    dropped, and of an animation the first frame is taken. Of the metadata, only the orientation
+    counts.
 
     Raises:
         ValueError: the file is not a readable image.
@@ -49,7 +40,7 @@ def read_image(path: Path) -> PIL.Image.Image:
         return _decode(path)
     except Exception as error:  # PIL's decoders raise whatever comes up in a broken file
         with contextlib.suppress(Exception):
-            return _decode(io.BytesIO(metadata.without_metadata(path.read_bytes())))
+            return _decode(io.BytesIO(without_metadata(path.read_bytes())))
         reason = " ".join(str(error).split())
         raise ValueError(f"{printable(path)} is not a readable image ({reason})") from error
 
@@ -59,16 +50,19 @@ def _decode(file: Path | io.BytesIO) -> PIL.Image.Image:
         image.load()
         if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
             raise ValueError("what is white in 32-bit pixels is not known: save it with 8 bits")
-        upright = metadata.upright(image)
-        if upright.mode.startswith("I"):  # PIL would clip 16-bit greys instead of scaling them
-            levels = np.asarray(upright).astype(float) / 257
-            upright = PIL.Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
-        return upright.convert("RGB")
+        with contextlib.suppress(Exception):  # broken metadata; the pixels are good
+            image.getexif()
+            image.info = {}  # exif_transpose would write it again, which fails on what is odd in it
+            PIL.ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I"):  # PIL would clip 16-bit greys instead of scaling them
+            levels = np.asarray(image).astype(float) / 257
+            image = PIL.Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
+        return image.convert("RGB")
 
 
 def to_pixels(image: PIL.Image.Image) -> Tensor:
     """Return an RGB image as uint8, 3 x H x W."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(np.asarray(image).transpose(2, 0, 1), order="C"))
 
 
 def read_batches(
@@ -81,81 +75,75 @@ def read_batches(
     """Yield batches with their pixels as uint8, N x 3 x H x W.
 
     Args:
-        workers: processes that decode ahead, two batches each; 0 to decode here.
-        prepare: applied to each picture, for example a resize; a function that pickle can take.
-        skipped: where to note the names of unreadable images, which their batches, as many as
-            given, then lack; None to stop at the first one.
-        untouched: where to note the names of images that `prepare` returns as they are.
+        workers: threads that decode up to two batches ahead; 0 to decode in the calling thread.
+        prepare: applied to each picture, for example a resize.
+        skipped: gets the names of unreadable images, which are left out of their batches, even if
+            none is left; None to raise at the first one.
+        untouched: gets the names of the images that `prepare` returns as they are.
 
     Raises:
         ValueError: an image is not readable, or has another size than others of its batch.
     """
-    loader = DataLoader(
-        _Decoder(batches, prepare),
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=max(0, min(workers, len(batches) - 1)),  # nothing comes after the last one
-        worker_init_fn=_leave_with_main_process,
-    )
-    with _signals_wait():
-        decoded = iter(loader)
-    for batch in batches:
-        pixels, broken, same, other_size = next(decoded)
-        for index, message in broken.items():
-            if skipped is None:
-                raise ValueError(message)
-            image = batch[index]
-            skipped.append(image.path.name if image.index is None else image.name)
-            logger.warning("skipped: %s", message)
-        if other_size:
-            raise ValueError(other_size)
-        if untouched is not None:
-            untouched += [batch[index].name for index in same]
-        kept = [image for n, image in enumerate(batch) if n not in broken]
-        yield kept, torch.from_numpy(pixels)
+
+    def decode(image: LabelledImage) -> Decoded:
+        picture = read_image(image.path)
+        prepared = prepare(picture) if prepare else picture
+        return to_pixels(prepared).numpy(), prepared is picture
+
+    images = [image for batch in batches for image in batch]
+    ahead = 2 * max([workers, *map(len, batches)])
+    with contextlib.closing(_decoded_ahead(decode, images, workers, ahead)) as results:
+        for batch in batches:
+            kept, pixels = [], []
+            for image in batch:
+                try:
+                    decoded, as_it_was = next(results)()
+                except ValueError as error:
+                    if skipped is None:
+                        raise
+                    skipped.append(image.path.name)
+                    logger.warning("skipped: %s", error)
+                    continue
+                if pixels and decoded.shape != pixels[0].shape:
+                    sizes = [(each.shape[2], each.shape[1]) for each in (decoded, pixels[0])]
+                    raise ValueError(size_error((image.path, sizes[0]), (kept[0].path, sizes[1])))
+                if as_it_was and untouched is not None:
+                    untouched.append(image.name)
+                kept.append(image)
+                pixels.append(decoded)
+            yield kept, torch.from_numpy(np.stack(pixels) if pixels else np.empty(0))
 
 
-class _Decoder(Dataset):
-    """Batches: pixels, errors of unreadable images, which ones are as read, an error about sizes.
+def _decoded_ahead(
+    decode: Callable[[LabelledImage], Decoded],
+    images: Iterable[LabelledImage],
+    threads: int,
+    ahead: int,
+) -> Iterator[Callable[[], Decoded]]:
+    """Yield, for each image in order, a function that returns it decoded or raises its error.
 
-    Errors are returned, since a DataLoader adds its worker's traceback to what is raised. Pixels
-    are numpy's, which come through a pipe: tensors would take shared memory, of which containers
-    have little, and a DataLoader waits for ever for one that found none.
+    Threads decode up to `ahead` images before they are asked for; without threads none is.
     """
-
-    def __init__(self, batches: list[list[LabelledImage]], prepare: Callable | None):
-        self.batches = batches
-        self.prepare = prepare
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> tuple[np.ndarray, dict[int, str], list[int], str | None]:
-        pixels, broken, same, first = [], {}, [], None
-        for index, image in enumerate(self.batches[number]):
-            try:
-                as_it_is = read(image)
-                picture = self.prepare(as_it_is) if self.prepare else as_it_is
-            except ValueError as error:
-                broken[index] = str(error)
-                continue
-            if picture is as_it_is:
-                same.append(index)
-            first = first or (image.path, picture.size)
-            if picture.size != first[1]:
-                return np.empty(0), broken, [], size_error((image.path, picture.size), first)
-            pixels.append(to_pixels(picture).numpy())
-        # Laid out here, beside the network, as it takes them.
-        laid_out = np.ascontiguousarray(np.stack(pixels)) if pixels else np.empty(0)
-        return laid_out, broken, same, None
-
-
-def _as_it_is(item: tuple) -> tuple:
-    return item
+    if not threads:
+        yield from (functools.partial(decode, image) for image in images)
+        return
+    PIL.Image.init()  # in two threads at once it would leave one of them without some formats
+    pool = ThreadPoolExecutor(threads)
+    jobs: deque[Future] = deque()
+    try:
+        for image in images:
+            jobs.append(pool.submit(decode, image))
+            if len(jobs) == ahead:
+                yield jobs.popleft().result
+        while jobs:
+            yield jobs.popleft().result
+    finally:
+        # Without waiting, since Ctrl-C may have come while a lock was held that the threads need.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def size_error(one: tuple[Path, tuple[int, int]], other: tuple[Path, tuple[int, int]]) -> str:
-    """Say that two images, each a path with its width and height, have not one size."""
+    """Return the error of two images, each a path and its (width, height), that differ in size."""
     (path, size), (first, first_size) = one, other
     return (
         f"{printable(path)} is {size[0]} x {size[1]} pixels, but {printable(first)} is "
@@ -163,47 +151,14 @@ def size_error(one: tuple[Path, tuple[int, int]], other: tuple[Path, tuple[int, 
     )
 
 
-@contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Put Ctrl-C and SIGTERM off until processes are started.
-
-    os.fork ignores what a signal raises in its callbacks, and logging's one then keeps its lock.
-    """
-    came = []
-    handlers = {
-        number: signal.signal(number, lambda number, frame: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
-
-
-def _leave_with_main_process(worker: int) -> None:
-    """Leave signals to the main process, which ends its workers, and end when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if sys.platform == "linux":
-        # By itself it would wait for its pipe to empty, which nobody reads any more.
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        parent = multiprocessing.parent_process().pid
-        if multiprocessing.get_start_method() == "fork" and os.getppid() != parent:
-            os._exit(1)  # it was killed before
-
-
 class Writer(contextlib.AbstractContextManager):
-    """Writes PNGs on threads behind the network; at most `waiting` of them are kept in memory.
+    """Writes PNGs in threads; at most `waiting` images are kept in memory.
+
+    Leaving the context waits for all images, unless Ctrl-C was pressed. An error in a thread is
+    raised by a later call, or on leaving.
 
     Attributes:
-        waited: for how many seconds `write` has waited for a place in memory.
-
-    Leaving it waits for all of them, unless by Ctrl-C. What goes wrong in a thread is raised at a
-    later call, or on leaving.
+        waited: the seconds for which `write` has waited for a place in memory.
     """
 
     def __init__(self, threads: int = 1, waiting: int = 64):
@@ -233,12 +188,12 @@ def to_float(pixels: Tensor) -> Tensor:
 
 
 def to_uint8(adversarial: Tensor, natural: Tensor, epsilon: float) -> Tensor:
-    """Round adversarial pixels to 8 bits, within epsilon of the natural ones in whole levels.
+    """Round adversarial pixels to 8 bits, within epsilon of the natural ones.
 
     Args:
         adversarial: float in [0, 1], N x 3 x H x W.
         natural: uint8, the same shape.
-        epsilon: largest perturbation, in 1/255; of a fraction, the whole part counts.
+        epsilon: largest perturbation, in 1/255; it is rounded down to whole levels.
 
     Raises:
         ValueError: a pixel is not finite.

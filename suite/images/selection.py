@@ -1,11 +1,13 @@
-"""What a selection makes of pictures, and the folder that it writes."""
+"""A selection's images and its folder."""
 
 from pathlib import Path
 
 import PIL.Image
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
 
 from suite.images.class_folders import UNFINISHED
-from suite.images.labels import LABELS, LabelledImage
+from suite.images.labels import LABELS
 
 
 def square(
@@ -15,17 +17,14 @@ def square(
     whole: bool = False,
     bicubic: bool = False,
 ) -> PIL.Image.Image:
-    """Return a picture's centre, `size` pixels square; a picture of just that size as it is.
+    """Return a picture's centre, `size` pixels square; a picture that has the size as it is.
 
     Args:
-        resize: short side before the crop, also of pictures that have the size already; None for
+        resize: short side before the crop, also for pictures that have the size already; None for
             size * 256 / 224.
-        whole: resize all of the picture to a square, without a crop.
-        bicubic: resample by cubic interpolation, not by linear.
+        whole: resize the whole picture to a square, without a crop.
+        bicubic: bicubic instead of bilinear interpolation.
     """
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as transforms
-
     if resize is None and picture.size == (size, size):
         return picture  # enlarged and cropped it would be blurred
     mode = InterpolationMode.BICUBIC if bicubic else InterpolationMode.BILINEAR
@@ -36,7 +35,7 @@ def square(
 
 
 def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Mark an output folder as unfinished, emptied if that is wanted and a selection wrote it.
+    """Mark an output folder as unfinished; `overwrite` deletes an earlier selection in it.
 
     Raises:
         ValueError: it has images.
@@ -50,14 +49,3 @@ def prepare_folder(folder: Path, overwrite: bool) -> None:
         hint = ", or --overwrite them" if selected else ""
         raise ValueError(f"{folder} has images: take another folder{hint}")
     (folder / UNFINISHED).touch()
-
-
-def selected_row(image: LabelledImage, folder: Path | None) -> dict:
-    """Return a row of labels.csv; its `source` is the file that the image came from.
-
-    Args:
-        folder: which `source` is relative to; None for the image's own.
-    """
-    source = image.path.relative_to(folder or image.path.parent)
-    row = {"filename": image.name, "label": image.label, "source": source}
-    return row if image.target is None else row | {"target": image.target}

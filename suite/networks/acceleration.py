@@ -1,4 +1,4 @@
-"""First convolutions and dense blocks that take less time on a CPU. Needs torch and torchvision.
+"""Faster first convolutions and dense blocks on a CPU.
 
 The forward pass gives the same bits; gradients are equal up to rounding.
 """
@@ -12,9 +12,9 @@ from torchvision.models import densenet
 class Stem(nn.Conv2d):
     """A first convolution with stride 2, whose gradient is computed with stride 1.
 
-    That gradient has as few channels as the pixels, and leaves most of a vector unit idle. Where
-    2 x 2 pixels are taken as one of four times the channels, the same convolution has half the
-    kernel size and stride 1. Nothing but the input gets a gradient.
+    That gradient has as few channels as the pixels, which leaves most of a vector unit idle. Taking
+    2 x 2 pixels as one pixel with four times the channels, the same convolution has half the
+    kernel size and stride 1. Only the input gets a gradient.
     """
 
     def unshuffle(self) -> None:
@@ -40,7 +40,7 @@ class _Strided(torch.autograd.Function):
             for positions, length in zip(grad.shape[2:], stem.unshuffled.shape[2:], strict=True)
         )
         shape = (images, 4 * channels, rows, columns)
-        weight = stem.unshuffled.to(grad.dtype)  # autocast's
+        weight = stem.unshuffled.to(grad.dtype)  # bfloat16 under autocast
         padded = pixel_shuffle(torch.nn.grad.conv2d_input(shape, weight, grad), 2)
         top, left = stem.padding
         borders = (-left, width + left - 2 * columns, -top, height + top - 2 * rows)
@@ -48,9 +48,9 @@ class _Strided(torch.autograd.Function):
 
 
 class DenseBlock(densenet._DenseBlock):
-    """A dense block whose layers add to one concatenation, instead of making it anew each time.
+    """A dense block whose layers add to one concatenation instead of making it anew each time.
 
-    Then the backward pass, too, has one addition a layer, not one for each pair of layers.
+    The backward pass then also has one addition per layer, not one per pair of layers.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class DenseLayer(densenet._DenseLayer):
 
 
 def speed_up(network: nn.Module) -> None:
-    """Give parts of a frozen network the classes above; names, weights and hooks stay."""
+    """Give modules of a frozen network the classes above; names, weights and hooks stay."""
     for module in network.modules():
         if _is_strided_on_pixels(module):
             module.__class__ = Stem

@@ -1,6 +1,7 @@
-"""Refusals and warnings about what networks answer."""
+"""Refusals and warnings about the answers of networks."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -25,14 +26,15 @@ def warn_of_probabilities(arch: str, logits: Tensor) -> None:
 def warn_of_accuracy(arch: str, records: list[dict]) -> None:
     """Warn if a network's `answer` is hardly ever the `label` of natural images."""
     enough = 0.4 * len(records)
-    right = sum(record["answer"] == record["label"] for record in records)
-    if right >= enough:
+    differences = Counter(record["answer"] - record["label"] for record in records)
+    if differences[0] >= enough:
         return
     hint = "wrong labels, or preprocessing that is not the network's?"
-    if sum(record["answer"] == record["label"] - 1 for record in records) >= enough:
+    if differences[-1] >= enough:
         hint = "do the labels count from 1? They must count from 0"
-    elif sum(record["answer"] == record["label"] + 1 for record in records) >= enough:
+    elif differences[1] >= enough:
         hint = "does its first class stand for the background? Classes must count from 0 without it"
+    right = differences[0]
     logger.warning("%s is right on %d of %d natural images: %s", arch, right, len(records), hint)
 
 
@@ -54,13 +56,13 @@ def refuse_other_classes(arch: str, classes: int, listed: Iterable[LabelledImage
 
 
 def refuse_no_answer(arch: str, answers: list[int]) -> None:
-    """Raise a ValueError if a network's logits were not finite, for which its answer is -1."""
+    """Raise a ValueError if an answer is -1, which stands for logits that are not finite."""
     if -1 in answers:
         raise ValueError(f"{arch} answers with logits that are not finite: are its weights broken?")
 
 
 def warn_of_batch_dependence(arch: str) -> None:
-    """Warn of a network that answers an image otherwise alone than in a batch."""
+    """Warn that a network answers an image otherwise alone than in a batch."""
     logger.warning(
         "%s answers an image otherwise alone than in a batch: its numbers depend on --batch-size "
         "(has it a batch norm without running statistics?)",

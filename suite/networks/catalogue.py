@@ -1,27 +1,25 @@
-"""The networks that have a name: what each takes, and where its weights come from."""
+"""Networks by name: what each takes, and where its weights come from."""
 
 import dataclasses
-import fnmatch
 import functools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from pathlib import Path
 
 from torch import nn
 
 from suite.networks import cifar10, libraries, protocols, weights
-from suite.networks.libraries import EMBEDDED, NetworkSpec
+from suite.networks.libraries import EMBEDDED_SIZES, NetworkSpec
 from suite.user_code import user_network
 from suite.user_code.input_sizes import input_size
 from suite.user_code.user_file import is_user_file
-from suite.user_code.user_network import adapted
 
-# Of the embedded networks' family, but in no package: timm's copy of the same authors' weights.
+# Of the embedded networks' family, but in no package: timm has the same authors' weights.
 LARGER_LITES = {
     "efficientnet_lite3": "timm/tf_efficientnet_lite3.in1k",
     "efficientnet_lite4": "timm/tf_efficientnet_lite4.in1k",
 }
-# The names of TF-Slim's released networks in the papers: the architecture, MMdnn's file of the
-# weights, and timm's copy.
+# The papers' names of TF-Slim's released networks: the architecture, MMdnn's file of the weights,
+# and timm's network.
 SLIM = {
     "inc_v3": ("inception_v3", "tf2torch_inception_v3", "inception_v3.tf_in1k"),
     "inc_v4": ("inception_v4", "tf2torch_inception_v4", "inception_v4.tf_in1k"),
@@ -35,11 +33,11 @@ SLIM = {
         "inception_resnet_v2.tf_ens_adv_in1k",
     ),
 }
-# The names that no library has.
-SUITE_NAMES = (*EMBEDDED, *LARGER_LITES, *SLIM, *cifar10.FILES, *protocols.FED)
+# Names that no library has.
+SUITE_NAMES = (*EMBEDDED_SIZES, *LARGER_LITES, *SLIM, *cifar10.FILES, *protocols.FED)
 SLIM_URL = "https://github.com/ylhz/tf_to_pytorch_model/releases/download/v1.0"
-# Who else carries weights of pretrainedmodels whose server is often down. Of the three SE-ResNets
-# and Xception it is the same file; the others were saved again under the same or other names.
+# Other copies of pretrainedmodels' weights, whose server is often down. Those of the SE-ResNets and
+# Xception are the same files; the others were saved again under the same or other names.
 ELSEWHERE = {
     "densenet121": "torchvision/densenet121@IMAGENET1K_V1",
     "densenet161": "torchvision/densenet161@IMAGENET1K_V1",
@@ -58,7 +56,7 @@ ELSEWHERE = {
 
 
 def find_network(name: str) -> NetworkSpec:
-    """Return where the network of that name comes from; no network is built, nothing downloaded.
+    """Return the specification of a network; none is built, nothing is downloaded.
 
     Raises:
         ValueError: no network has that name; the message has near ones.
@@ -69,7 +67,7 @@ def find_network(name: str) -> NetworkSpec:
     if name in protocols.FED:
         other, feeding = protocols.FED[name]
         return dataclasses.replace(find_network(other), **feeding)
-    if name in EMBEDDED:
+    if name in EMBEDDED_SIZES:
         return libraries.embedded_network(name)
     if name in SLIM:
         return _slim(name)
@@ -85,69 +83,33 @@ def find_network(name: str) -> NetworkSpec:
 
 @functools.cache
 def network_identity(name: str) -> Hashable:
-    """Return what is equal in names that stand for one network: with it, two are compared.
+    """Return a value that is equal for names of one network.
 
-    That is the file of its weights, whose name has their digest, and the preprocessing. Weights
-    that a library saved again are another file, and count as another network.
+    It is made of the file of the weights, whose name has their digest, and the preprocessing.
+    Weights that a library saved again are another file, and count as another network.
     """
     try:
-        origin = None if is_user_file(name) else find_network(name)
+        spec = None if is_user_file(name) else find_network(name)
     except ValueError:  # the name of an ensemble, or of no network
-        origin = None
-    if origin is None or origin.file is None:
+        spec = None
+    if spec is None or spec.file is None:
         return name
-    pixels = (*origin.input_size, *origin.mean, *origin.std, origin.bgr, origin.scale)
-    pixels += (origin.crop_pct, origin.interpolation)
-    return origin.file.name, *pixels
-
-
-def network_names() -> Iterator[str]:
-    """Yield every name that `find` takes for a network with weights.
-
-    Those are for ImageNet's 1000 classes, or for CIFAR-10's ten.
-    """
-    import pretrainedmodels
-    import timm
-    from torchvision import models as torchvision
-
-    yield from (*SUITE_NAMES, *sorted(pretrainedmodels.model_names))
-    for arch in torchvision.list_models(module=torchvision):
-        yield f"torchvision/{arch}"
-        for version in torchvision.get_model_weights(arch).__members__:
-            yield f"torchvision/{arch}@{version}"
-    for arch in timm.list_pretrained():
-        if timm.get_pretrained_cfg(arch).num_classes == 1000:
-            yield f"timm/{arch}"
-
-
-def list_networks(pattern: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, input size, where the weights come from and whether they are on this machine.
-
-    Args:
-        pattern: of the names: a part of them, or a shell pattern of the whole.
-    """
-    if not any(character in pattern for character in "*?["):
-        pattern = f"*{pattern}*"
-    for name in network_names():
-        if not fnmatch.fnmatchcase(name, pattern):
-            continue
-        origin = find_network(name)
-        size = "x".join(map(str, origin.input_size[1:]))
-        yield name, size, origin.place, "here" if origin.here else "-"
+    pixels = (*spec.input_size, *spec.mean, *spec.std, spec.bgr, spec.scale)
+    return spec.file.name, *pixels, spec.crop_pct, spec.interpolation
 
 
 def _user_network(name: str) -> NetworkSpec:
     network, code = user_network.call_function(name)
     size = input_size(network, name)
-    network = adapted(name, network, size)
-    zeros, ones = (0.0,) * 3, (1.0,) * 3
-    return NetworkSpec(lambda *_: network, size, zeros, ones, None, code=code)
+    network = user_network.adapted(name, network, size)
+    return NetworkSpec(lambda *_: network, size, (0.0,) * 3, (1.0,) * 3, None, code=code)
 
 
 def _slim(name: str) -> NetworkSpec:
     architecture, released, other = SLIM[name]
+    url = f"{SLIM_URL}/{released}.npy"
     converted = weights.weights_folder() / f"{name}.safetensors"  # by scripts/convert_slim.py
-    file = converted if converted.is_file() else weights.weights_folder() / f"{released}.npy"
+    file = converted if converted.is_file() else weights.kept_file(url)
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
         from safetensors.torch import load_file
@@ -157,28 +119,23 @@ def _slim(name: str) -> NetworkSpec:
         network = slim.slim_network(architecture)
         if classes != 1000:
             network.reset_classifier(classes)
-        if file == converted:
-            network.load_state_dict(load_file(file))
-        elif file:
-            network.load_state_dict(slim.read_mmdnn(file, architecture))
+        if file:
+            state = load_file(file) if file == converted else slim.read_mmdnn(file, architecture)
+            network.load_state_dict(state)
         return network
 
-    if not other:
-        alternative = None
-    else:
+    alternative = None
+    if other:
         differs = (
             "its average pools count the padding, slim's do not, which moves the logits by some "
             "percent of their range"
             if architecture == "inception_v3"
             else "a port of the same weights, which was not compared with slim's outputs"
         )
-        alternative = dataclasses.replace(
-            libraries.timm_network(other),
-            note=f"no {file}: taking timm/{other} instead ({differs})",
-        )
-    half = (0.5, 0.5, 0.5)  # slim takes pixels in [-1, 1]
-    url = f"{SLIM_URL}/{released}.npy"
-    return NetworkSpec(build, (3, 299, 299), half, half, file, url, alternative=alternative)
+        note = f"no {file}: taking timm/{other} instead ({differs})"
+        alternative = dataclasses.replace(libraries.timm_network(other), note=note)
+    half = protocols.HALF  # slim takes pixels in [-1, 1]
+    return NetworkSpec(build, (3, 299, 299), **half, file=file, url=url, alternative=alternative)
 
 
 def _pretrainedmodels(name: str) -> NetworkSpec:
@@ -189,25 +146,25 @@ def _pretrainedmodels(name: str) -> NetworkSpec:
     known = pretrainedmodels.pretrained_settings[name]
     version = "imagenet" if "imagenet" in known else next(iter(known))  # DPNs have imagenet+5k
     settings = known[version]
-    make = getattr(pretrainedmodels, name)
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
-        network = make(num_classes=1000, pretrained=version if file else None)
+        pretrained = version if file else None
+        network = getattr(pretrainedmodels, name)(num_classes=1000, pretrained=pretrained)
         if classes != 1000:
             _replace_classifiers(network, classes)  # many ignore num_classes
         return network
 
-    origin = NetworkSpec(
+    spec = NetworkSpec(
         build,
         settings["input_size"],
         settings["mean"],
         settings["std"],
-        weights.weights_folder() / settings["url"].rpartition("/")[2],
+        weights.kept_file(settings["url"]),
         settings["url"],
         bgr=settings["input_space"] == "BGR",
         scale=max(settings["input_range"]),
     )
-    return dataclasses.replace(origin, alternative=_elsewhere(name, origin))
+    return dataclasses.replace(spec, alternative=_elsewhere(name, spec))
 
 
 def _replace_classifiers(network: nn.Module, classes: int) -> None:
@@ -222,8 +179,8 @@ def _replace_classifiers(network: nn.Module, classes: int) -> None:
                 setattr(parent, name, nn.Conv2d(layer.in_channels, classes, kernel, bias=bias))
 
 
-def _elsewhere(name: str, origin: NetworkSpec) -> NetworkSpec | None:
-    """Return the same network of pretrainedmodels, but with another library's copy of its weights.
+def _elsewhere(name: str, spec: NetworkSpec) -> NetworkSpec | None:
+    """Return the same network of pretrainedmodels with another library's copy of its weights.
 
     Modules, preprocessing and names stay; the tensors are the other network's, in its order.
     """
@@ -231,13 +188,13 @@ def _elsewhere(name: str, origin: NetworkSpec) -> NetworkSpec | None:
         return None
     other = find_network(ELSEWHERE[name])
     note = f"taking {ELSEWHERE[name]}'s copy of the weights of {name}"
-    if other.file == origin.file:
-        return dataclasses.replace(origin, url=other.url, note=note)
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
-        network = origin.build(None, classes)
+        if other.file == spec.file:
+            return spec.build(file, classes)
+        network = spec.build(None, classes)
         if file:
             libraries.copy_in_order(other.build(file).state_dict(), network)
         return network
 
-    return dataclasses.replace(origin, build=build, file=other.file, url=other.url, note=note)
+    return dataclasses.replace(spec, build=build, file=other.file, url=other.url, note=note)

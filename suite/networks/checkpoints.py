@@ -1,4 +1,4 @@
-"""Checkpoints as training scripts leave them: read without running code, to tensors by name."""
+"""Reading checkpoints as training scripts leave them, without running code from them."""
 
 import argparse
 import logging
@@ -34,15 +34,14 @@ MEAN, STD = (
 )
 NORMALISER = re.compile(f"{MEAN.pattern}|{STD.pattern}")
 BESIDE = re.compile(rf"{NORMALISER.pattern}|^(normali[sz]|preprocess|attacker)\w*(\.|$)")
-SHOWN = 20  # of the keys of a file in which no state dict was found
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint, by their names in the network.
 
-    Takes .safetensors, TF-Slim's Inceptions of `mmdnn`, and what torch.save wrote: a state dict, or
-    one inside: under a name of `STATE_DICTS`, or else the only mapping that holds tensors; the log
-    says which. What wrappers leave in keys, as `module.`, is dropped, see `unwrapped`.
+    The file is a .safetensors, an Inception of TF-Slim as MMdnn saved it, or what torch.save wrote:
+    a state dict, or a dict that has one under a name of `STATE_DICTS`, or else as the only mapping
+    that holds tensors; the log says which. See `unwrapped` for the names.
 
     Raises:
         OSError: there is no such file, or it can't be read.
@@ -52,7 +51,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no such file: {file}")
     with weights.usable_file(file):
         content = _loaded(file)
-    place, tensors = _state_dict(content)
+        place, tensors = _state_dict(content)
     if not tensors:
         raise ValueError(
             f"{file} has no state dict, neither by itself nor under {', '.join(STATE_DICTS)} or "
@@ -63,30 +62,21 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         beside = [key for key in content if BESIDE.search(str(key))]
         if beside:
             logger.warning("%s: %s beside the weights: not used", file, ", ".join(beside))
-    tensors = {key: tensor for key, tensor in tensors.items() if not _is_counter(key)}
-    return {key: tensors[was] for was, key in unwrapped(tensors).items()}
+    # AveragedModel counts its updates.
+    keys = [key for key in tensors if key.rpartition(".")[2] != "n_averaged"]
+    return {bare: tensors[key] for bare, key in unwrapped(keys).items()}
 
 
 def unwrapped(keys: Iterable[str]) -> dict[str, str]:
-    """Return for each key what it is without the parts that wrappers leave, as `module.`.
+    """Return keys by their names without the parts that wrappers add, such as `module.`.
 
-    Parts inside go too, as in `features.module.0.weight`, unless two keys would become one.
+    Parts inside go too, as in `features.module.0.weight`. Keys stay as they are where two of them
+    would become one.
     """
-    leading = {key: key for key in keys}
-    prefixes = tuple(f"{wrapper}." for wrapper in WRAPPERS)
-    while leading and all(key.startswith(prefixes) for key in leading.values()):
-        leading = {was: key.partition(".")[2] for was, key in leading.items()}
-    inside = {was: _without_wrappers(key) for was, key in leading.items()}
-    return inside if len(set(inside.values())) == len(inside) else leading
-
-
-def _without_wrappers(key: str) -> str:
-    *path, name = key.split(".")
-    return ".".join([*(part for part in path if part not in WRAPPERS), name])
-
-
-def _is_counter(key: str) -> bool:
-    return key.rpartition(".")[2] == "n_averaged"  # of torch.optim.swa_utils.AveragedModel
+    keys = list(keys)
+    wrapper = rf"(^|(?<=\.))({'|'.join(WRAPPERS)})\."
+    bare = {re.sub(wrapper, "", key): key for key in keys}
+    return bare if len(bare) == len(keys) else {key: key for key in keys}
 
 
 def _loaded(file: Path) -> object:
@@ -108,9 +98,9 @@ def _loaded(file: Path) -> object:
 
 
 def _data() -> list[type | tuple[Callable, str]]:
-    """Return what training scripts save beside weights and what is data, not code.
+    """Return the harmless types that training scripts save beside weights.
 
-    These are options, NumPy's scalars and arrays, and paths, those of other systems too.
+    These are options, NumPy's scalars and arrays, and paths, also those of other systems.
     """
     numpy = [(stand_in, name) for name, stand_in in GLOBALS.items()]
     paths = [
@@ -126,7 +116,8 @@ def _state_dict(content: object) -> tuple[str, dict[str, Tensor]]:
     """Return where in a checkpoint the weights are, "" for the top, and the tensors by name."""
     if not isinstance(content, Mapping):
         return "", {}
-    top = {str(key): _tensor(value) for key, value in content.items() if _is_tensor(value)}
+    tensors = {str(key): _tensor(value) for key, value in content.items()}
+    top = {key: tensor for key, tensor in tensors.items() if tensor is not None}
     inside = []
     for key in (*STATE_DICTS, *(key for key in content if key not in STATE_DICTS)):
         nested = content.get(key)
@@ -145,16 +136,13 @@ def _state_dict(content: object) -> tuple[str, dict[str, Tensor]]:
     return inside[0] if len(inside) == 1 else ("", {})
 
 
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor) or (
-        isinstance(value, Array) and value.dtype.text in ("f2", "f4", "f8", "i1", "i2", "i4", "i8")
-    )
-
-
-def _tensor(value: Tensor | Array) -> Tensor:
+def _tensor(value: object) -> Tensor | None:
+    """Return a tensor, or a NumPy array as one; None if the value is neither."""
     if isinstance(value, Tensor):
         return value
-    array = value.numbers()
+    array = value.numbers() if isinstance(value, Array) else None
+    if array is None or array.dtype.kind not in "fi":
+        return None
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
 
 
@@ -162,6 +150,4 @@ def _outline(content: object) -> str:
     """Return what a checkpoint is, with its keys."""
     if not isinstance(content, Mapping):
         return f"of type {type(content).__name__}"
-    keys = ", ".join(str(key) for key in list(content)[:SHOWN]) or "none"
-    more = f" and {len(content) - SHOWN} more" if len(content) > SHOWN else ""
-    return f"a dict with the keys {keys}{more}"
+    return f"a dict with the keys {weights.first_names(content) or 'none'}"

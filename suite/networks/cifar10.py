@@ -1,4 +1,4 @@
-"""The ResNets for CIFAR-10's 32 x 32 pixels, and where their published weights are.
+"""ResNets for CIFAR-10's 32 x 32 pixels, and where their published weights are.
 
 He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2:
 https://arxiv.org/abs/1512.03385. The weights are Yerlan Idelbayev's, under the BSD-2 licence, from
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from suite.networks import libraries, weights
+from suite.networks.libraries import NetworkSpec, unknown_network
+from suite.networks.protocols import IMAGENET
+from suite.networks.weights import kept_file
 
 CIFAR10_CLASSES = (
     "airplane",
@@ -35,14 +37,12 @@ FILES = {
     "cifar10/resnet110": "resnet110-1d1ed7c2.th",
     "cifar10/resnet1202": "resnet1202-f3b1deed.th",
 }
-# ImageNet's, with which these networks were trained.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def cifar10_network(name: str) -> libraries.NetworkSpec:
+def cifar10_network(name: str) -> NetworkSpec:
     """Return one of the networks above, or raise ValueError."""
     if name not in FILES:
-        raise libraries.unknown_network(name, list(FILES))
+        raise unknown_network(name, list(FILES))
     depth = int(name.removeprefix("cifar10/resnet"))
 
     def build(file: Path | None, classes: int = len(CIFAR10_CLASSES)) -> nn.Module:
@@ -54,11 +54,10 @@ def cifar10_network(name: str) -> libraries.NetworkSpec:
             network.load_state_dict(tensors)
         return network
 
-    file = weights.weights_folder() / FILES[name]
     url = f"{URL}/{FILES[name]}"
-    return libraries.NetworkSpec(
-        build, (3, 32, 32), MEAN, STD, file, url, class_names=CIFAR10_CLASSES
-    )
+    given = {"file": kept_file(url), "url": url, "class_names": CIFAR10_CLASSES}
+    # The authors normalise with ImageNet's mean and standard deviation.
+    return NetworkSpec(build, (3, 32, 32), **IMAGENET, **given)
 
 
 class ResNet(nn.Sequential):
@@ -99,9 +98,10 @@ class Block(nn.Module):
 
 
 def shortcut(features: Tensor, channels: int) -> Tensor:
-    """Return features, N x C x H x W, with more channels: the paper's option A, no parameters.
+    """Return the paper's option A of features, N x C x H x W: a skip without parameters.
 
-    Those are every second pixel, and as many channels of zeros before as behind the others.
+    Where channels are added, it keeps every second pixel, and pads as many channels of zeros before
+    the others as behind them.
     """
     added = channels - features.shape[1]
     if not added:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights
 
 from suite.networks import catalogue, fitting, weights
 from suite.networks.acceleration import speed_up
@@ -26,15 +27,15 @@ logger = logging.getLogger(__name__)
 class Classifier(nn.Module):
     """A network with its preprocessing, frozen and in evaluation mode.
 
-    Takes float pixels in [0, 1], N x 3 x H x W in RGB order, and returns N x classes logits. What
-    the network needs happens inside, so that a perturbation is always in pixel units: images of
-    another size are resized (bilinear, antialiased as PIL does it, no crop margin, unless the
-    origin has a `crop_pct`); channels are reordered, scaled and normalised.
+    Takes float pixels in [0, 1], N x 3 x H x W in RGB order, and returns N x classes logits. All
+    preprocessing happens inside, so that a perturbation is always in pixel units: images of another
+    size are resized (bilinear, antialiased as PIL does it, without a crop margin unless the spec
+    has a `crop_pct`); channels are reordered, scaled and normalised.
 
     Attributes:
         network: the bare network.
         input_size: channels, height and width that the bare network takes.
-        classes: how many there are; None before `accelerate`.
+        classes: their number; None before `accelerate`.
         weights: the file that the weights came from; None if they are random or the user's code
             sets them.
         own: whether it comes from the user's code.
@@ -42,29 +43,28 @@ class Classifier(nn.Module):
             file's name, or by the path that the user gave.
     """
 
-    def __init__(self, network: nn.Module, origin: NetworkSpec, file: Path | None):
+    def __init__(self, network: nn.Module, spec: NetworkSpec, file: Path | None):
         super().__init__()
         self.network = network
-        self.input_size = tuple(origin.input_size)
+        self.input_size = tuple(spec.input_size)
         self.weights = file
         self.digests = {
-            str(made_of) if made_of != origin.file else made_of.name: sha256(made_of)
-            for made_of in (*origin.code, file)
+            str(made_of) if made_of != spec.file else made_of.name: sha256(made_of)
+            for made_of in (*spec.code, file)
             if made_of
         }
-        self.own = bool(origin.code)
+        self.own = bool(spec.code)
         self.classes: int | None = None
-        self._class_names = origin.class_names
+        self._class_names = spec.class_names
         self.bfloat16 = False
-        self.crop_pct, self.interpolation = origin.crop_pct, origin.interpolation
-        self.bgr = origin.bgr
-        self.scale = origin.scale
-        self.register_buffer("mean", torch.tensor(origin.mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(origin.std).view(1, 3, 1, 1))
+        self.crop_pct, self.interpolation = spec.crop_pct, spec.interpolation
+        self.bgr, self.scale = spec.bgr, spec.scale
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)  # parameter gradients would cost a third of a step
 
     def forward(self, pixels: Tensor) -> Tensor:
-        pixels = self._fitted(pixels)
+        pixels = self._at_input_size(pixels)
         if self.bgr:
             pixels = pixels.flip(1)
         pixels = (pixels * self.scale - self.mean) / self.std
@@ -77,25 +77,22 @@ class Classifier(nn.Module):
             raise failure(next(iter(self.digests)), pixels, error) from error
         return logits.flatten(1).float()
 
-    def _fitted(self, pixels: Tensor) -> Tensor:
-        """Return images in the size that the network takes."""
+    def _at_input_size(self, pixels: Tensor) -> Tensor:
         height, width = self.input_size[1:]
         if self.crop_pct is None:
             same = pixels.shape[-2:] == (height, width)
             return pixels if same else resized(pixels, (height, width), antialias=True)
-        larger = tuple(math.floor(side / self.crop_pct) for side in (height, width))
-        pixels = resized(pixels, larger, mode=self.interpolation)
-        top, left = (
-            round((own - side) / 2) for own, side in zip(larger, (height, width), strict=True)
-        )
+        rows, columns = (math.floor(side / self.crop_pct) for side in (height, width))
+        pixels = resized(pixels, (rows, columns), mode=self.interpolation)
+        top, left = round((rows - height) / 2), round((columns - width) / 2)
         return pixels[..., top : top + height, left : left + width]
 
     def accelerate(self, precision: str = DEFAULT) -> "Classifier":
-        """Make passes fast, the logits being equal up to rounding; before it moves to a device.
+        """Make passes fast, with logits equal up to rounding; call it before moving to a device.
 
-        Batch norms are folded into convolutions, some modules get faster.py's classes, and weights
-        are laid out as channels_last. TF32's rounding would hide whether folding is exact. What a
-        network does not allow is left out, and the log says so.
+        Batch norms are folded into convolutions, some modules get the classes of acceleration.py,
+        and weights are laid out as channels_last. TF32's rounding would hide whether folding is
+        exact. What a network does not allow is left out, and the log says so.
 
         Args:
             precision: "bf16" runs the network under autocast; pixels, their gradient and the logits
@@ -104,10 +101,12 @@ class Classifier(nn.Module):
         self.classes = fold_batch_norms(self.network, self.input_size)
         speed_up(self.network)
         self.bfloat16 = precision == "bf16"
+        device = next(self.network.parameters(), self.mean).device
         try:
             self.to(memory_format=torch.channels_last)
-            self._try()
-        except RuntimeError as error:  # as of `view`, which that layout does not always allow
+            with undisturbed(device):
+                predict_logits(self.network, torch.zeros(1, *self.input_size, device=device))
+        except RuntimeError as error:  # such as that of `view`, which needs another layout
             if devices.out_of_memory(error):
                 raise
             self.to(memory_format=torch.contiguous_format)
@@ -116,26 +115,18 @@ class Classifier(nn.Module):
         return self
 
     def class_name(self, index: int) -> str:
-        """Return what a class is called, after `accelerate`; `class 7` where it has no name."""
-        names = self._class_names or _imagenet_classes()
+        """Return the name of a class, after `accelerate`; `class 7` where it has no name."""
+        names = self._class_names or ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
         return names[index] if len(names) == self.classes else f"class {index}"
-
-    def _try(self) -> None:
-        device = next(self.network.parameters(), self.mean).device
-        with undisturbed(device):
-            predict_logits(self.network, torch.zeros(1, *self.input_size, device=device))
 
 
 def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = None) -> Classifier:
     """Return a network by name, on the CPU.
 
     Args:
-        name: `efficientnet_lite0` to `2`, whose weights come with their packages, and `3` and `4`,
-            timm's; `cifar10/resnet20` and others, see `cifar10.FILES`; a name of pretrainedmodels;
-            `torchvision/<name>` with the first weights that were released, the paper's, or
-            `torchvision/<name>@<weights>`; `timm/<name>` with or without a tag; the papers' short
-            names of TF-Slim's networks, see `catalogue.SLIM`; or `path/to/file.py:function`, a
-            function that returns a module from pixels to logits.
+        name: a name of pretrainedmodels, `torchvision/<name>` or `torchvision/<name>@<weights>`,
+            `timm/<name>`, one of the suite's own names (`catalogue.SUITE_NAMES`), or
+            `path/to/file.py:function`, a function that returns a module from pixels to logits.
         pretrained: False gives random weights.
         checkpoint: a file of weights to take instead of those that the name stands for; the number
             of classes comes from it.
@@ -144,28 +135,22 @@ def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = Non
         ValueError: no network has that name, or the file of weights is not usable.
         OSError: the weights are not on this machine and can't be downloaded.
     """
-    origin = catalogue.find_network(name)
-    if not pretrained:
-        return Classifier(_build(origin, None), origin, None)
-    if checkpoint:
-        build = functools.partial(origin.build, None)
-        network, beside = fitting.load_checkpoint(build, checkpoint)
-        origin = fitting.normalised(origin, beside, checkpoint)
-        return Classifier(network, origin, checkpoint)
-    if origin.code:
-        return Classifier(_build(origin, None), origin, None)
-    origin = obtain(name, origin)
-    model = Classifier(_build(origin, origin.file), origin, origin.file)
-    digits = weights.digest_in_name(origin.file)
-    if digits and not model.digests[origin.file.name].startswith(digits):
-        logger.warning("%s: its SHA-256 does not begin with the digits in its name", origin.file)
-    return model
-
-
-def _build(origin: NetworkSpec, file: Path | None) -> nn.Module:
+    spec = catalogue.find_network(name)
+    if pretrained and checkpoint:
+        network, beside = fitting.load_checkpoint(functools.partial(spec.build, None), checkpoint)
+        return Classifier(network, fitting.normalised(spec, beside, checkpoint), checkpoint)
+    file = None
+    if pretrained and not spec.code:
+        spec = obtain(name, spec)
+        file = spec.file
     advice = "Remove the file to download it again, or put the right one there."
     with weights.usable_file(file, advice):
-        return origin.build(file)
+        network = spec.build(file)
+    model = Classifier(network, spec, file)
+    digits = file and weights.digest_in_name(file)
+    if digits and not model.digests[file.name].startswith(digits):
+        logger.warning("%s: its SHA-256 does not begin with the digits in its name", file)
+    return model
 
 
 @torch.no_grad()
@@ -177,30 +162,24 @@ def predict_logits(model: nn.Module, pixels: Tensor) -> Tensor:
 def predict_classes(model: nn.Module, pixels: Tensor) -> Tensor:
     """Return the classes that a network predicts, N, of float pixels in [0, 1], N x 3 x H x W.
 
-    Where an image's logits are not finite, -1: to raise an error here would be to wait for a GPU.
+    Where an image's logits are not finite, the class is -1: raising an error here would mean to
+    wait for a GPU.
     """
     return predicted_classes(predict_logits(model, pixels))
 
 
-def predicted_classes(answer: Tensor) -> Tensor:
-    """Return the classes, N, that logits, N x classes, stand for; -1 where one is not finite."""
-    return torch.where(answer.isfinite().all(1), answer.argmax(1), -1)
+def predicted_classes(logits: Tensor) -> Tensor:
+    """Return the classes, N, of logits, N x classes; -1 where an image's are not all finite."""
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
 
 
 def depends_on_batch(model: nn.Module, pixels: Tensor) -> bool:
-    """Say whether a network answers the first image otherwise alone than beside the second.
+    """Return whether a network answers the first image otherwise alone than beside the second.
 
     Args:
-        pixels: float in [0, 1], N x 3 x H x W; where N is 1, nothing can be said.
+        pixels: float in [0, 1], N x 3 x H x W; of a single image nothing can be said.
     """
     if len(pixels) < 2:
         return False
     alone, beside = (predict_logits(model, pixels[:number])[0] for number in (1, 2))
     return bool((alone - beside).abs().max() > 0.05 * beside.abs().max())  # bf16 rounds to 0.02
-
-
-def _imagenet_classes() -> list[str]:
-    """Return the names of ImageNet's 1000 classes, in the order of their indices."""
-    from torchvision.models import ResNet50_Weights
-
-    return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]

@@ -1,103 +1,81 @@
-"""Weights before they are needed: which are on this machine, how large they are, getting them."""
+"""Downloading weights, from their own server or another one that has a copy."""
 
+import http.client
 import logging
-from dataclasses import dataclass
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
+import os
+import urllib.request
+from pathlib import Path
 
-from suite.networks import catalogue, weights
+from tqdm import tqdm
+
 from suite.networks.libraries import NetworkSpec
+from suite.networks.weights import digest_in_name
+from suite.running.runs import sha256
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Supply:
-    """What is known of a network's weights.
-
-    Attributes:
-        state: "here", "missing", or "none" where the name stands for no weights.
-        size: of the file in bytes; None if no server says.
-        place: where the file is or comes from.
-        lacking: what to do where they are neither here nor on a server that answers; else empty.
-    """
-
-    state: str
-    size: int | None
-    place: str
-    lacking: str = ""
+TIMEOUT = 30  # seconds without an answer
 
 
-def weights_supply(name: str, silent: set[str]) -> Supply:
-    """Return what is known of a network's weights; servers are asked, nothing is downloaded.
-
-    Args:
-        silent: servers that did not answer, which are not asked again; new ones are added.
-
-    Raises:
-        ValueError: no network has that name.
-    """
-    origin = catalogue.find_network(name)
-    if origin.code:
-        return Supply("here", None, str(origin.code[0]))
-    if origin.file is None:
-        return Supply("none", None, "-", "it has no weights for ImageNet-1k's 1000 classes")
-    if origin.here:
-        return Supply("here", origin.here.stat().st_size, str(origin.here))
-    ways = []
-    for each in filter(None, (origin, origin.alternative)):
-        try:
-            return Supply("missing", _ask(each.url, silent), each.url)
-        except OSError:
-            ways.append(f"{each.url} as {each.file.name}")
-    return Supply("missing", None, origin.place, " or ".join(ways))
-
-
-def _ask(url: str, silent: set[str]) -> int | None:
-    server = urlsplit(url).netloc
-    if server in silent:
-        raise OSError(f"{server} does not answer")
-    try:
-        return weights.remote_size(url)
-    except HTTPError as error:
-        if error.code in (405, 501):  # it does not tell headers alone
-            return None
-        raise
-    except OSError:
-        silent.add(server)
-        raise
-
-
-def obtain(name: str, origin: NetworkSpec) -> NetworkSpec:
-    """Return where a network's weights come from, or their alternative: the file is here then.
+def obtain(name: str, spec: NetworkSpec) -> NetworkSpec:
+    """Return a network whose file of weights is on this machine: this one, or its alternative.
 
     Raises:
         ValueError: the name stands for no weights.
         OSError: they are not on this machine and can't be downloaded.
     """
-    if origin.file is None:
+    if spec.file is None:
         raise ValueError(f"{name} has no weights for ImageNet-1k's 1000 classes")
-    if origin.file.is_file():
-        return origin
-    other = origin.alternative
-    if other is None or not other.file.is_file():
+    ways = [each for each in (spec, spec.alternative) if each]
+    found = next((each for each in ways if each.file.is_file()), None)
+    errors = []
+    for each in ways if not found else ():
         try:
-            weights.download(name, origin.url, origin.file)
-            return origin
+            download(name, each.url, each.file)
+            found = each
+            break
         except OSError as error:
-            if other is None:
-                raise
-            try:
-                weights.download(name, other.url, other.file)
-            except OSError as second:
-                raise OSError(f"{error}\nOtherwise: {second}") from second
-            logger.warning("%s", error)
-    logger.warning("%s", other.note)
-    return other
+            errors.append(str(error))
+    if not found:
+        raise OSError("\nOtherwise: ".join(errors))
+    if found is not spec:
+        for message in (*errors, found.note):
+            logger.warning("%s", message)
+    return found
 
 
-def fetch_weights(name: str) -> None:
-    """Download a network's weights if they are not on this machine; raises as `obtain` does."""
-    origin = catalogue.find_network(name)
-    if not origin.code:
-        obtain(name, origin)
+def download(name: str, url: str, file: Path) -> None:
+    """Download a network's weights; the file appears when it is whole and its digest is right.
+
+    Raises:
+        OSError: the server does not answer, breaks off, or sends something else.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    logger.info("downloading the weights of %s from %s", name, url)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        _fetch(url, part)
+        wanted, found = digest_in_name(file), sha256(part)
+        if wanted and not found.startswith(wanted):
+            raise OSError(f"what came has the SHA-256 {found}, which does not begin with {wanted}")
+        part.replace(file)
+    except (OSError, http.client.HTTPException) as error:
+        raise OSError(
+            f"can't download the weights of {name} from {url} ({error}). Put that file into "
+            f"{file.parent} as {file.name} and run this again."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _fetch(url: str, part: Path) -> None:
+    """Download as torch.hub does, which takes a connection that breaks off for the file's end."""
+    request = urllib.request.Request(url, headers={"User-Agent": "torch.hub"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, part.open("wb") as file:
+        length = int(answer.headers.get("Content-Length") or 0)  # 0 where the server does not say
+        with tqdm(total=length or None, unit="B", unit_scale=True, disable=None) as bar:
+            while block := answer.read(1 << 16):
+                file.write(block)
+                bar.update(len(block))
+        if length and file.tell() != length:
+            raise OSError(f"{file.tell()} of {length} bytes came")

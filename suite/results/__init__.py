@@ -1,5 +1,5 @@
-"""What networks answer to folders of images: counts, tables, plots and galleries.
+"""What target networks answer to folders of images: counts, statistics, tables, plots, galleries.
 
-No gradients, no hooks. Begin with `Committee`, which answers, `classify`, which asks it, and
-`merge_repeats`, which makes the rows of a table.
+Nothing here takes a gradient. Begin with `targets.Targets`, which answers, `transfer.classify`,
+which asks it, and `rates.merge_repeats`, which makes the rows of a table.
 """

@@ -1,4 +1,4 @@
-"""What the targets answered to each image, as a file for statistics of one's own."""
+"""The targets' answer to each image, as a file for one's own statistics."""
 
 import csv
 from pathlib import Path
@@ -14,23 +14,23 @@ def write_answers(
     natural_folder: Path | None,
     file: Path,
 ) -> None:
-    """Write a row of CSV for each folder and image: label, and of each target two columns.
+    """Write a CSV file with a row for each image, the natural ones first.
 
-    These are its class, and the probability that it gives to the label.
+    It has two columns for each target: the class that it predicts, and the probability that it
+    gives to the label.
 
     Args:
-        naturals: by name; those that were asked about make the first rows.
+        naturals: by name; those without an answer are left out.
     """
-    shelves = {None: list(naturals.values())} | folders
     archs = list(answers[None])
+    columns = [f"{arch} {what}" for arch in archs for what in ("class", "probability")]
     with whole_file(file) as part, part.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        columns = [f"{arch} {what}" for arch in archs for what in ("class", "probability")]
         writer.writerow(["folder", "filename", "label", "target", *columns])
-        for folder, listed in shelves.items():
+        for folder, listed in ({None: naturals.values()} | folders).items():
             for image in listed:
-                said = [answers[folder][arch].get(image.name) for arch in archs]
-                if None not in said:
-                    numbers = [number for answer in said for number in answer]
-                    place = natural_folder if folder is None else folder
+                answered = [answers[folder][arch].get(image.name) for arch in archs]
+                if None not in answered:
+                    numbers = [number for answer in answered for number in answer]
+                    place = folder or natural_folder
                     writer.writerow([place, image.name, image.label, image.target, *numbers])

@@ -1,7 +1,7 @@
 """Two attacks on the same images, compared image by image.
 
-Both successes of an image depend on how easy it is, so that two intervals which overlap say little:
-what counts are the images that one attack won and the other lost.
+How easy an image is decides about both attacks' success on it, so that two intervals which overlap
+say little: what counts are the images on which one attack succeeds and the other does not.
 """
 
 import math
@@ -9,20 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import optimize, stats
 
 from suite.results.result_checks import repeat_of
 
-AT_PLAIN = ("gamma", "hooks", "branches")  # settings that do nothing where gamma is 1
-RESAMPLES = 9999
+NO_EFFECT = ("gamma", "hooks", "branches")  # settings without an effect where gamma is 1
+RESAMPLING = {"n_resamples": 9999, "batch": 100, "rng": 0}
 
 
 def find_baselines(given: str, made: dict[Path, dict]) -> dict[Path, Path]:
-    """Return by folder the one that it is compared with, for the folders that have one.
+    """Return the baseline of each folder that has one.
 
     Args:
-        given: one of the folders, with which all others are compared, or "auto": for each folder
-            the one of gamma 1 that differs in gamma (or, which then does nothing, in hooks or
-            branches) and the seed alone.
+        given: one of the folders, with which all others are compared; or "auto": each folder is
+            compared with the one of gamma 1 that differs in gamma alone. Hooks, branches, which do
+            nothing there, and the random seed may differ as well.
         made: run.json by folder, empty where there is none.
 
     Raises:
@@ -33,12 +34,12 @@ def find_baselines(given: str, made: dict[Path, dict]) -> dict[Path, Path]:
         repeat = repeat_of(baseline, made[baseline])
         found = {f: baseline for f, run in made.items() if repeat_of(f, run) != repeat}
     else:
-        repeats = {f: repeat_of(f, run, AT_PLAIN) for f, run in made.items()}
-        plain = {repeats[f]: f for f in reversed(made) if _is_plain(made[f].get("gamma"))}
+        settings = {f: repeat_of(f, run, NO_EFFECT) for f, run in made.items()}
+        plain = {settings[f]: f for f in reversed(made) if made[f].get("gamma") == 1}
         found = {
-            folder: plain[repeat]
-            for folder, repeat in repeats.items()
-            if repeat in plain and not _is_plain(made[folder].get("gamma"))
+            folder: plain[settings[folder]]
+            for folder, run in made.items()
+            if settings[folder] in plain and run.get("gamma") != 1
         }
     if not found:
         raise ValueError(
@@ -48,48 +49,44 @@ def find_baselines(given: str, made: dict[Path, dict]) -> dict[Path, Path]:
     return found
 
 
-def _is_plain(gamma: float | list[float] | None) -> bool:
-    return set(gamma if isinstance(gamma, list) else [gamma]) == {1}
-
-
 def compare_with_baselines(
     rows: list[dict],
     fooled: dict[Path, dict[str, dict[str, bool]]],
     baselines: dict[Path, Path],
 ) -> None:
-    """Add to rows that have a baseline its folder, and to their targets the `difference`.
+    """Add `baseline` to the rows that have one, and to their targets the `difference`.
 
     Args:
-        rows: of `rates.merge_repeats`.
-        fooled: by folder and target, of `transfer.successes`.
-        baselines: of the function of that name.
+        rows: what `rates.merge_repeats` returns.
+        fooled: by folder and target, what `transfer.successes` returns.
+        baselines: by folder; all repeats of a baseline are compared with.
     """
     repeats = {folder: row["folders"] for row in rows for folder in row["folders"]}
     for row in rows:
-        baseline = baselines.get(Path(row["folders"][0]))
-        if baseline is None:
+        if Path(row["folders"][0]) not in baselines:
             continue
-        row["baseline"] = str(baseline)
-        for arch, rates in row["targets"].items():
+        row["baseline"] = str(baselines[Path(row["folders"][0])])
+        for arch, target in row["targets"].items():
             ours, theirs = (
                 [fooled[Path(folder)][arch] for folder in folders]
-                for folders in (row["folders"], repeats[str(baseline)])
+                for folders in (row["folders"], repeats[row["baseline"]])
             )
-            rates["difference"] = difference(ours, theirs)
+            target["difference"] = difference(ours, theirs)
 
 
 def difference(ours: Sequence[dict[str, bool]], theirs: Sequence[dict[str, bool]]) -> dict:
     """Compare two attacks' successes, by image name, in one run each or in several.
 
-    Of one run each, the interval is Tango's score interval for the difference of paired proportions
-    (Statistics in Medicine 17, 1998, 891-908), and p is McNemar's exact test. Of several, the image
-    is the unit: its difference is that of its mean successes, the interval is the percentiles of
-    resampled images, and p comes from flipping the signs of the images' differences, which for one
-    run each is McNemar's test.
+    With one run each, the interval is Tango's score interval for the difference of paired
+    proportions (Statistics in Medicine 17, 1998, 891-908), and p is McNemar's exact test. With
+    several, the image is the unit: its difference is that of its mean successes, the interval is
+    the percentiles of resampled images, and p comes from flipping the signs of the images'
+    differences, which for one run each is McNemar's test.
 
     Returns:
-        `points`, the difference in percent; `low` and `high`, its 95 % interval; `images`, in all
-        runs; `won` and `lost`, those where ours succeeds more or less often; `p`, two-sided.
+        `points`, the difference in percent; `low` and `high`, its 95 % interval; `images`, how many
+        all runs share; `won` and `lost`, those where ours succeeds more or less often; `p`,
+        two-sided.
     """
     names = sorted(set.intersection(*map(set, [*ours, *theirs])))
     mean_ours, mean_theirs = (
@@ -99,18 +96,19 @@ def difference(ours: Sequence[dict[str, bool]], theirs: Sequence[dict[str, bool]
     won, lost = int((changes > 0).sum()), int((changes < 0).sum())
     if len(ours) == len(theirs) == 1:
         low, high = paired_interval(won, lost, len(names))
-        p = _mcnemar(won, lost)
+        p = stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
     else:
-        low, high = _resampled(changes)
-        p = _flipped(changes)
+        found = stats.bootstrap((changes,), np.mean, method="percentile", **RESAMPLING)
+        low, high = found.confidence_interval
+        p = _p_of_flipped_signs(changes)
     return {
         "points": 100 * float(changes.mean()),
-        "low": 100 * low,
-        "high": 100 * high,
+        "low": 100 * float(low),
+        "high": 100 * float(high),
         "images": len(names),
         "won": won,
         "lost": lost,
-        "p": p,
+        "p": float(p),
     }
 
 
@@ -118,12 +116,10 @@ def paired_interval(won: int, lost: int, images: int) -> tuple[float, float]:
     """Return the 95 % interval of a difference of paired proportions, by Tango's score.
 
     Its ends are the differences d at which the score (won - lost - images * d) / sqrt(variance)
-    is the normal quantile, the variance being that of the likeliest proportions with difference d.
+    is the normal quantile, where the variance is that of the likeliest proportions that differ by
+    d.
     """
-    from scipy.optimize import brentq
-    from scipy.stats import norm
-
-    quantile = norm.ppf(0.975)
+    quantile = stats.norm.ppf(0.975)
 
     def score(d: float) -> float:
         b = (2 * images - won + lost) * d - won - lost
@@ -135,40 +131,16 @@ def paired_interval(won: int, lost: int, images: int) -> tuple[float, float]:
     estimate, edge = (won - lost) / images, 1 - 1e-9
     low = high = estimate
     if estimate > -edge:
-        low = brentq(lambda d: score(d) - quantile, -edge, estimate - 1e-12)
+        low = optimize.brentq(lambda d: score(d) - quantile, -edge, estimate - 1e-12)
     if estimate < edge:
-        high = brentq(lambda d: score(d) + quantile, estimate + 1e-12, edge)
+        high = optimize.brentq(lambda d: score(d) + quantile, estimate + 1e-12, edge)
     return low, high
 
 
-def _mcnemar(won: int, lost: int) -> float:
-    from scipy.stats import binomtest
-
-    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-
-
-def _resampled(changes: np.ndarray) -> tuple[float, float]:
-    from scipy.stats import bootstrap
-
-    found = bootstrap(
-        (changes,), np.mean, n_resamples=RESAMPLES, batch=100, method="percentile", rng=0
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def _flipped(changes: np.ndarray) -> float:
-    from scipy.stats import permutation_test
-
+def _p_of_flipped_signs(changes: np.ndarray) -> float:
     changed = changes[changes != 0]
     if len(changed) < 2:
         return 1.0
-    found = permutation_test(
-        (changed,),
-        lambda values, axis: np.mean(values, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=100,
-        rng=0,
-    )
-    return float(found.pvalue)
+    return stats.permutation_test(
+        (changed,), np.mean, permutation_type="samples", vectorized=True, **RESAMPLING
+    ).pvalue

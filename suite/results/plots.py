@@ -1,9 +1,10 @@
-"""Pictures of the results: success over gamma, bars, and a gallery of images; PNG or PDF."""
+"""Plots of the results, lines or bars, and a gallery of images; PNG or PDF."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from suite.images.labels import whole_file
-from suite.results import report
+from suite.results.report import gamma_text
 
 GALLERY_ROWS = 4
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and markers for print.
@@ -18,172 +19,165 @@ PLOT_AXES = {
 BARS = 0.8  # the width of a row's bars together
 
 
+class Series(NamedTuple):
+    """The results of one target that are drawn in one style.
+
+    Attributes:
+        arch, number: the target's name, and its place among the targets.
+        places: where on the x axis the rows are.
+        style: of the line that joins the points, or "none".
+    """
+
+    arch: str
+    number: int
+    label: str
+    places: list[float]
+    rows: list[dict]
+    style: str
+
+    @property
+    def color(self) -> str:
+        return COLORS[self.number % len(COLORS)]
+
+
 def write_plot(rows: list[dict], file: Path) -> None:
     """Draw success over what the rows differ in, gamma, epsilon or the number of steps; else bars.
 
-    Each target is a line; over epsilon or the steps, each target and gamma. Stars are published
-    numbers. Below stand the differences to the baselines, if rows have some.
+    Each target is a line; over epsilon or the number of steps, each target and gamma. Stars are
+    published numbers. If rows have baselines, the differences to them are drawn below.
     """
     from matplotlib.figure import Figure
 
     over = _axis(rows)
-    paired = any("baseline" in row for row in rows)
-    width = 6.4 if over else max(6.4, 0.5 * len(rows) * len(rows[0]["targets"]))
-    figure = Figure(figsize=(width, 7.5 if paired else 4.5))
-    figure.set_layout_engine("constrained")
-    axes, *below = figure.subplots(1 + paired, sharex=True, squeeze=False)[:, 0]
     if over:
         rows = sorted(rows, key=lambda row: row[over])
-        _draw_lines(axes, rows, over)
-    else:
-        _draw_bars(axes, rows)
-    _draw_published(axes, rows, over)
+    series = _series(rows, over)
+    paired = any("baseline" in row for row in rows)
+    width = 6.4 if over else max(6.4, 0.5 * len(rows) * len(series))
+    figure = Figure(figsize=(width, 7.5 if paired else 4.5), layout="constrained")
+    axes, *below = figure.subplots(1 + paired, sharex=True, squeeze=False)[:, 0]
+    _draw(axes, series, "success", "rate", None if over else BARS / len(series))
+    _draw_published(axes, series)
     axes.set_ylabel("success rate (%)")
     axes.set_ylim(0, 105)
     for lower in below:
-        _draw_differences(lower, rows, over)
+        _draw(lower, series, "difference", "points")
+        lower.axhline(0, color="black", linewidth=0.8)
+        lower.set_ylabel("difference to the baseline (points)")
     bottom = (below or [axes])[-1]
     if over:
+        axes.set_title(f"{rows[-1]['attack']} on {rows[0]['source']}", fontsize=10)
         bottom.set_xlabel(PLOT_AXES[over])
         if over != "gamma":
             bottom.set_xticks(sorted({row[over] for row in rows}))
     else:
-        bottom.set_xticks(
-            range(len(rows)), map(_short_name, rows), rotation=40, ha="right", fontsize=8
-        )
+        names = map(_short_name, rows)
+        bottom.set_xticks(range(len(rows)), names, rotation=40, ha="right", fontsize=8)
     for each in (axes, *below):
         each.grid(axis="y", alpha=0.3)
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8
-    )
+    legend = axes.get_legend_handles_labels()
+    figure.legend(*legend, loc="outside lower center", ncols=2, fontsize=8)
     _save(figure, file)
 
 
 def _axis(rows: list[dict]) -> str | None:
-    """Return in which of AXES the rows differ, apart from gamma; None if in more or in none."""
+    """Return the one of PLOT_AXES that a curve can be drawn over; None if bars have to be drawn."""
     if not all(isinstance(row["gamma"], int | float) for row in rows):
-        return None  # without a run.json, or of several networks
+        return None  # no run.json, or a gamma for each of several networks
     differing = [axis for axis in PLOT_AXES if len({row[axis] for row in rows}) > 1]
     over = differing[-1] if differing else None
-    if over is None or any(row[over] is None for row in rows):  # as the steps of a user's attack
+    # A user's attack need not have a number of steps.
+    if over is None or any(row[over] is None for row in rows):
         return None
     points = {(row["gamma"], row[over]) for row in rows}
     if set(differing) - {"gamma", over} or len(points) < len(rows):
         return None
-    # A single step has another name, FGSM.
+    # With one step, the same attack is called FGSM.
     named = [row for row in rows if over != "num_steps" or row["num_steps"] != 1]
     attacks = {(row["source"], row["attack"]) for row in named}
     return over if len(attacks) == 1 else None
 
 
-def _lines(rows: list[dict], over: str) -> list[tuple[str, str, list[dict]]]:
-    """Return what each line of a target shows beside its name, its style, and its rows."""
-    if over == "gamma":
-        return [("", "-", rows)]
-    gammas = sorted({row["gamma"] for row in rows}, reverse=True)
-    return [
-        (f", γ {gamma:g}", STYLES[n % len(STYLES)], [r for r in rows if r["gamma"] == gamma])
-        for n, gamma in enumerate(gammas)
-    ]
+def _series(rows: list[dict], over: str | None) -> list[Series]:
+    """Return each target's curves over a setting, or its bars."""
+    lines = [("", "-" if over else "none", rows)]
+    if over not in (None, "gamma"):
+        gammas = sorted({row["gamma"] for row in rows}, reverse=True)
+        lines = [
+            (f", γ {gamma:g}", STYLES[n % len(STYLES)], [r for r in rows if r["gamma"] == gamma])
+            for n, gamma in enumerate(gammas)
+        ]
+    series = []
+    archs = list(rows[0]["targets"])
+    for number, arch in enumerate(archs):
+        offset = (number - (len(archs) - 1) / 2) * BARS / len(archs)
+        for label, style, line in lines:
+            if over and number >= len(COLORS):
+                style = "--"
+            places = [row[over] if over else n + offset for n, row in enumerate(line)]
+            series.append(Series(arch, number, arch + label, places, line, style))
+    return series
 
 
-def _error(rate: dict, middle: str = "rate") -> tuple[float, float]:
+def _draw(
+    axes, series: list[Series], what: str, middle: str, bar_width: float | None = None
+) -> None:
+    """Draw one of the targets' numbers with its error bars, as points or as bars of a width.
+
+    Args:
+        what: the number's key among a target's.
+        middle: the key of its estimate.
+    """
+    for each in series:
+        found = [
+            (place, row["targets"][each.arch][what])
+            for place, row in zip(each.places, each.rows, strict=True)
+            if what in row["targets"][each.arch]
+        ]
+        places = [place for place, _ in found]
+        heights = [number[middle] for _, number in found]
+        errors = list(zip(*(_error(number, middle) for _, number in found), strict=True))
+        style = {"yerr": errors, "label": each.label, "color": each.color}
+        if bar_width:
+            hatch = ("", "//")[each.number // len(COLORS) % 2]
+            axes.bar(places, heights, bar_width, hatch=hatch, capsize=2, **style)
+        elif found:
+            marker = MARKERS[each.number % len(MARKERS)]
+            axes.errorbar(places, heights, marker=marker, linestyle=each.style, capsize=3, **style)
+
+
+def _error(number: dict, middle: str) -> tuple[float, float]:
     """Return how far the error bar of a rate, or of a difference, reaches down and up."""
-    if "std" in rate:
-        return rate["std"], rate["std"]
-    reach = rate[middle] - rate["low"], rate["high"] - rate[middle]
+    if "std" in number:
+        return number["std"], number["std"]
+    reach = number[middle] - number["low"], number["high"] - number[middle]
     return tuple(max(0.0, each) for each in reach)  # rounding may put an end past the middle
 
 
-def _point_style(target: int, style: str = "-") -> dict:
-    return {
-        "color": COLORS[target % len(COLORS)],
-        "marker": MARKERS[target % len(MARKERS)],
-        "linestyle": style if target < len(COLORS) else "--",
-        "capsize": 3,
-    }
-
-
-def _bar_place(index: int, target: int, targets: int) -> float:
-    """Return where the bar of a row and a target is."""
-    return index + (target - (targets - 1) / 2) * BARS / targets
-
-
-def _draw_lines(axes, rows: list[dict], over: str) -> None:
-    for target, arch in enumerate(rows[0]["targets"]):
-        for label, style, line in _lines(rows, over):
-            rates = [row["targets"][arch]["success"] for row in line]
-            axes.errorbar(
-                [row[over] for row in line],
-                [rate["rate"] for rate in rates],
-                yerr=list(zip(*map(_error, rates), strict=True)),
-                label=arch + label,
-                **_point_style(target, style),
-            )
-    axes.set_title(f"{rows[-1]['attack']} on {rows[0]['source']}", fontsize=10)
-
-
-def _draw_bars(axes, rows: list[dict]) -> None:
-    archs = list(rows[0]["targets"])
-    for target, arch in enumerate(archs):
-        rates = [row["targets"][arch]["success"] for row in rows]
-        axes.bar(
-            [_bar_place(index, target, len(archs)) for index in range(len(rows))],
-            [rate["rate"] for rate in rates],
-            BARS / len(archs),
-            yerr=list(zip(*map(_error, rates), strict=True)),
-            label=arch,
-            color=COLORS[target % len(COLORS)],
-            hatch=("", "//")[target // len(COLORS) % 2],
-            capsize=2,
-        )
-
-
-def _draw_published(axes, rows: list[dict], over: str | None) -> None:
+def _draw_published(axes, series: list[Series]) -> None:
     """Draw a star at each published number, in its target's colour."""
     label = "published"
-    archs = list(rows[0]["targets"])
-    for target, arch in enumerate(archs):
-        for n, row in enumerate(rows):
-            for beside in row["targets"][arch].get("published", {}).values():
-                if "mean" in beside:
-                    place = row[over] if over else _bar_place(n, target, len(archs))
-                    style = {"color": COLORS[target % len(COLORS)], "markeredgecolor": "black"}
-                    axes.plot(place, beside["mean"], "*", markersize=10, label=label, **style)
+    for each in series:
+        for place, row in zip(each.places, each.rows, strict=True):
+            for found in row["targets"][each.arch].get("published", {}).values():
+                if "mean" in found:
+                    style = {"color": each.color, "markeredgecolor": "black", "markersize": 10}
+                    axes.plot(place, found["mean"], "*", label=label, **style)
                     label = None  # once in the legend
-
-
-def _draw_differences(axes, rows: list[dict], over: str | None) -> None:
-    archs = list(rows[0]["targets"])
-    lines = _lines(rows, over) if over else [("", "none", rows)]
-    for target, arch in enumerate(archs):
-        for _, style, line in lines:
-            compared = [(n, row) for n, row in enumerate(line) if "baseline" in row]
-            if not compared:
-                continue
-            differences = [row["targets"][arch]["difference"] for _, row in compared]
-            axes.errorbar(
-                [row[over] if over else _bar_place(n, target, len(archs)) for n, row in compared],
-                [each["points"] for each in differences],
-                yerr=list(zip(*(_error(each, "points") for each in differences), strict=True)),
-                **_point_style(target) | {"linestyle": style},
-            )
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_ylabel("difference to the baseline (points)")
 
 
 def _short_name(row: dict) -> str:
     if row["gamma"] is None:
         return Path(row["folders"][0]).name
-    return f"{row['attack']}, γ {report.gamma_text(row['gamma'])}\n{row['source']}"
+    return f"{row['attack']}, γ {gamma_text(row['gamma'])}\n{row['source']}"
 
 
 def write_gallery(examples: list[dict], file: Path) -> None:
-    """Draw images as rows: natural, perturbation enlarged, adversarial, with the targets' answers.
+    """Draw a row for each image: natural, enlarged perturbation, adversarial, and the answers.
 
     Args:
-        examples: of each image `label`, its class; `pixels`, natural and adversarial, uint8,
-            3 x H x W; `answers`, by target, to the natural and to the adversarial image.
+        examples: for each image its `label`; `pixels`, natural and adversarial, uint8, 3 x H x W;
+            and `answers`, by target, to the natural and to the adversarial image.
         file: PNG or PDF to write.
     """
     from matplotlib.figure import Figure
@@ -192,22 +186,21 @@ def write_gallery(examples: list[dict], file: Path) -> None:
     axes = figure.subplots(len(examples), 3, squeeze=False)
     for row, example in zip(axes, examples, strict=True):
         natural, adversarial = (p.permute(1, 2, 0).numpy() for p in example["pixels"])
-        difference = adversarial.astype(int) - natural
-        largest = max(1, abs(difference).max())
-        row[0].imshow(natural)
-        row[1].imshow((difference / largest + 1) / 2)
-        row[2].imshow(adversarial)
-        row[0].set_title(f"natural: {example['label']}", fontsize=9)
-        row[1].set_title(f"perturbation, at most {largest}/255, enlarged", fontsize=9)
-        row[2].set_title("adversarial", fontsize=9)
-        for axis, answer in ((row[0], 0), (row[2], 1)):
-            axis.set_xlabel(
-                "\n".join(f"{arch}: {said[answer]}" for arch, said in example["answers"].items()),
-                fontsize=8,
-            )
-        for axis in row:
+        perturbation = adversarial.astype(int) - natural
+        largest = max(1, abs(perturbation).max())
+        pictures = {
+            f"natural: {example['label']}": natural,
+            f"perturbation, at most {largest}/255, enlarged": (perturbation / largest + 1) / 2,
+            "adversarial": adversarial,
+        }
+        for axis, (title, picture) in zip(row, pictures.items(), strict=True):
+            axis.imshow(picture)
+            axis.set_title(title, fontsize=9)
             axis.set_xticks([])
             axis.set_yticks([])
+        for axis, n in ((row[0], 0), (row[2], 1)):
+            lines = [f"{arch}: {texts[n]}" for arch, texts in example["answers"].items()]
+            axis.set_xlabel("\n".join(lines), fontsize=8)
     _save(figure, file)
 
 

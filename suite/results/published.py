@@ -1,20 +1,21 @@
-"""Published success rates beside ours: which belongs to which, and whether they agree."""
+"""Published success rates, put beside ours: which belongs to which, and whether they agree."""
 
-import argparse
 import csv
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from suite.networks.catalogue import network_identity
 from suite.results.rates import interval
-from suite.running import cli, runs
+from suite.running import cli
+from suite.running.runs import run_settings
 
 COLUMNS = ("source", "attack", "gamma", "target", "mean", "std", "from")
 # A number is of runs without these, unless its file has a column that says otherwise.
 WITHOUT = dict.fromkeys(("rand_init", "branches", "checkpoint"), "")
-# Of what run.json says in its own right: as options, -1 is epsilon / num_steps, and auto any hooks.
+# Settings that run.json has outside its options, where step_size -1 and hooks auto are resolved.
 RESOLVED = ("epsilon", "step_size", "num_steps", "hooks")
 
 
@@ -23,9 +24,9 @@ class PublishedRate(NamedTuple):
 
     Attributes:
         place: its file and line.
-        mean, std: over runs, in percent; without a standard deviation, `std` is None.
-        origin: what the number is from.
-        settings: what else the run has to have, by the names of run.json's options.
+        mean, std: over runs, in percent; `std` is None where none was published.
+        origin: the table, or the row of one, that it is from.
+        settings: which others a run must have, by the names of run.json's options.
     """
 
     place: str
@@ -44,7 +45,7 @@ def read_published(files: Sequence[Path]) -> dict[str, list[PublishedRate]]:
 
     Raises:
         UsageError: two files have one name.
-        ValueError: a column is missing, a cell can't be, or two rows are of the same run.
+        ValueError: a column is missing, a cell is wrong, or two rows are of the same run.
     """
     numbers = {}
     for file in files:
@@ -64,15 +65,15 @@ def _read(file: Path) -> list[PublishedRate]:
             numbers = [_published_row(f"{file}, line {reader.line_num}", row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file} is not a CSV file in UTF-8 ({error})") from error
-    groups = {}
-    for number in numbers:
-        source, target = network_identity(number.source), network_identity(number.target)
-        group = groups.setdefault((source, number.attack, number.gamma, target), [])
-        for other in group:
-            both = number.settings.keys() & other.settings.keys()
-            if all(number.settings[name] == other.settings[name] for name in both):
-                raise ValueError(f"{other.place} and {number.place} are of the same run")
-        group.append(number)
+    for number, other in itertools.combinations(numbers, 2):
+        both = number.settings.keys() & other.settings.keys()
+        if (
+            (number.attack, number.gamma) == (other.attack, other.gamma)
+            and all(number.settings[name] == other.settings[name] for name in both)
+            and _is_same_network(number.source, other.source)
+            and _is_same_network(number.target, other.target)
+        ):
+            raise ValueError(f"{number.place} and {other.place} are of the same run")
     return numbers
 
 
@@ -125,29 +126,38 @@ def compare_published(
     numbers: dict[str, list[PublishedRate]],
     checkpoints: dict[str, Path],
 ) -> None:
-    """Add to the targets of rows what was published of the same run, by file, as `published`.
+    """Add to each target of the rows what was published of the same run, by file, as `published`.
 
-    That is its `verdict`: "agrees", "differs" or "none published". The first two have `mean`, `std`
-    and `from` of the number; `points`, how far our rate is above it; `allowed`, how far it may be.
-    The third has the `reason`.
+    Its `verdict` is "agrees", "differs" or "none published". With the first two come `mean`, `std`
+    and `from` of the number; `points`, how far our rate is above it; and `allowed`, how far it may
+    be. With the third comes the `reason`.
 
     Args:
-        rows: of `rates.merge_repeats`.
+        rows: what `rates.merge_repeats` returns.
         made: run.json by folder, empty where there is none.
-        numbers: of `read_published`.
+        numbers: what `read_published` returns.
         checkpoints: the user's files of weights, by target.
     """
     for row in rows if numbers else ():
         run = made[Path(row["folders"][0])]
-        for arch, rates in row["targets"].items():
-            rates["published"] = {}
+        for arch, target in row["targets"].items():
+            target["published"] = {}
             for file, listed in numbers.items():
-                found = _find(listed, run, arch, arch in checkpoints)
-                if isinstance(found, str):
-                    verdict = {"verdict": "none published", "reason": found}
+                number = _find(listed, run, arch, arch in checkpoints)
+                if isinstance(number, str):
+                    verdict = {"verdict": "none published", "reason": number}
                 else:
-                    verdict = _verdict(found, rates["success"], row["images"])
-                rates["published"][file] = verdict
+                    points = target["success"]["rate"] - number.mean
+                    far = allowed(target["success"], row["images"], number.mean, number.std)
+                    verdict = {
+                        "verdict": "agrees" if abs(points) <= far else "differs",
+                        "mean": number.mean,
+                        "std": number.std,
+                        "points": points,
+                        "allowed": far,
+                        "from": number.origin,
+                    }
+                target["published"][file] = verdict
 
 
 def _find(
@@ -159,33 +169,28 @@ def _find(
     if own_weights:
         return f"{arch} has weights of --checkpoint"
     source, attack, gamma = run["source"], run.get("attack"), _setting_text(run.get("gamma"))
-    wanted: list[tuple[Callable[[PublishedRate], bool], str]] = [
-        (lambda n: _is_same_network(n.source, source), f"none on {source}"),
-        (
-            lambda n: n.attack == attack and n.gamma == gamma,
-            f"none of {attack} at gamma {gamma} on {source}",
-        ),
-        (lambda n: _is_same_network(n.target, arch), f"none on the target {arch}"),
-    ]
-    for holds, reason in wanted:
-        numbers = [number for number in numbers if holds(number)]
-        if not numbers:
-            return reason
-    there = runs.run_settings(run) | {name: run[name] for name in RESOLVED if name in run}
-    differ = [
-        {
-            name: value
-            for name, value in number.settings.items()
-            if _setting_text(there.get(name)) != value
-        }
-        for number in numbers
-    ]
-    least = min(range(len(numbers)), key=lambda n: len(differ[n]))
-    if not differ[least]:
-        return numbers[least]
+    numbers = [number for number in numbers if _is_same_network(number.source, source)]
+    if not numbers:
+        return f"none on {source}"
+    numbers = [n for n in numbers if (n.attack, n.gamma) == (attack, gamma)]
+    if not numbers:
+        return f"none of {attack} at gamma {gamma} on {source}"
+    numbers = [number for number in numbers if _is_same_network(number.target, arch)]
+    if not numbers:
+        return f"none on the target {arch}"
+
+    settings = run_settings(run) | {name: run[name] for name in RESOLVED if name in run}
+    ours = {name: _setting_text(value) for name, value in settings.items()}
+
+    def others(number: PublishedRate) -> dict[str, str]:
+        return {n: value for n, value in number.settings.items() if value != ours.get(n, "")}
+
+    nearest = min(numbers, key=lambda number: len(others(number)))
+    if not others(nearest):
+        return nearest
     return "published with " + ", ".join(
-        f"{name} {value or 'none'} instead of {_setting_text(there.get(name)) or 'none'}"
-        for name, value in differ[least].items()
+        f"{name} {value or 'none'} instead of {ours.get(name) or 'none'}"
+        for name, value in others(nearest).items()
     )
 
 
@@ -193,46 +198,17 @@ def _is_same_network(name: str, other: str) -> bool:
     return network_identity(name) == network_identity(other)
 
 
-def _verdict(number: PublishedRate, rate: dict, images: int) -> dict:
-    points = rate["rate"] - number.mean
-    far = allowed(rate, images, number.mean, number.std)
-    return {
-        "verdict": "agrees" if abs(points) <= far else "differs",
-        "mean": number.mean,
-        "std": number.std,
-        "points": points,
-        "allowed": far,
-        "from": number.origin,
-    }
-
-
 def allowed(rate: dict, images: int, mean: float, std: float | None) -> float:
     """Return how far a rate may be from a published mean before they disagree, in points.
 
-    That is how far the ends of two intervals on the sides that face each other are apart, as in
-    Newcombe's hybrid interval of a difference (Statistics in Medicine 17, 1998, 873-890): of ours
-    Wilson's, which for several runs is that of their mean on as many images as one has; of theirs
-    1.96 standard deviations.
+    As in Newcombe's hybrid interval of a difference (Statistics in Medicine 17, 1998, 873-890), it
+    is made of the halves of two intervals that face each other. Ours is Wilson's, which for several
+    runs is that of their mean on as many images as one run has; theirs is 1.96 standard deviations.
 
     Args:
         rate: as in the rows of `rates.merge_repeats`.
-        images: how many there are of one run.
+        images: the number of images of one run.
     """
     low, high = interval(round(rate["rate"] * images / 100), images)
     ours = rate["rate"] - low if rate["rate"] > mean else high - rate["rate"]
     return math.hypot(max(0, ours), 1.96 * (std or 0))
-
-
-PUBLISHED_FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
-PUBLISHED_NAMES = sorted(file.stem for file in PUBLISHED_FOLDER.glob("*.csv"))
-
-
-def published_file(text: str) -> Path:
-    """Return the file of a name in data/published/, or the file that is given."""
-    if text in PUBLISHED_NAMES:
-        return PUBLISHED_FOLDER / f"{text}.csv"
-    if Path(text).is_file():
-        return Path(text)
-    raise argparse.ArgumentTypeError(
-        f"{text} is neither a file nor one of {', '.join(PUBLISHED_NAMES)}"
-    )

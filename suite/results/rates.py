@@ -1,57 +1,60 @@
 """Rates in percent and their intervals, from the counts of folders.
 
-A result is what evaluate.py counts in one folder: folder, repeat (equal in folders that differ in
-the seed alone), source, attack, gamma, epsilon, num_steps, images, largest_perturbation, and for
-each of the targets the numbers of images: succeeded, correct (when natural), succeeded_on_correct.
-What needs natural images is absent without them; quality, see visibility.py, is there if it was
-asked for.
+A result is what evaluate.py counts in one folder: `folder`, `repeat` (equal in folders that differ
+in the random seed alone), `source`, `attack`, `gamma`, `epsilon`, `num_steps`, `images`, and
+`targets`, which has for each target the number of images that `succeeded`. With natural images it
+also has `largest_perturbation`, and for each target how many are `correct` when natural, and how
+many of those `succeeded_on_correct`; with --quality it has `quality`, see visibility.py.
 """
 
 import statistics
 
+from scipy.stats import binomtest
+
+SAME = ("source", "attack", "gamma", "epsilon", "num_steps", "images")
+
 
 def merge_repeats(results: list[dict]) -> list[dict]:
-    """Return a row per setting, with the rates of each target.
+    """Return a row for each setting, with the rates of each target.
 
     A rate is a dict: `rate`; `std`, the standard deviation over the runs, if there are several;
     `low` and `high`, the 95 % Wilson interval, if there is one.
     """
-    groups = {}
+    repeats = {}
     for result in results:
-        groups.setdefault(result["repeat"], []).append(result)
-    rows = []
-    for group in groups.values():
-        first = group[0]
-        keys = ("source", "attack", "gamma", "epsilon", "num_steps", "images")
-        row = {key: first[key] for key in keys}
-        row["runs"] = len(group)
-        if "largest_perturbation" in first:
-            row["largest_perturbation"] = max(r["largest_perturbation"] for r in group)
-        if "quality" in first:
-            row["quality"] = {
-                what: statistics.fmean(values) if None not in values else None
-                for what in first["quality"]
-                for values in [[r["quality"][what] for r in group]]
-            }
-        targets = {
-            arch: _rates([r["targets"][arch] | {"images": r["images"]} for r in group])
-            for arch in first["targets"]
+        repeats.setdefault(result["repeat"], []).append(result)
+    return [_row(runs) for runs in repeats.values()]
+
+
+def _row(runs: list[dict]) -> dict:
+    first = runs[0]
+    row = {"folders": [run["folder"] for run in runs]}
+    row |= {key: first[key] for key in SAME} | {"runs": len(runs)}
+    if "largest_perturbation" in first:
+        row["largest_perturbation"] = max(run["largest_perturbation"] for run in runs)
+    if "quality" in first:
+        measured = {what: [run["quality"][what] for run in runs] for what in first["quality"]}
+        row["quality"] = {
+            what: None if None in values else statistics.fmean(values)
+            for what, values in measured.items()
         }
-        rows.append({"folders": [r["folder"] for r in group], **row, "targets": targets})
-    return rows
+    row["targets"] = {
+        arch: _rates([run["targets"][arch] | {"images": run["images"]} for run in runs])
+        for arch in first["targets"]
+    }
+    return row
 
 
 def _rates(counts: list[dict]) -> dict:
-    rates = {"success": _rate([(c["succeeded"], c["images"]) for c in counts])}
+    rates = {"success": _rate(counts, "succeeded", "images")}
     if "correct" in counts[0]:
-        on_correct = [(c["succeeded_on_correct"], c["correct"]) for c in counts]
-        rates["success_on_correct"] = _rate(on_correct)
-        rates["natural_accuracy"] = _rate([(counts[0]["correct"], counts[0]["images"])])
+        rates["success_on_correct"] = _rate(counts, "succeeded_on_correct", "correct")
+        rates["natural_accuracy"] = _rate(counts[:1], "correct", "images")
     return rates
 
 
-def _rate(counts: list[tuple[int, int]]) -> dict:
-    counts = [(part, whole) for part, whole in counts if whole]
+def _rate(counts: list[dict], part: str, whole: str) -> dict:
+    counts = [(count[part], count[whole]) for count in counts if count[whole]]
     if not counts:
         return {"rate": None}
     rates = [100 * part / whole for part, whole in counts]
@@ -63,7 +66,5 @@ def _rate(counts: list[tuple[int, int]]) -> dict:
 
 def interval(part: int, whole: int) -> tuple[float, float]:
     """Return the 95 % Wilson interval of a proportion, in percent."""
-    from scipy.stats import binomtest
-
     found = binomtest(part, whole).proportion_ci(method="wilson")
     return 100 * found.low, 100 * found.high

@@ -1,5 +1,6 @@
-"""What target networks answer to folders of adversarial images, and how often they are fooled."""
+"""What the targets answer to folders of adversarial images, and how often they are fooled."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from suite.images.folders import in_batches
 from suite.images.labels import LabelledImage
-from suite.images.pictures import read, read_batches, size_error, to_float, to_pixels
+from suite.images.pictures import read_batches, read_image, size_error, to_float, to_pixels
 from suite.networks.classifier import Classifier
 from suite.results.result_checks import note_abstentions
 from suite.results.targets import Answer, Targets
@@ -16,7 +17,7 @@ from suite.running import cli, ranks
 
 # By folder, target and image name; answers to the natural images have the folder None.
 Answers = dict[Path | None, dict[str, dict[str, Answer]]]
-# By folder and image name, how far it is from the natural one: see `visibility.Visibility`.
+# How far images are from the natural ones: by folder, image name and measure.
 Changes = dict[Path, dict[str, dict[str, float]]]
 
 
@@ -30,19 +31,21 @@ def classify(
 ) -> tuple[Answers, Changes]:
     """Return the targets' answers, and how far images are from the natural ones.
 
-    Each image is read once, with those of its name in other folders.
+    Each image is read once, after the natural image of its name.
 
     Args:
         folders: the adversarial images.
-        naturals: by name; empty if they are not wanted, and then there are no changes.
-        workers: processes that decode images.
-        visibility: what else to measure of a change than `linf`, its largest, in 1/255.
+        naturals: by name; if there are none, there are no changes.
+        workers: threads that decode images.
+        visibility: measures more of a change than `linf`, its largest, in 1/255.
+
+    Raises:
+        ValueError: an image does not have the size of its natural image.
     """
-    by_name = {
-        folder: {image.name: image for image in listed} for folder, listed in folders.items()
-    }
-    names = sorted({name for shelf in by_name.values() for name in shelf})
-    shelves = {None: naturals} | by_name
+    shelves = {None: naturals}
+    for folder, listed in folders.items():
+        shelves[folder] = {image.name: image for image in listed}
+    names = sorted({image.name for listed in folders.values() for image in listed})
     batches = [
         (folder, batch)
         for part in ranks.share(in_batches(names, batch_size))
@@ -50,76 +53,61 @@ def classify(
         if (batch := [shelf[name] for name in part if name in shelf])
     ]
     total = sum(name in shelf for name in names for shelf in shelves.values())
-    read = read_batches([batch for _, batch in batches], workers)
+    read = cli.progress(read_batches([batch for _, batch in batches], workers), total)
+
+    found, natural = [], {}
+    for (folder, _), (batch, pixels, said) in zip(batches, targets.answers(read), strict=True):
+        measured = []
+        if folder is None:
+            natural = dict(zip((image.name for image in batch), pixels, strict=True))
+        elif natural:
+            theirs = torch.stack([natural[image.name] for image in batch])
+            if pixels.shape != theirs.shape:
+                paths = batch[0].path, naturals[batch[0].name].path
+                sizes = ((each.shape[3], each.shape[2]) for each in (pixels, theirs))
+                raise ValueError(size_error(*zip(paths, sizes, strict=True)))
+            largest = (pixels.short() - theirs.short()).abs().amax((1, 2, 3))
+            measured = [{"linf": linf} for linf in largest.tolist()]
+            if visibility:
+                more = visibility(pixels, theirs)
+                measured = [m | others for m, others in zip(measured, more, strict=True)]
+        found.append((folder, [image.name for image in batch], said, measured))
 
     answers = {folder: {arch: {} for arch in targets.networks} for folder in shelves}
-    changes, natural = {folder: {} for folder in folders}, {}
-    answered = targets.answers(cli.progress(read, total))
-    for (folder, _), (batch, own, said) in zip(batches, answered, strict=True):
-        listed = [image.name for image in batch]
-        for arch, mine in said.items():
-            answers[folder][arch] |= zip(listed, mine, strict=True)
-        if folder is None:
-            natural = dict(zip(listed, own, strict=True))
-        elif natural:
-            for image, mine in zip(batch, own, strict=True):
-                theirs = natural[image.name]
-                if mine.shape != theirs.shape:
-                    pairs = ((image.path, mine), (naturals[image.name].path, theirs))
-                    sizes = [(path, (each.shape[2], each.shape[1])) for path, each in pairs]
-                    raise ValueError(size_error(*sizes))
-                linf = (mine.int() - theirs.int()).abs().max().item()
-                changes[folder][image.name] = {"linf": linf}
-            if visibility:
-                more = visibility(own, torch.stack([natural[name] for name in listed]))
-                for name, measured in zip(listed, more, strict=True):
-                    changes[folder][name] |= measured
-    answers, changes = _merged(ranks.gather((answers, changes)))
+    changes = {folder: {} for folder in folders}
+    for folder, listed, said, measured in itertools.chain(*ranks.gather(found)):
+        for arch, own in said.items():
+            answers[folder][arch] |= zip(listed, own, strict=True)
+        if measured:
+            changes[folder] |= zip(listed, measured, strict=True)
     for folder, by_arch in answers.items():
-        for arch, said in by_arch.items():
-            given = [answer.index for answer in said.values()]
-            note_abstentions(arch, folder, given, targets.networks[arch].classes)
-    return answers, changes
-
-
-def _merged(shares: list[tuple[Answers, Changes]]) -> tuple[Answers, Changes]:
-    """Return what all ranks found as one."""
-    answers, changes = shares[0]
-    for more, further in shares[1:]:
-        for folder, by_arch in more.items():
-            for arch, said in by_arch.items():
-                answers[folder][arch] |= said
-        for folder, by_name in further.items():
-            changes[folder] |= by_name
+        for arch, by_name in by_arch.items():
+            classes = [answer.index for answer in by_name.values()]
+            note_abstentions(arch, folder, classes, targets.networks[arch].classes)
     return answers, changes
 
 
 def successes(
     listed: list[LabelledImage], answers: dict[str, Answer], targeted: bool
 ) -> dict[str, bool]:
-    """Return by name whether a target, whose answers these are, is fooled by a folder's images.
+    """Return by name whether a folder's images fool the target whose answers these are.
 
     Args:
-        targeted: success is the image's target class, not just another one than its label.
+        targeted: success is the image's target class, not just any class but its label.
     """
-    return {
-        image.name: (
-            answers[image.name].index == image.target
-            if targeted
-            else answers[image.name].index != image.label
-        )
-        for image in listed
-    }
+    if targeted:
+        return {image.name: answers[image.name].index == image.target for image in listed}
+    return {image.name: answers[image.name].index != image.label for image in listed}
 
 
 def count_successes(
     listed: list[LabelledImage], fooled: dict[str, bool], natural: dict[str, Answer]
 ) -> dict[str, int]:
-    """Count a folder's successes on one target, and more if `natural` is not empty.
+    """Count a folder's successes on one target, for `rates.merge_repeats`.
 
     Args:
-        fooled: of `successes`.
-        natural: the target's answers to the natural images.
+        fooled: what `successes` returns.
+        natural: the target's answers to the natural images; may be empty.
     """
     counts = {"succeeded": sum(fooled.values())}
     if natural:
@@ -135,24 +123,20 @@ def gallery_examples(
     targets: Targets,
     device: str,
 ) -> list[dict]:
-    """Return what the gallery shows of a few images: their pixels and each target's answers."""
-    shown = []
+    """Return what `plots.write_gallery` shows of a few images."""
+    examples = []
     for image in listed:
-        pair = [to_pixels(read(i)) for i in (naturals[image.name], image)]
+        pair = [to_pixels(read_image(i.path)) for i in (naturals[image.name], image)]
         both = to_float(torch.stack(pair).to(device))
-        logits = targets.each(
-            lambda _, model, both=both, image=image: targets.logits(model, [image.name] * 2, both)
-        )
-        answers = {arch: _confident(targets.networks[arch], each) for arch, each in logits.items()}
+
+        def texts(arch: str, model: Classifier, name=image.name, both=both) -> list[str]:
+            """Return the predicted classes and their probabilities."""
+            best = targets.logits(model, [name] * 2, both).softmax(1).max(1)
+            pairs = zip(*(each.tolist() for each in best), strict=True)
+            return [f"{model.class_name(index)} {100 * share:.0f} %" for share, index in pairs]
+
+        answers = targets.each(texts)
         names = {model.class_name(image.label) for model in targets.networks.values()}
         label = names.pop() if len(names) == 1 else f"class {image.label}"
-        shown.append({"label": label, "pixels": pair, "answers": answers})
-    return shown
-
-
-def _confident(model: Classifier, logits: Tensor) -> list[str]:
-    """Return the predicted class of each image and its confidence, as text."""
-    return [
-        f"{model.class_name(index)} {100 * share:.0f} %"
-        for share, index in zip(*(each.tolist() for each in logits.softmax(1).max(1)), strict=True)
-    ]
+        examples.append({"label": label, "pixels": pair, "answers": answers})
+    return examples

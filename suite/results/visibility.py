@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from suite.images.pictures import to_float
 from suite.networks import libraries, weights
 
+logger = logging.getLogger(__name__)
+
 TITLES = {
     "l2": "L2",
     "linf": "L-infinity (1/255)",
@@ -17,39 +19,56 @@ TITLES = {
     "ssim": "SSIM",
     "lpips": "LPIPS",
 }
+LPIPS_BACKBONE = "alexnet@IMAGENET1K_V1"
 
 
 class Visibility:
     """Measures how far images are from their natural ones.
 
-    Called with both as uint8, N x 3 x H x W, on any device, it returns of each image: `l2`, the
+    Called with both as uint8, N x 3 x H x W, on any device, it returns for each image: `l2`, the
     norm of the perturbation of pixels in [0, 1]; `psnr` in dB, infinite for equal images; `ssim`
     (Wang et al., IEEE TIP 2004: Gaussian window of sigma 1.5), 1 for equal images; and `lpips`
-    where AlexNet's weights are here. The last three are torchmetrics'.
+    (Zhang et al., CVPR 2018, on AlexNet) if AlexNet's weights are on this machine. The last three
+    are torchmetrics'.
+
+    Raises:
+        ValueError: the file of AlexNet's weights is not usable.
     """
 
     def __init__(self):
-        self._lpips = lpips()
+        self._lpips = _load_lpips()
 
     @torch.no_grad()
     def __call__(self, adversarial: Tensor, natural: Tensor) -> list[dict[str, float]]:
         from torchmetrics.functional import image as metrics
 
         ours, theirs = to_float(adversarial), to_float(natural)
+        each = {"data_range": 1.0, "reduction": "none"}
         measured = {
             "l2": (ours - theirs).flatten(1).norm(dim=1),
-            "psnr": metrics.peak_signal_noise_ratio(
-                ours, theirs, data_range=1.0, reduction="none", dim=(1, 2, 3)
-            ),
-            "ssim": metrics.structural_similarity_index_measure(
-                ours, theirs, data_range=1.0, reduction="none"
-            ),
+            "psnr": metrics.peak_signal_noise_ratio(ours, theirs, dim=(1, 2, 3), **each),
+            "ssim": metrics.structural_similarity_index_measure(ours, theirs, **each),
         }
         if self._lpips:
             measured["lpips"] = self._lpips.to(ours.device)(ours, theirs)
-        # Of one image, torchmetrics returns a scalar.
+        # For a single image, torchmetrics returns a scalar.
         columns = [values.reshape(-1).tolist() for values in measured.values()]
         return [dict(zip(measured, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _load_lpips() -> nn.Module | None:
+    """Return LPIPS, or None without AlexNet's weights."""
+    file = libraries.torchvision_network(LPIPS_BACKBONE).file
+    if not file.is_file():
+        logger.info(
+            "no LPIPS: the weights of torchvision/%s are not here (%s)", LPIPS_BACKBONE, file
+        )
+        return None
+
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    with weights.usable_file(file):
+        return LearnedPerceptualImagePatchSimilarity("alex", reduction="none", normalize=True)
 
 
 def mean_visibility(changes: dict[str, dict[str, float]]) -> dict[str, float | None]:
@@ -61,27 +80,3 @@ def mean_visibility(changes: dict[str, dict[str, float]]) -> dict[str, float | N
         if what in rows[0]
     }
     return {what: statistics.fmean(v) if v else None for what, v in finite.items()}
-
-
-logger = logging.getLogger(__name__)
-
-BACKBONE = "alexnet@IMAGENET1K_V1"
-
-
-def lpips() -> nn.Module | None:
-    """Return LPIPS (Zhang et al., CVPR 2018) on AlexNet, or None where its weights are not here.
-
-    Takes two batches in [0, 1], N x 3 x H x W, and returns N distances.
-
-    Raises:
-        ValueError: the file of weights is not usable.
-    """
-    file = libraries.torchvision_network(BACKBONE).file
-    if not file.is_file():
-        logger.info("no LPIPS: the weights of torchvision/%s are not here (%s)", BACKBONE, file)
-        return None
-
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    with weights.usable_file(file):
-        return LearnedPerceptualImagePatchSimilarity("alex", reduction="none", normalize=True)

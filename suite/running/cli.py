@@ -1,9 +1,10 @@
-"""What the three scripts' command lines share."""
+"""What the scripts' command lines share. No torch until a script is run."""
 
 import argparse
 import logging
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from suite.running import precision
 
 logger = logging.getLogger(__name__)
 
-RANK = int(os.environ.get("RANK", 0))  # of the processes that torchrun starts
+RANK = int(os.environ.get("RANK", 0))  # the number that torchrun gave this process
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +30,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace=None):
         args = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_hyphenated(argument) for argument in args], namespace)
+        hyphenated = [re.sub("^--[^=]+", lambda o: o[0].replace("_", "-"), each) for each in args]
+        return super().parse_known_args(hyphenated, namespace)
 
     def error(self, message: str):
         """Say what is wrong with the options, once if torchrun started several processes."""
@@ -39,12 +41,7 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
 
-def _hyphenated(argument: str) -> str:
-    option, equals, value = argument.partition("=")
-    return option.replace("_", "-") + equals + value if option.startswith("--") else argument
-
-
-def _number_type(kind: type, description: str, accepted: Callable[[float], bool]) -> Callable:
+def number_type(kind: type, description: str, accepted: Callable[[float], bool]) -> Callable:
     """Return an argument type: a number that `accepted` holds for."""
 
     def parse(text: str) -> float:
@@ -59,60 +56,51 @@ def _number_type(kind: type, description: str, accepted: Callable[[float], bool]
     return parse
 
 
-positive_int = _number_type(int, "a whole number above 0", lambda n: n > 0)
-whole = _number_type(int, "a whole number of 0 or more", lambda n: n >= 0)
-odd = _number_type(int, "an odd whole number above 0", lambda n: n > 0 and n % 2 == 1)
-finite = _number_type(float, "a number", math.isfinite)
-not_negative = _number_type(float, "a number of 0 or more", lambda n: 0 <= n < math.inf)
-positive = _number_type(float, "a number above 0", lambda n: 0 < n < math.inf)
-at_least_1 = _number_type(float, "a number of 1 or more", lambda n: 1 <= n < math.inf)
-probability = _number_type(float, "between 0 and 1", lambda n: 0 <= n <= 1)
-fraction = _number_type(float, "above 0 and below 1", lambda n: 0 < n < 1)
+positive_int = number_type(int, "a whole number above 0", lambda n: n > 0)
+whole = number_type(int, "a whole number of 0 or more", lambda n: n >= 0)
+odd = number_type(int, "an odd whole number above 0", lambda n: n > 0 and n % 2 == 1)
+finite = number_type(float, "a number", math.isfinite)
+not_negative = number_type(float, "a number of 0 or more", lambda n: 0 <= n < math.inf)
+positive = number_type(float, "a number above 0", lambda n: 0 < n < math.inf)
+at_least_1 = number_type(float, "a number of 1 or more", lambda n: 1 <= n < math.inf)
+probability = number_type(float, "between 0 and 1", lambda n: 0 <= n <= 1)
+fraction = number_type(float, "above 0 and below 1", lambda n: 0 < n < 1)
 
 
 def add_checkpoint(add: Callable) -> None:
-    """Add --checkpoint to a parser or a group, whose `add_argument` this gets."""
-    add(
-        "--checkpoint",
-        nargs="+",
-        metavar="[NAME=]FILE",
+    """Add --checkpoint to a parser or a group; `add` is its `add_argument`."""
+    # fmt: off
+    add("--checkpoint", nargs="+", metavar="[NAME=]FILE",
         help="weights for a network of --arch, .pth or .safetensors, instead of its own; with "
-        "several networks each file needs its network's name: resnet50=mine.pth",
-    )
+        "several networks each file needs its network's name: resnet50=mine.pth")
+    # fmt: on
 
 
 def add_running(add: Callable) -> None:
-    """Add what the scripts have in common about the machine, to a parser or a group."""
-    add(
-        "--batch-size",
-        type=positive_int,
-        help="images at a time, fewer where memory runs out; what fits if absent",
-    )
-    add(
-        "--workers",
-        type=whole,
-        help="processes that decode images ahead, and threads that write them; 0 decodes in the "
-        "main process; a process for each core if absent",
-    )
-    add(
-        "--precision",
-        choices=precision.CHOICES,
-        default=precision.DEFAULT,
+    """Add the options about the machine to a parser or a group; `add` is its `add_argument`."""
+    # fmt: off
+    add("--batch-size", type=positive_int,
+        help="images at a time, halved where memory runs out; 16 on a CPU and 64 on a GPU if "
+        "absent")
+    add("--workers", type=whole,
+        help="threads that decode images ahead, and threads that write them; 0 decodes in the main "
+        "thread; one for each core if absent")
+    add("--precision", choices=precision.CHOICES, default=precision.DEFAULT,
         help="of the networks' arithmetic: tf32 is fp32 where there is no GPU; with bf16 the "
-        "perturbation stays float32",
-    )
+        "perturbation stays float32")
     add("--no-cuda", action="store_true", help="run on the CPU")
+    # fmt: on
 
 
 def named_files(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, Path]:
-    """Return which network of --arch has which file of --checkpoint.
+    """Return the file of --checkpoint that each network of --arch has, if it has one.
 
     Raises:
         UsageError: a file has no network, a network two files, or stands twice in --arch.
     """
     files = {}
     for text in given or []:
-        # A path may have an equals sign, too: only names of networks are taken off.
+        # A path may contain an equals sign, too, so only networks' names are taken off.
         named = [arch for arch in archs if text.startswith(f"{arch}=")]
         if not named and len(archs) > 1:
             raise UsageError(
@@ -127,7 +115,7 @@ def named_files(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, 
 
 
 def refuse_unwritable(file: Path | None, *suffixes: str) -> None:
-    """Raise a UsageError if a file could not be written at the end; None is no file."""
+    """Raise a UsageError if a file has another suffix, or no folder; None is no file."""
     if file and file.suffix not in suffixes:
         raise UsageError(f"{file} does not end in {' or '.join(suffixes)}")
     if file and not file.parent.is_dir():
@@ -141,14 +129,15 @@ class UsageError(Exception):
 def progress(
     batches: Iterable[tuple], total: int, every: int = 10, writer: object = None
 ) -> Iterator[tuple]:
-    """Pass batches on, with a bar on a terminal, else with a line of the log each `every` batches.
+    """Pass batches on, with a bar on a terminal, else with a line of the log every few batches.
 
-    A last line says what the run waited for: whatever takes most of its time is its bound.
+    A last line says how the time was shared out: whatever took most of it is the bottleneck.
 
     Args:
         batches: tuples that begin with a list of images.
-        total: number of all images, those of other ranks included.
-        writer: an `images.Writer`, whose `waited` is said.
+        total: the number of images of all ranks.
+        every: the number of batches from one line to the next.
+        writer: a `pictures.Writer`.
     """
     from suite.running import ranks
 
@@ -166,11 +155,11 @@ def progress(
             before = time.perf_counter()
     seconds = time.perf_counter() - begin
     if done:
-        shares = {"decoding": decoding, "writing": writer.waited if writer else 0.0}
-        shares = {what: round(100 * share / seconds) for what, share in shares.items()}
-        said = ", ".join(f"{what} {share} %" for what, share in shares.items())
+        waits = (decoding, writer.waited if writer else 0.0)
+        decoded, written = (round(100 * waited / seconds) for waited in waits)
         logger.info(
-            "%.1f s: networks %d %%, waits for %s", seconds, 100 - sum(shares.values()), said
+            f"{seconds:.1f} s: networks {100 - decoded - written} %, "
+            f"waits for decoding {decoded} %, writing {written} %"
         )
 
 
@@ -188,9 +177,10 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
 
 def _run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     args = parser.parse_args()
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch, not yet imported, asks for it
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it when it is imported
     logging.basicConfig(level=logging.ERROR if RANK else logging.INFO, format="%(message)s")
     logging.getLogger("timm").setLevel(logging.WARNING)
+    name = f"{parser.prog} (rank {RANK})" if RANK else parser.prog
 
     def terminate(number, frame):
         raise Terminated
@@ -200,28 +190,24 @@ def _run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
         main(args)
     except UsageError as error:
         parser.error(str(error))
+    except BrokenPipeError:  # nobody reads the output any more
+        sys.exit(141)  # as shells say of a program that a closed pipe ended
     except (OSError, ValueError) as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            sys.exit(141)  # as shells say of a program that a closed pipe ended
-        sys.exit(f"{parser.prog}{_of_rank()}: error: {error}")
+        sys.exit(f"{name}: error: {error}")
     except (RuntimeError, MemoryError) as error:
         from suite.running import devices
 
-        if "DataLoader worker" in str(error):  # which torch raises wherever the main thread is
-            message = f"a process that reads images died ({error}): take fewer --workers"
-            sys.exit(f"{parser.prog}{_of_rank()}: error: {message}")
         if not devices.out_of_memory(error):
             raise
-        sys.exit(f"{parser.prog}{_of_rank()}: error: out of memory, with one image ({error})")
+        sys.exit(f"{name}: error: out of memory, with one image ({error})")
     except (KeyboardInterrupt, Terminated) as stop:
-        status = 143 if isinstance(stop, Terminated) else 130
         print(f"{parser.prog}: stopped", file=sys.stderr, flush=True)
-        # The signal may have come while a lock was held, for which threads now wait for ever.
-        os._exit(status)
+        # At once, since other threads may wait for ever for a lock that the main thread held.
+        os._exit(143 if isinstance(stop, Terminated) else 130)
 
 
 def _flush() -> None:
-    """Print what waits: at Python's own end a closed pipe, as `| head` leaves, is an error."""
+    """Write what print has buffered: at Python's own exit a closed pipe would be an error."""
     try:
         if sys.stdout:
             sys.stdout.flush()
@@ -229,15 +215,3 @@ def _flush() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             sys.exit(f"can't write to standard output: {error.strerror}")
-
-
-def _nobody_reads() -> bool:
-    try:
-        print(flush=True)
-    except BrokenPipeError:
-        return True
-    return False
-
-
-def _of_rank() -> str:
-    return f" (rank {RANK})" if RANK else ""

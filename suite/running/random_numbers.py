@@ -1,4 +1,4 @@
-"""Random numbers of each image, which depend on a seed and the image's name alone."""
+"""Per-image random numbers, which depend on a seed and the image's name alone."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -15,22 +15,23 @@ def image_generators(seed: int, names: Sequence[str]) -> list[torch.Generator]:
 
 
 def generators_for(count: int, generators: Sequence[torch.Generator]) -> list[torch.Generator]:
-    """Return generators for another number of images, as copies of those that the given are of."""
-    seeds = (
-        torch.randint(2**63 - 1, (1,), generator=generators[n % len(generators)]).item()
-        for n in range(count)
-    )
+    """Return generators for `count` images, which are copies of those that `generators` are for."""
+    seeds = [_drawn_seed(generators[n % len(generators)]) for n in range(count)]
     return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _drawn_seed(generator: torch.Generator) -> int:
+    return torch.randint(2**63 - 1, (1,), generator=generator).item()
 
 
 def uniform_noise(pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Return numbers like the pixels, N x 3 x H x W, drawn uniformly from [-1, 1]."""
-    return _drawn(pixels, generators, _uniform)
+    return _noise(pixels, generators, _uniform)
 
 
 def normal_noise(pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Return numbers like the pixels, N x 3 x H x W, drawn from the normal distribution."""
-    return _drawn(pixels, generators, _normal)
+    return _noise(pixels, generators, _normal)
 
 
 def _uniform(image: Tensor, generator: torch.Generator) -> Tensor:
@@ -41,25 +42,24 @@ def _normal(image: Tensor, generator: torch.Generator) -> Tensor:
     return image.normal_(generator=generator)
 
 
-def _drawn(pixels: Tensor, generators: Sequence[torch.Generator], fill: Callable) -> Tensor:
-    drawn = torch.empty(pixels.shape, dtype=pixels.dtype, device=pixels.device)
-    if pixels.device.type != "cpu":
-        return drawn_by_seeds(drawn, generators, fill)
+def _noise(pixels: Tensor, generators: Sequence[torch.Generator], fill: Callable) -> Tensor:
+    noise = torch.empty(pixels.shape, dtype=pixels.dtype, device=pixels.device)
+    if noise.device.type != "cpu":
+        return drawn_by_seeds(noise, generators, fill)
+    pairs = list(zip(noise, generators, strict=True))
     with ThreadPoolExecutor() as pool:
-        pairs = list(zip(drawn, generators, strict=True))
         list(pool.map(lambda pair: fill(*pair), pairs))
-    return drawn
+    return noise
 
 
 def drawn_by_seeds(
     pixels: Tensor, generators: Sequence[torch.Generator], fill: Callable = _uniform
 ) -> Tensor:
-    """Fill pixels in place with the numbers of their own device, whose seeds are drawn instead.
+    """Fill pixels in place with random numbers made on their own device, seeded from the CPU.
 
-    A CPU would take longer for the numbers than a GPU for a pass.
+    A CPU would take longer to draw the numbers than a GPU takes for a pass.
     """
-    own = torch.Generator(pixels.device)
+    on_device = torch.Generator(pixels.device)
     for image, generator in zip(pixels, generators, strict=True):
-        (seed,) = torch.randint(2**63 - 1, (1,), generator=generator).tolist()
-        fill(image, own.manual_seed(seed))
+        fill(image, on_device.manual_seed(_drawn_seed(generator)))
     return pixels

@@ -1,6 +1,6 @@
-"""The processes that torchrun starts for one run, on one machine or several; else there is one.
+"""The processes that torchrun starts for one run, on one machine or several; otherwise just one.
 
-Images are divided among them. Rank 0 prepares and completes what all of them share.
+Images are divided among them. Rank 0 prepares and completes what they share.
 """
 
 import atexit
@@ -12,14 +12,14 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-Shared = TypeVar("Value")
+Shared = TypeVar("Shared")
 
 _store: "dist.Store | None" = None
 _counter_numbers = itertools.count()
 
 
 def join() -> None:
-    """Become one of the processes that torchrun started, if it did."""
+    """Join the other processes, if torchrun started this one."""
     global _store
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         _store, number, total = next(dist.rendezvous("env://"))
@@ -29,7 +29,7 @@ def join() -> None:
         dist.init_process_group(
             "gloo", store=store, rank=number, world_size=total, timeout=patience
         )
-        # Its threads, where they outlive the interpreter, abort the process.
+        # Its threads abort the process if they outlive the interpreter.
         atexit.register(dist.destroy_process_group)
 
 
@@ -44,12 +44,12 @@ def world_size() -> int:
 
 
 def share(items: Sequence[Shared]) -> Sequence[Shared]:
-    """Return this process's items: every n-th one, n being the number of processes."""
+    """Return this process's items: every n-th one of n processes."""
     return items[rank() :: world_size()]
 
 
 def gather(value: Shared) -> list[Shared]:
-    """Return the values of all ranks, when all of them have called this.
+    """Return the values of all ranks, once all of them have called this.
 
     Raises:
         OSError: a process has ended.
@@ -67,7 +67,7 @@ def gather(value: Shared) -> list[Shared]:
 
 
 def first(function: Callable[[], Shared]) -> Shared:
-    """Return on every rank what a function returns on rank 0, where alone it is called."""
+    """Call a function on rank 0 only, and return on every rank what it returns there."""
     return gather(function() if rank() == 0 else None)[0]
 
 

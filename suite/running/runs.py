@@ -1,16 +1,16 @@
 """The output folder of an attack: one run at a time, resumed where it stopped, never mixed.
 
-`run.json` in it says with what it was made, and whether the run is "running" or "done". A resumed
-run gives the bytes of an undisturbed one: on a CPU at an equal number of threads; on a GPU with
---precision fp32, on one model and one version of cuDNN, of which another is warned of. With tf32
-and bf16 sums on a GPU have no fixed order.
+Its `run.json` says with what the images were made, and whether the run is "running" or "done". A
+resumed run gives the bytes of an undisturbed one: on a CPU at an equal number of threads; on a GPU
+with --precision fp32, on one model and one version of cuDNN (others are warned of). With tf32 and
+bf16, sums on a GPU have no fixed order.
 """
 
 import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -26,55 +26,29 @@ logger = logging.getLogger(__name__)
 
 FILE = "run.json"
 VERSIONS = ("torch", "torchvision", "timm", "pretrainedmodels", "advertorch", "numpy", "Pillow")
-# Of what is read again, which may come from elsewhere.
-TYPES = {
-    "status": str,
-    "options": dict,
-    "weights": dict,
-    "device": str,
-    "hardware": dict,
-    "source": str,
-    "attack": str,
-    "gamma": int | float | list,
-    "epsilon": int | float,
-    "targeted": bool,
-    "size": list,
-    "batch_size": int,
-    "pool": str,
+# The values that are read again, by type, since the file may have been edited.
+READ_AGAIN = {
+    str: ("status", "device", "source", "attack", "pool"),
+    dict: ("options", "weights", "hardware"),
+    list: ("size",),
+    bool: ("targeted",),
+    int: ("batch_size",),
+    int | float: ("epsilon",),
+    int | float | list: ("gamma",),
 }
 # Options on which the images do not depend.
-NEUTRAL = (
-    "output_dir",
-    "batch_size",
-    "workers",
-    "no_cuda",
-    "print_freq",
-    "json",
-    "overwrite",
-    "on_error",
-    "list_branches",
-)
-# Options that run.json of earlier versions lacks, as what those versions did.
-ADDED = {
-    "attack": None,
-    "loss": "cross-entropy",
-    "nesterov": False,
-    "scales": 1,
-    "variance": 0,
-    "variance_bound": 1.5,
-    "admix": 0,
-    "admix_ratio": 0.2,
-    "block_shuffle": 0,
-    "eot": 1,
-    "through_defence": False,
-}
+NEUTRAL = ("output_dir", "batch_size", "workers", "no_cuda", "print_freq", "json", "overwrite")
+RETIRED = ("on_error", "list_branches", "through_defence")  # only earlier versions had them
 
 
-def read_run(folder: Path) -> dict:
-    """Return what run.json says; empty if there is none.
+def read_run(folder: Path, defaults: Mapping[str, object] | None = None) -> dict:
+    """Return the content of run.json; empty if there is none.
+
+    Args:
+        defaults: what the options meant that an earlier version did not have.
 
     Raises:
-        ValueError: it is not a JSON object.
+        ValueError: it is not a JSON object, or a value has the wrong type.
     """
     file = folder / FILE
     if not file.is_file():
@@ -85,27 +59,11 @@ def read_run(folder: Path) -> dict:
         raise ValueError(f"{file} is not JSON ({error})") from error
     if not isinstance(run, dict):
         raise ValueError(f"{file} is not a JSON object")
-    for key in run.keys() & TYPES.keys():
-        if not isinstance(run[key], TYPES[key]):
-            raise ValueError(f"{file}: {key} can't be {run[key]!r}")
-    return run
-
-
-def sha256(file: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal digits."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def listing_digest(listed: Iterable[LabelledImage]) -> str:
-    """Return a digest of which images there are, of which classes: Admix draws from all."""
-    lines = (f"{image.name} {image.label}\n" for image in listed)
-    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
-def resumed_batch_size(folder: Path) -> int | None:
-    """Return the batch size of the run that is to be resumed, on which rounding depends, if any."""
-    return read_run(folder).get("batch_size")
+    for kind, keys in READ_AGAIN.items():
+        for key in run.keys() & keys:
+            if not isinstance(run[key], kind):
+                raise ValueError(f"{file}: {key} can't be {run[key]!r}")
+    return run | {"options": dict(defaults or {}) | run.get("options", {})}
 
 
 def write_run(folder: Path, run: dict) -> None:
@@ -114,11 +72,16 @@ def write_run(folder: Path, run: dict) -> None:
         part.write_text(json.dumps(run, indent=2) + "\n")
 
 
+def resumed_batch_size(folder: Path) -> int | None:
+    """Return the batch size of the run to be resumed, since rounding depends on it; None if new."""
+    return read_run(folder).get("batch_size")
+
+
 def run_settings(run: dict) -> dict:
-    """Return on what the images of a run depend: options, device, digests of weights and pool."""
-    options = ADDED | run.get("options", {})
-    options = {key: v for key, v in options.items() if key not in NEUTRAL}
-    if "gamma_from" in run:  # as if what auto stood for had been given
+    """Return what the images of a run depend on: options, device, digests of weights and pool."""
+    unused = (*NEUTRAL, *RETIRED)
+    options = {key: v for key, v in run.get("options", {}).items() if key not in unused}
+    if "gamma_from" in run:  # as if the gammas that "auto" stood for had been given
         gamma = run.get("gamma")
         options["gamma"] = gamma if isinstance(gamma, list) else [gamma]
     options |= {"device": run.get("device"), "pool": run.get("pool")}
@@ -126,14 +89,17 @@ def run_settings(run: dict) -> dict:
 
 
 @contextlib.contextmanager
-def output_folder(folder: Path, run: dict, overwrite: bool) -> Iterator[None]:
-    """Make a folder ready for a run and keep other runs off it; rank 0 does, and others wait.
+def output_folder(
+    folder: Path, run: dict, overwrite: bool, defaults: Mapping[str, object] | None = None
+) -> Iterator[None]:
+    """Prepare a folder for a run and keep other runs off it; rank 0 does so while others wait.
 
     What an interrupted run with the same settings left is kept, so that it can be resumed.
 
     Args:
         run: what is known of the run so far: its `options` and its `weights`.
         overwrite: delete the images that another run left; without a run.json nothing is deleted.
+        defaults: see `read_run`.
 
     Raises:
         ValueError: another run is writing there, or one with other settings has.
@@ -147,8 +113,8 @@ def output_folder(folder: Path, run: dict, overwrite: bool) -> Iterator[None]:
         if overwrite and (folder / FILE).is_file():
             for file in [*folder.glob("*.png"), folder / LABELS, folder / FILE]:
                 file.unlink(missing_ok=True)
-        _refuse_other_settings(folder, run)
-        for part in folder.glob(".*.part"):  # of a run that was killed
+        _refuse_other_settings(folder, read_run(folder, defaults), run)
+        for part in folder.glob(".*.part"):  # left by a run that was killed
             part.unlink()
         try:
             write_run(folder, {"status": "running"} | run)
@@ -178,9 +144,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _refuse_other_settings(folder: Path, run: dict) -> None:
-    hint = "take another folder, or --overwrite to start afresh"
-    before = read_run(folder)
+def _refuse_other_settings(folder: Path, before: dict, run: dict) -> None:
     if not before:
         if any(folder.glob("*.png")):
             raise ValueError(f"{folder} has images, but no {FILE}: take another folder")
@@ -192,17 +156,29 @@ def _refuse_other_settings(folder: Path, run: dict) -> None:
         if there.get(key) != here.get(key)
     ]
     if differ:
-        raise ValueError(f"{folder} was made with other settings ({'; '.join(differ)}): {hint}")
-    for key, there in before.get("hardware", {}).items():
-        here = run.get("hardware", {}).get(key)
-        if here != there:
+        raise ValueError(
+            f"{folder} was made with other settings ({'; '.join(differ)}): take another folder, or "
+            "--overwrite to start afresh"
+        )
+    for key, value in before.get("hardware", {}).items():
+        now = run.get("hardware", {}).get(key)
+        if now != value:
             logger.warning(
-                "%s was begun with %s %s, and goes on with %s: it may round otherwise",
-                folder,
-                key,
-                there,
-                here,
+                f"{folder} was begun with {key} {value}, and goes on with {now}: it may round "
+                "differently"
             )
+
+
+def sha256(file: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def listing_digest(listed: Iterable[LabelledImage]) -> str:
+    """Return a digest of the names and labels of all images: Admix draws from all of them."""
+    lines = (f"{image.name} {image.label}\n" for image in listed)
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def machine(device: str) -> dict:
@@ -212,17 +188,14 @@ def machine(device: str) -> dict:
         return {"device": kind}
     import torch
 
-    there = {"gpu": torch.cuda.get_device_name(device), "cudnn": torch.backends.cudnn.version()}
-    return {"device": kind, "hardware": there}
+    hardware = {"gpu": torch.cuda.get_device_name(device), "cudnn": torch.backends.cudnn.version()}
+    return {"device": kind, "hardware": hardware}
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what the images of a run depend on, as far as it is installed."""
-    return {name: version(name) for name in VERSIONS if _installed(name)}
-
-
-def _installed(package: str) -> bool:
-    try:
-        return bool(version(package))
-    except PackageNotFoundError:
-        return False
+    """Return the versions of the installed packages on which the images of a run depend."""
+    installed = {}
+    for name in VERSIONS:
+        with contextlib.suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed

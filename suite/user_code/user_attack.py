@@ -1,4 +1,4 @@
-"""Anybody's attack: a function in a user's file, which gets the suite's network and images."""
+"""An attack from a user's file, which gets the suite's network and images."""
 
 import inspect
 import random
@@ -14,15 +14,16 @@ from suite.user_code.isolated_import import isolated_import
 
 
 class UserAttack:
-    """An attack that is a function of the user's.
+    """An attack that is a user's function.
 
     Args:
         name: path/to/file.py:function. The function is called as `function(model, images, labels,
             epsilon)`, with pixels N x 3 x H x W in [0, 1], N class indices, and epsilon as a share
-            of the pixels' range (16/255). What else it has parameters for is given by name: the
-            settings of `suite.attack.Attack`, of which `step_size` is a share, too, and
-            `generators`, a random generator per image, which depends on its name and the seed.
-            It returns adversarial pixels.
+            of the pixels' range (16/255). Further parameters are given by name: those of
+            `settings`, of which `step_size` is a share of the pixels' range, too, and `generators`,
+            per-image generators, which depend on the seed and the image's name. It returns
+            adversarial pixels.
+        settings: the names of the attack's settings that the function can ask for.
 
     Attributes:
         name: the function's.
@@ -51,48 +52,48 @@ class UserAttack:
     ) -> Tensor:
         """Return adversarial pixels, float, N x 3 x H x W, on the device of the natural ones.
 
+        Args:
+            attack: has the settings as attributes, epsilon and step_size in 1/255.
+
         Raises:
             ValueError: the function fails, or returns something else.
         """
-        _seed_libraries(generators)
-        epsilon = attack.epsilon / 255
+        # The function may draw from these; a resumed run has to give the same images.
+        seed = sum(torch.randint(2**32, (1,), generator=g).item() for g in generators) % 2**32
+        for seeded in (torch.manual_seed, np.random.seed, random.seed):
+            seeded(seed)
         settings = vars(attack) | {"step_size": attack.step_size / 255, "generators": generators}
         asked = {name: settings[name] for name in self.asks}
         with isolated_import(self.file), user_file.blamed(self.file):
-            result = self.function(model, natural.clone(), labels.clone(), epsilon, **asked)
+            result = self.function(
+                model, natural.clone(), labels.clone(), attack.epsilon / 255, **asked
+            )
         model.eval()
         if not isinstance(result, Tensor) or result.shape != natural.shape:
-            kind = type(result).__name__
-            if isinstance(result, Tensor):
-                kind = "a tensor of " + " x ".join(map(str, result.shape))
             raise ValueError(
-                f"{self.file}: {self.name} returns {kind}, not adversarial pixels, a tensor of "
-                + " x ".join(map(str, natural.shape))
+                f"{self.file}: {self.name} returns {_described(result)}, not adversarial pixels, "
+                + _described(natural)
             )
         return result.detach().to(natural)
 
 
+def _described(value: object) -> str:
+    is_tensor = isinstance(value, Tensor)
+    return f"a tensor of {' x '.join(map(str, value.shape))}" if is_tensor else type(value).__name__
+
+
 def _asked(name: str, function: Callable, settings: Collection[str]) -> list[str]:
+    """Return the names of the function's parameters, after the first four, that are settings."""
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} does not tell what its parameters are") from error
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    further = [p for p in parameters[4:] if p.kind in by_name]
-    asks = [p.name for p in further if p.name in settings]
+    asks = [parameter for parameter in list(signature.parameters)[4:] if parameter in settings]
     try:
-        inspect.signature(function).bind(*range(4), **dict.fromkeys(asks))
+        signature.bind(*range(4), **dict.fromkeys(asks))
     except TypeError as error:
         raise ValueError(
             f"{name} can't be called as function(model, images, labels, epsilon), with more "
             f"parameters out of {', '.join(settings)} ({error})"
         ) from error
     return asks
-
-
-def _seed_libraries(generators: Sequence[torch.Generator]) -> None:
-    """Seed what other people's code draws from, so that a batch gives the same when resumed."""
-    seed = sum(torch.randint(2**32, (1,), generator=g).item() for g in generators) % 2**32
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)

@@ -1,4 +1,4 @@
-"""A function of the user's own, from a Python file: path/to/file.py:function."""
+"""A function from a user's Python file: path/to/file.py:function."""
 
 import contextlib
 import importlib.util
@@ -12,7 +12,7 @@ from typing import TypeVar
 from suite.running import devices
 from suite.user_code.isolated_import import isolated_import
 
-Loaded = TypeVar("Result")
+Loaded = TypeVar("Loaded")
 
 
 def is_user_file(name: str) -> bool:
@@ -26,9 +26,9 @@ def python_file(name: str) -> Path:
 
 
 def load_function(name: str, use: Callable[[Callable], Loaded]) -> tuple[Loaded, tuple[Path, ...]]:
-    """Return what `use` makes of path/to/file.py:function, and the files that it comes from.
+    """Return `use(path/to/file.py:function)`, and the files that the function comes from.
 
-    Those are the given one and what it imports from its own folder.
+    Those are the given one and what it imports from its own folder. `use` runs isolated, too.
 
     Raises:
         OSError: there is no such file.
@@ -42,27 +42,23 @@ def load_function(name: str, use: Callable[[Callable], Loaded]) -> tuple[Loaded,
     if not file.is_file():
         raise FileNotFoundError(f"no such file: {file}")
     with isolated_import(file) as imported:
-        made = use(_function(file, function))
+        module_name = f"own_{file.stem.replace('.', '_')}"
+        spec = importlib.util.spec_from_file_location(module_name, file)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # where dataclasses and torch.jit look for it
+        with blamed(file):
+            spec.loader.exec_module(module)
+        found = getattr(module, function, None)
+        if not callable(found):
+            raise ValueError(f"{file} has no function {function}")
+        used = use(found)
     siblings = {path for path in imported if path.suffix == ".py" and not _is_same_file(path, file)}
-    return made, (file, *sorted(siblings))
-
-
-def _function(file: Path, function: str) -> Callable:
-    name_inside = f"own_{file.stem.replace('.', '_')}"
-    spec = importlib.util.spec_from_file_location(name_inside, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and torch.jit look for it
-    with blamed(file):
-        spec.loader.exec_module(module)
-    made = getattr(module, function, None)
-    if not callable(made):
-        raise ValueError(f"{file} has no function {function}")
-    return made
+    return used, (file, *sorted(siblings))
 
 
 @contextlib.contextmanager
 def blamed(file: Path) -> Iterator[None]:
-    """While a user's code runs: what goes wrong is a ValueError of one line that names the file."""
+    """Turn what goes wrong in a user's code into a ValueError of one line that names the file."""
     try:
         yield
     except (Exception, SystemExit) as error:  # a script that parses its own command line exits
@@ -79,14 +75,11 @@ def message_line(error: object) -> str:
 
 
 def _last_line(error: BaseException, file: Path) -> int | None:
-    """Return the line of a user's file at which an error came up; None if it is not from there."""
+    """Return the last line of the file on the way to the error; None if it was never there."""
     if isinstance(error, SyntaxError) and error.filename and _is_same_file(error.filename, file):
         return error.lineno
-    lines = [
-        f.lineno
-        for f in traceback.extract_tb(error.__traceback__)
-        if _is_same_file(f.filename, file)
-    ]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if _is_same_file(frame.filename, file)]
     return lines[-1] if lines else None
 
 

@@ -1,4 +1,4 @@
-"""A user's own network, tried with one image: what it takes, what it returns, what it can't do."""
+"""A network from a user's file, tried with one image and adapted to the suite."""
 
 import contextlib
 import inspect
@@ -20,33 +20,55 @@ from suite.user_code.user_file import message_line
 logger = logging.getLogger(__name__)
 
 
-class Scripted(nn.Module):
-    """A network of torch.jit, which takes no hooks, in a module that does."""
+def call_function(name: str) -> tuple[nn.Module, tuple[Path, ...]]:
+    """Return the network that path/to/file.py:function stands for, and the files it comes from.
 
-    def __init__(self, network: torch.jit.ScriptModule):
-        super().__init__()
-        self.network = network
+    That is what the function returns, or the module that the file has under that name.
 
-    def forward(self, pixels: Tensor) -> object:
-        return self.network(pixels)
+    Raises:
+        OSError: there is no such file.
+        ValueError: it fails, has no such function, or returns something else than a module.
+    """
+
+    def network(made: object) -> nn.Module:
+        if not isinstance(made, nn.Module):
+            _refuse_arguments(name, made)
+            with user_file.blamed(user_file.python_file(name)):
+                made = made()
+        if not isinstance(made, nn.Module):
+            raise ValueError(f"{name} returns {type(made).__name__}, not an nn.Module")
+        return made
+
+    return user_file.load_function(name, network)
+
+
+def _refuse_arguments(name: str, function: Callable) -> None:
+    try:
+        inspect.signature(function).bind()
+    except ValueError:  # functions written in C may not tell their signature
+        return
+    except TypeError as error:
+        raise ValueError(
+            f"{name} can't be called without arguments ({error}): write a function into the file "
+            "that returns it with them"
+        ) from error
 
 
 def adapted(name: str, network: nn.Module, input_size: Size) -> nn.Module:
     """Return a user's network, frozen and in evaluation mode, from float32 pixels to logits.
 
-    One that is so already stays as it is. Others get hooks, with which their modules keep their
-    names: pixels are cast to the network's dtype; of several outputs the first one is taken, of a
-    dict or an object what it calls logits. If gradients do not reach the pixels, it is an error to
-    ask for them.
+    Hooks do what is needed, so that modules keep their names: pixels are cast to the network's
+    dtype; of several outputs the first one is taken, of a dict or an object its `logits`. It is an
+    error to ask for gradients that do not reach the pixels.
 
     Raises:
         ValueError: a pass fails, or returns no logits; names the network and the cause.
     """
     if isinstance(getattr(network, "_orig_mod", None), nn.Module):
-        logger.info("%s is compiled: runs as it was before, since hooks would not run", name)
+        logger.info("%s is compiled: runs uncompiled, since hooks would not run", name)
         network = network._orig_mod
     if isinstance(network, torch.jit.ScriptModule):
-        network = Scripted(network)
+        network = nn.Sequential(network)  # which takes hooks
     for module in network.modules():
         if isinstance(module, nn.DataParallel):
             module.device_ids = []  # the network runs where the suite puts it
@@ -62,17 +84,15 @@ def adapted(name: str, network: nn.Module, input_size: Size) -> nn.Module:
         raise ValueError(f"{name} has no evaluation mode ({_cause(error)})") from error
     with undisturbed(device):
         if any(map(nn.parameter.is_lazy, network.parameters())):
-            _pass(name, network, pixels)
-        for parameter in network.parameters():
-            parameter.requires_grad_(False)
-        leaf, output = _pass(name, network, pixels)
+            _try(name, network, pixels)
+        network.requires_grad_(False)
+        leaf, output = _try(name, network, pixels)
         logits = _checked(name, output)
         reason = _why_no_gradient(leaf, logits)
-    if reason:
-        network.register_forward_pre_hook(_refuse_gradients(name, reason))
+    if reason or leaf.dtype != pixels.dtype:
+        network.register_forward_pre_hook(_prepared(name, leaf.dtype, reason))
     if leaf.dtype != pixels.dtype:
         logger.info("%s: pixels are cast to its %s", name, leaf.dtype)
-        network.register_forward_pre_hook(_cast(leaf.dtype))
     if logits is not output:
         logger.info("%s returns %s, of which its logits are taken", name, _kind(output))
         network.register_forward_hook(lambda module, args, output: logits_of(output))
@@ -81,27 +101,26 @@ def adapted(name: str, network: nn.Module, input_size: Size) -> nn.Module:
 
 @contextlib.contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """While a network is tried: later random numbers stay what they are, nothing is compiled."""
+    """Try a network inside this: later random numbers stay what they are, nothing is compiled."""
     python, numpy = random.getstate(), np.random.get_state()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        if "torch._dynamo" in sys.modules:  # otherwise nothing is, and to import it takes long
+        if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled; importing it takes long
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
     random.setstate(python)
     np.random.set_state(numpy)
 
 
-def _pass(name: str, network: nn.Module, pixels: Tensor) -> tuple[Tensor, object]:
-    """Return the pixels, in a dtype that the network takes, and what it makes of them."""
+def _try(name: str, network: nn.Module, pixels: Tensor) -> tuple[Tensor, object]:
+    """Return the pixels in a dtype that the network takes, and its output for them."""
     tensors = [*network.parameters(), *network.buffers()]
-    for dtype in dict.fromkeys(
-        [pixels.dtype, *(t.dtype for t in tensors if t.is_floating_point())]
-    ):
+    dtypes = [pixels.dtype, *(tensor.dtype for tensor in tensors if tensor.is_floating_point())]
+    for dtype in dict.fromkeys(dtypes):
         leaf = pixels.to(dtype, copy=True).requires_grad_()
         try:
             with torch.enable_grad():
-                return leaf, network(leaf.clone())  # which it may change in place
+                return leaf, network(leaf.clone())  # a clone, since it may change it in place
         except Exception as error:
             if devices.out_of_memory(error):
                 raise
@@ -119,7 +138,7 @@ def _checked(name: str, output: object) -> Tensor:
         logits = logits_of(output)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from error
-    rows = logits.dim() > 1 and len(logits) == 1 and logits.numel() == logits.shape[1] > 0
+    rows = logits.dim() > 1 and logits.numel() == logits.shape[1] > 0
     if not rows or not logits.is_floating_point():
         raise ValueError(
             f"{name} returns {logits.dtype} numbers of the shape {_shape(logits)} for an image: "
@@ -154,7 +173,7 @@ def _kind(output: object) -> str:
 
 
 def _why_no_gradient(leaf: Tensor, logits: Tensor) -> str:
-    """Return why gradients of logits do not reach the pixels; empty if they do."""
+    """Return why gradients of the logits do not reach the pixels; empty if they do."""
     if not logits.requires_grad:
         return "its forward runs without gradients, as under torch.no_grad or inference_mode"
     try:
@@ -166,22 +185,19 @@ def _why_no_gradient(leaf: Tensor, logits: Tensor) -> str:
     return "" if leaf.grad is not None else "its forward cuts them off, as by detach"
 
 
-def _refuse_gradients(name: str, reason: str) -> Callable:
-    def hook(module: nn.Module, args: tuple) -> None:
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in args):
+def _prepared(name: str, dtype: torch.dtype, reason: str) -> Callable:
+    """Return a hook that casts pixels, and refuses those with gradients if there is a reason."""
+
+    def hook(module: nn.Module, args: tuple[Tensor]) -> Tensor:
+        (pixels,) = args
+        if reason and pixels.requires_grad and torch.is_grad_enabled():
             raise ValueError(
                 f"{name}: gradients do not reach the pixels ({reason}): it can be a target, but "
                 "not a source"
             )
-
-    return hook
-
-
-def _cast(dtype: torch.dtype) -> Callable:
-    def hook(module: nn.Module, args: tuple) -> tuple:
         # Autocast casts by itself, but does nothing for float64.
-        by_itself = torch.is_autocast_enabled(args[0].device.type) and dtype != torch.float64
-        return args if by_itself else (args[0].to(dtype),)
+        casts = torch.is_autocast_enabled(pixels.device.type) and dtype != torch.float64
+        return pixels if casts else pixels.to(dtype)
 
     return hook
 
@@ -193,46 +209,10 @@ def failure(name: str, pixels: Tensor, error: Exception) -> ValueError:
 
 def _cause(error: Exception) -> str:
     text = message_line(error)
-    if "TorchScript interpreter" in text:  # before the cause there is a traceback
+    if "TorchScript interpreter" in text:  # the cause comes after a traceback
         text = text.rpartition("Error: ")[2]
     return f"{type(error).__name__}: {text}"
 
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
-
-
-def call_function(name: str) -> tuple[nn.Module, tuple[Path, ...]]:
-    """Return the network that path/to/file.py:function stands for, and the files it comes from.
-
-    That is what the function returns, or the module that the file has under that name.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: it fails, has no such function, or returns something else than a module.
-    """
-
-    def network(made: object) -> nn.Module:
-        if not isinstance(made, nn.Module):
-            _refuse_arguments(name, made)
-            with user_file.blamed(user_file.python_file(name)):
-                made = made()
-        if not isinstance(made, nn.Module):
-            raise ValueError(f"{name} returns {type(made).__name__}, not an nn.Module")
-        return made
-
-    return user_file.load_function(name, network)
-
-
-def _refuse_arguments(name: str, function: object) -> None:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # it does not tell
-        return
-    try:
-        signature.bind()
-    except TypeError as error:
-        raise ValueError(
-            f"{name} can't be called without arguments ({error}): write a function into the file "
-            "that returns it with them"
-        ) from error

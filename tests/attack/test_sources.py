@@ -13,6 +13,7 @@ from small import ATTACK, folder
 from torch import nn
 
 import attack_iter
+from suite.attack import settings
 from suite.attack.loop import GradientAttack
 from suite.attack.pool import Pool, read_pool
 from suite.attack.settings import Attack
@@ -127,7 +128,7 @@ def test_passes_that_are_averaged_have_hooks_that_rescale_none_of_them(tmp_path,
     source = f"--arch torchvision/resnet18 --checkpoint {file}"
     command = f"--input-dir nat --output-dir adv {source} {options}"
     args = attack_iter.get_parser().parse_args(shlex.split(command))
-    (source,) = attack_iter.load_sources(args, attack_iter.make_attack(args), [0.5], "cpu")
+    (source,) = attack_iter.load_sources(args, settings.attack_of(args), [0.5], "cpu")
     assert source.hooks == hooks
 
 

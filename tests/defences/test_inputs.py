@@ -1,4 +1,6 @@
-"""Defences of the pixels against other libraries' statements of them."""
+"""Input transformations against other libraries' implementations of them."""
+
+import itertools
 
 import numpy as np
 import PIL.Image
@@ -49,21 +51,14 @@ def test_bits_are_the_nearest_of_as_many_levels(bits):
 def test_feature_distillation_quantises_each_block_s_cosines(size):
     pixels, steps = pictures(*size), np.full((8, 8), 30.0)
     steps[:4, :4] = 25
-    height, width = ((length + 7) // 8 * 8 for length in size)
-    whole = np.pad(
-        pixels.numpy().astype(float) * 255,
-        ((0, 0), (0, 0), (0, height - size[0]), (0, width - size[1])),
-        mode="edge",
-    )
+    margin = [(0, -length % 8) for length in size]
+    whole = np.pad(pixels.numpy().astype(float) * 255, [(0, 0), (0, 0), *margin], mode="edge")
     expected = np.empty_like(whole)
-    for top in range(0, height, 8):
-        for left in range(0, width, 8):
-            block = whole[:, :, top : top + 8, left : left + 8]
-            cosines = scipy.fft.dctn(block, axes=(2, 3), norm="ortho")
-            kept = np.floor(cosines / steps + 0.5 + 1e-6) * steps
-            expected[:, :, top : top + 8, left : left + 8] = scipy.fft.idctn(
-                kept, axes=(2, 3), norm="ortho"
-            )
+    for top, left in itertools.product(*(range(0, length, 8) for length in size)):
+        block = np.s_[:, :, top : top + 8, left : left + 8]
+        cosines = scipy.fft.dctn(whole[block], axes=(2, 3), norm="ortho")
+        kept = np.floor(cosines / steps + 0.5 + 1e-6) * steps
+        expected[block] = scipy.fft.idctn(kept, axes=(2, 3), norm="ortho")
     expected = (expected / 255).clip(0, 1)[:, :, : size[0], : size[1]]
     ours = FeatureDistillation()(pixels).numpy()
     np.testing.assert_allclose(ours, expected, atol=1e-6)
@@ -80,9 +75,7 @@ def test_image_alone_equals_itself_in_a_batch(defence):
 
 def test_grey_blocks_between_two_steps_do_not_depend_on_the_batch():
     """Their first cosine is 12.5 steps; rounding errors would send it up or down."""
-    grey = torch.full((5, 3, 8, 48), 0.0)
-    level = 12.5 * 25 / 8 / 255  # no level of 8 bits, but an average of some
-    grey += level
+    grey = torch.full((5, 3, 8, 48), 12.5 * 25 / 8 / 255)  # no level of 8 bits: an average of some
     together = FeatureDistillation()(grey)
     assert together.unique().numel() == 1
     assert FeatureDistillation()(grey[:1]).equal(together[:1])

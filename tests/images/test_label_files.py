@@ -34,6 +34,7 @@ def listed(folder):
 
 
 NIPS_ROW = "0c7ac4a8c9dfa802,u,0,0,1,1,306,9\n"
+NIPS_IMAGE, NIPS_LISTED = "0c7ac4a8c9dfa802.png", ("0c7ac4a8c9dfa802.png", 305, 8)
 LABEL_FILES = {  # file, text, image, expected
     "TransferAttack": ("labels.csv", "filename,label\na.png,7\n", "a.png", ("a.png", 7, None)),
     "TransferAttack, targeted": (
@@ -42,24 +43,21 @@ LABEL_FILES = {  # file, text, image, expected
         "a.png",
         ("a.png", 0, 999),
     ),
-    "Kaggle's NIPS": (
-        "images.csv",
-        NIPS_HEADER + NIPS_ROW,
-        "0c7ac4a8c9dfa802.png",
-        ("0c7ac4a8c9dfa802.png", 305, 8),
+    "the suite's, of a JPEG": (
+        "labels.csv",
+        "filename,label,source\na.jpg,3,b.jpg\n",
+        "a.jpg",
+        ("a.png", 3, None),
     ),
+    "NIPS 2017": ("dev_dataset.csv", NIPS_HEADER + NIPS_ROW, NIPS_IMAGE, NIPS_LISTED),
+    "Kaggle's NIPS": ("images.csv", NIPS_HEADER + NIPS_ROW, NIPS_IMAGE, NIPS_LISTED),
     "NIPS with suffixes": (
         "images.csv",
         NIPS_HEADER + NIPS_ROW.replace(",", ".png,", 1),
-        "0c7ac4a8c9dfa802.png",
-        ("0c7ac4a8c9dfa802.png", 305, 8),
+        NIPS_IMAGE,
+        NIPS_LISTED,
     ),
-    "NIPS by another name": (
-        "nips.CSV",
-        NIPS_HEADER + NIPS_ROW,
-        "0c7ac4a8c9dfa802.png",
-        ("0c7ac4a8c9dfa802.png", 305, 8),
-    ),
+    "NIPS by another name": ("nips.CSV", NIPS_HEADER + NIPS_ROW, NIPS_IMAGE, NIPS_LISTED),
     "TA-Bench": (
         "rand_5000.csv",
         f"class_index,class,image_name\n0,n01440764,{ILSVRC}.JPEG\n",
@@ -151,12 +149,11 @@ def test_labels_csv_of_other_columns_beside_a_folder_is_not_used_and_that_is_sai
             "labels.csv names a.jpg, which is not an image in .*images",
         ),
         (
-            [("images.csv", NIPS_HEADER + NIPS_ROW.replace("306", "1001"))]
-            + ["0c7ac4a8c9dfa802.png"],
+            [("images.csv", NIPS_HEADER + NIPS_ROW.replace("306", "1001")), NIPS_IMAGE],
             "images.csv: '1001' is not a label from 1 to 1000",
         ),
         (
-            [("images.csv", NIPS_HEADER + NIPS_ROW.replace(",9", ",0")), "0c7ac4a8c9dfa802.png"],
+            [("images.csv", NIPS_HEADER + NIPS_ROW.replace(",9", ",0")), NIPS_IMAGE],
             "images.csv: '0' is not a label from 1 to 1000",
         ),
         (

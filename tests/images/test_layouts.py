@@ -1,9 +1,13 @@
 """Every layout of folders that people have, and what is said of what is left out of them."""
 
+import csv
+
+import PIL.Image
 import pytest
+from conftest import ROOT
 from test_label_files import NIPS_HEADER, listed, make
 
-from suite.images.folders import list_images
+from suite.images.folders import EMBEDDED, list_images
 
 
 @pytest.mark.parametrize(
@@ -16,6 +20,11 @@ from suite.images.folders import list_images
             ],
             [("n01443537_0.png", 1)],
             "left out of {}: 1 files that are not images",
+        ),
+        (  # ImageNet
+            ["n01440764/ILSVRC2012_val_00000293.JPEG", "n15075141/n15075141_1.JPEG"],
+            [("n01440764_ILSVRC2012_val_00000293.png", 0), ("n15075141_1.png", 999)],
+            None,
         ),
         (  # Stanford Dogs
             ["n02085620-Chihuahua/a.jpg", "n01440764 tench/b.jpg"],
@@ -149,3 +158,26 @@ def test_two_files_of_one_normalised_name_are_refused(tmp_path):
     make(tmp_path, "\xf1.png", "n\u0303.png")
     with pytest.raises(ValueError, match=r"would both become"):
         list_images(tmp_path)
+
+
+def test_embedded_images_are_the_listed_ones_wherever_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with (ROOT / "data" / "nips2017" / "dev_dataset.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    listed = {f"{r['ImageId']}.png": (int(r["TrueLabel"]), int(r["TargetClass"])) for r in rows}
+    embedded = list_images(EMBEDDED)
+    assert len(rows) == len(listed) == 100
+    assert {i.name: (i.label + 1, i.target + 1) for i in embedded} == listed
+    assert [image.name for image in embedded] == sorted(listed)
+    for row in rows:
+        assert row["Author"]
+        assert "flickr.com/" in row["OriginalLandingURL"]
+        assert row["License"] == "https://creativecommons.org/licenses/by/2.0/"
+
+
+def test_embedded_images_are_of_one_size_and_small_enough_for_a_repository():
+    files = [image.path for image in list_images(EMBEDDED)]
+    for file in files:
+        with PIL.Image.open(file) as picture:
+            assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (299, 299))
+    assert sum(file.stat().st_size for file in files) <= 5_000_000

@@ -147,10 +147,8 @@ class ReturnsView(nn.Module):
 
     def __init__(self, join):
         super().__init__()
-        self.join, self.f = (
-            join,
-            nn.Sequential(nn.Flatten(), nn.Linear(144, 144), nn.Unflatten(1, (4, 6, 6))),
-        )
+        self.join = join
+        self.f = nn.Sequential(nn.Flatten(), nn.Linear(144, 144), nn.Unflatten(1, (4, 6, 6)))
 
     def forward(self, z):
         return self.join(z, self.f(z))
@@ -171,8 +169,7 @@ class SumOfTwo(TwoTerms):
     """x + (f(x) + g(x)): the branch is a sum, which no module returns."""
 
     def forward(self, z):
-        both = self.f(z) + self.g(z)
-        return self.join(z, both)
+        return self.join(z, self.f(z) + self.g(z))
 
 
 NETWORKS = {

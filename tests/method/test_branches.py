@@ -91,12 +91,7 @@ def built(name: str) -> Classifier:
             "layers.3.blocks.1.mlp.fc2",
         ),
         ("timm/deit_tiny_patch16_224", 2 * 12, "blocks.0.attn.proj", "blocks.11.mlp.fc2"),
-        (
-            "timm/mixer_b16_224",
-            2 * 12,
-            "blocks.0.mlp_tokens.fc2",
-            "blocks.11.mlp_channels.fc2",
-        ),
+        ("timm/mixer_b16_224", 2 * 12, "blocks.0.mlp_tokens.fc2", "blocks.11.mlp_channels.fc2"),
         ("timm/convnext_tiny", 18, "stages.0.blocks.0.drop_path", "stages.3.blocks.2.drop_path"),
         ("timm/tf_efficientnet_lite0", 1 + 1 + 2 + 2 + 3, "blocks.1.1.bn3", "blocks.5.3.bn3"),
         ("timm/convit_tiny", 2 * 12, "blocks.0.attn.proj", "blocks.11.mlp.fc2"),
@@ -108,12 +103,7 @@ def built(name: str) -> Classifier:
             "stages.4.1.conv_proj.bn.act",
         ),
         # Twelve blocks with an identity skip; in each, six of seven layers follow another one.
-        (
-            "timm/res2net50_14w_8s",
-            12 * (6 + 1),
-            "layer1.1.bns.1",
-            "layer4.2.bn3",
-        ),
+        ("timm/res2net50_14w_8s", 12 * (6 + 1), "layer1.1.bns.1", "layer4.2.bn3"),
         ("cifar10/resnet56", 3 * 9, "layer1.0.bn2", "layer3.8.bn2"),
         ("timm/inception_resnet_v2", 10 + 20 + 9 + 1, "repeat.0.conv2d", "block8.conv2d"),
     ],

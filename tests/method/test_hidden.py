@@ -2,12 +2,7 @@
 
 import pytest
 import torch
-from blocks import (
-    GAMMA,
-    JOINS,
-    Additive,
-    classifier,
-)
+from blocks import GAMMA, JOINS, Additive, classifier
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

@@ -3,8 +3,6 @@
 import argparse
 import hashlib
 import json
-import pickle
-import re
 
 import pytest
 import safetensors.torch
@@ -28,19 +26,15 @@ def resnet(tmp_path):
     return network, tmp_path / "seven.pth"
 
 
-@pytest.mark.parametrize("form", ["plain", "state_dict", "model", "module.", "safetensors"])
-def test_checkpoint_in_each_form(resnet, tmp_path, form):
+@pytest.mark.parametrize("form", [".pth", ".safetensors"])
+def test_checkpoint_as_training_scripts_leave_it(resnet, tmp_path, form):
     network, file = resnet
-    tensors = network.state_dict()
-    if form == "module.":
-        options = argparse.Namespace(lr=0.1)
-        tensors = {f"module.{key}": tensor for key, tensor in tensors.items()}
-        torch.save({"state_dict": tensors, "epoch": 3, "args": options}, file)
-    elif form == "safetensors":
+    if form == ".pth":
+        tensors = {f"module.{key}": tensor for key, tensor in network.state_dict().items()}
+        torch.save({"state_dict": tensors, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, file)
+    else:
         file = tmp_path / "seven.safetensors"
-        safetensors.torch.save_file(tensors, file)
-    elif form != "plain":
-        torch.save({form: tensors, "epoch": 3}, file)
+        safetensors.torch.save_file(network.state_dict(), file)
     model = load_model("timm/resnet10t.c3_in1k", checkpoint=file)
     assert model(PIXELS).shape == (2, 7)
     assert all(map(torch.equal, model.network.state_dict().values(), network.state_dict().values()))
@@ -70,55 +64,6 @@ def test_keys_and_shapes_that_do_not_fit_are_one_error(resnet):
         "unexpected head.weight",
     ):
         assert part in str(error.value)
-
-
-def test_error_lists_ten_keys_at_most(resnet):
-    with pytest.raises(ValueError, match=r"does not fit") as error:
-        load_model("resnet18", checkpoint=resnet[1])
-    missing, unexpected = str(error.value).partition(". Is --arch")[0].split("; ")[-2:]
-    for keys in (missing.partition("missing ")[2], unexpected.partition("unexpected ")[2]):
-        assert re.fullmatch(r"([\w.]+, ){9}[\w.]+ and \d+ more", keys)
-
-
-class RunsCode:
-    def __reduce__(self):
-        return (print, ("this ran",))
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("pickle", "run code"),
-        ("old pickle", "run code"),
-        ("truncated", "not usable"),
-        ("truncated safetensors", "not usable"),
-        ("list", "no state dict"),
-        ("network", "run code"),
-        ("absent", "no such file"),
-    ],
-)
-def test_unusable_checkpoints_are_refused(resnet, tmp_path, capsys, content, reason):
-    network, file = resnet
-    if content == "pickle":
-        torch.save({"state_dict": network.state_dict(), "epoch": RunsCode()}, file)
-    elif content == "old pickle":
-        file.write_bytes(pickle.dumps({"fc.weight": RunsCode()}))
-    elif content == "truncated":
-        file.write_bytes(file.read_bytes()[:100_000])
-    elif content == "truncated safetensors":
-        file = tmp_path / "seven.safetensors"
-        safetensors.torch.save_file(network.state_dict(), file)
-        file.write_bytes(file.read_bytes()[:100_000])
-    elif content == "list":
-        torch.save([1, 2], file)
-    elif content == "network":
-        torch.save(network, file)
-    else:
-        file.unlink()
-    with pytest.raises((ValueError, OSError), match=reason) as error:
-        load_model("timm/resnet10t", checkpoint=file)
-    assert str(file) in str(error.value)
-    assert "this ran" not in capsys.readouterr().out
 
 
 def test_ensemble_takes_each_checkpoint_by_its_name(run, folder):

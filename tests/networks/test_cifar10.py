@@ -11,25 +11,16 @@ from torch.nn import functional
 
 from suite.images.folders import list_images
 from suite.images.pictures import to_float
-from suite.networks import catalogue, cifar10, weights
-from suite.networks.catalogue import list_networks
+from suite.networks import catalogue, cifar10, fetching
 from suite.networks.classifier import load_model, predict_logits
 from suite.results.targets import Targets
 from suite.results.transfer import gallery_examples
 from utils_sgm import residual_branches
 
 NAME, FILE = "cifar10/resnet20", "resnet20-12fca82f.th"
+pytestmark = pytest.mark.usefixtures("checkpoints")
 # As the authors of the weights publish them, in millions.
 SIZES = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85, 110: 1.7, 1202: 19.4}
-
-
-@pytest.fixture(autouse=True)
-def checkpoints(tmp_path, monkeypatch):
-    """The folder where torch keeps weights, empty."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
 
 
 def published(file, classes=10, depth=20):
@@ -134,7 +125,7 @@ def offered(monkeypatch, tmp_path):
     """Answer the download with a file; return the name that it should have."""
     file = tmp_path / "offered"
     published(file)
-    monkeypatch.setattr(weights, "_fetch", lambda url, part: part.write_bytes(file.read_bytes()))
+    monkeypatch.setattr(fetching, "_fetch", lambda url, part: part.write_bytes(file.read_bytes()))
     return f"resnet20-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.th"
 
 
@@ -172,8 +163,8 @@ def test_checkpoint_tells_the_number_of_classes(tmp_path, classes, third):
     assert torch.equal(model.network.linear.weight, state["linear.weight"])
 
 
-def test_names_are_listed_and_near_ones_suggested():
-    names = [name for name, *_ in list_networks("cifar10/*")]
+def test_names_are_listed_and_near_ones_suggested(run):
+    names = [line.split()[0] for line in run("list_networks cifar10/*")[1].splitlines()]
     assert names == [f"cifar10/resnet{depth}" for depth in SIZES]
     with pytest.raises(ValueError, match=r"unknown network cifar10/resnet57: .*cifar10/resnet56"):
         load_model("cifar10/resnet57")

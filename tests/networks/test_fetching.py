@@ -1,56 +1,76 @@
 """scripts/fetch_weights.py: what is here, how large it is, and getting what is not."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import http.server
 import threading
 
+import fetch_weights
 import pytest
 
-from suite.networks import catalogue, libraries, weights
+from suite.networks import catalogue, fetching, libraries, weights
 
 RIGHT = hashlib.sha256(b"right").hexdigest()[:8]
 WRONG = hashlib.sha256(b"wrong").hexdigest()[:8]
 
 
-@pytest.fixture
-def served(tmp_path, monkeypatch):
-    """Networks a to d of which a server has files: right, wrong, none; d's copy lies elsewhere."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    (tmp_path / "server").mkdir()
-    (tmp_path / "server" / f"a-{RIGHT}.pth").write_bytes(b"right")
-    (tmp_path / "server" / f"b-{RIGHT}.pth").write_bytes(b"wrong")
-    (tmp_path / "server" / "copy.pth").write_bytes(b"the same")
+@contextlib.contextmanager
+def served(folder):
+    """Yield the URL of a folder, and the list of the paths that are asked for.
+
+    Of a file with `half` in its name half the bytes are sent that are announced.
+    """
+    folder.mkdir()
+    asked = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
             asked.append(self.path)
 
-    asked = []
-    handler = functools.partial(Handler, directory=tmp_path / "server")
+        def do_GET(self):
+            if "half" not in self.path:
+                super().do_GET()
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"x" * 500)
+
+    handler = functools.partial(Handler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
 
-        def origin(file):
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """Networks a to d of which a server has files: right, wrong, none; d's copy lies elsewhere."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    with served(tmp_path / "server") as (url, asked):
+        (tmp_path / "server" / f"a-{RIGHT}.pth").write_bytes(b"right")
+        (tmp_path / "server" / f"b-{RIGHT}.pth").write_bytes(b"wrong")
+        (tmp_path / "server" / "copy.pth").write_bytes(b"the same")
+
+        def spec(file):
             here = weights.weights_folder() / file
             return libraries.NetworkSpec(None, (3, 8, 8), (0,), (1,), here, f"{url}/{file}")
 
-        origins = {name: origin(f"{name}-{RIGHT}.pth") for name in "abcd"}
-        origins["d"] = dataclasses.replace(origins["d"], alternative=origin("copy.pth"))
-        origins["bare"] = dataclasses.replace(origins["c"], url=None, file=None)
+        specs = {name: spec(f"{name}-{RIGHT}.pth") for name in "abcd"}
+        specs["d"] = dataclasses.replace(specs["d"], alternative=spec("copy.pth"))
+        specs["bare"] = dataclasses.replace(specs["c"], url=None, file=None)
         find = catalogue.find_network
-        monkeypatch.setattr(catalogue, "find", lambda n: origins[n] if n in origins else find(n))
+        monkeypatch.setattr(catalogue, "find_network", lambda n: specs.get(n) or find(n))
         yield asked
-        server.shutdown()
 
 
 def kept():
     return sorted(file.name for file in weights.weights_folder().glob("*"))
 
 
-def test_missing_weights_are_downloaded_once(run, served):
+def test_missing_weights_are_downloaded_once(run, asked):
     status, out, _ = run("fetch_weights a d")
     assert status == 0
     assert [line.split()[:4] for line in out.splitlines()] == [
@@ -58,31 +78,32 @@ def test_missing_weights_are_downloaded_once(run, served):
         ["d", "missing", "0.0", "MB"],
     ]
     assert kept() == [f"a-{RIGHT}.pth", "copy.pth"]
-    before = list(served)
+    assert (weights.weights_folder() / f"a-{RIGHT}.pth").read_bytes() == b"right"
+    before = list(asked)
     status, out, _ = run("fetch_weights a d efficientnet_lite0")
     assert status == 0
     assert [line.split()[1] for line in out.splitlines()] == ["here"] * 3
     assert "18.8 MB" in out
-    assert served == before
+    assert asked == before
 
 
-def test_dry_run_asks_for_sizes_and_downloads_nothing(run, served):
+def test_dry_run_asks_for_sizes_and_downloads_nothing(run, asked):
     status, out, _ = run("fetch_weights a --dry-run")
     assert status == 0
     assert f"a-{RIGHT}.pth" in out
-    assert len(served) == 1
+    assert len(asked) == 1
     assert kept() == []
 
 
-def test_network_behind_a_defence_is_fetched(run, served):
+def test_network_behind_a_defence_is_fetched(run, asked):
     status, out, _ = run("fetch_weights jpeg:75+bits:3+a --dry-run")
-    assert (status, out.split()[0], len(served)) == (0, "a", 1)
+    assert (status, out.split()[0], len(asked)) == (0, "a", 1)
     status, _, err = run("fetch_weights jpg+a --dry-run")
     assert (status, "no defence is called 'jpg'" in err) == (2, True)
 
 
 @pytest.mark.parametrize("option", ["", "--dry-run"])
-def test_all_that_can_t_be_had_is_named_at_once(run, served, option):
+def test_all_that_can_t_be_had_is_named_at_once(run, asked, option):
     status, out, err = run(f"fetch_weights c a bare {option}")
     assert status == 1
     assert [line.split()[0] for line in out.splitlines()] == ["c", "a", "bare"]
@@ -93,29 +114,40 @@ def test_all_that_can_t_be_had_is_named_at_once(run, served, option):
     assert kept() == ([] if option else [f"a-{RIGHT}.pth"])
 
 
-def test_download_of_another_digest_is_not_kept(run, served):
-    status, _, err = run("fetch_weights b")
-    assert status == 1
-    assert f"does not begin with {RIGHT}" in err
-    assert kept() == []
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (f"b-{RIGHT}.pth", f"does not begin with {RIGHT}"),
+        ("half.safetensors", "500 of 1000 bytes"),
+        ("absent.pth", "404"),
+    ],
+)
+def test_wrong_half_and_missing_downloads_leave_no_file(asked, tmp_path, name, reason):
+    url = catalogue.find_network("a").url.rpartition("/")[0] + f"/{name}"
+    file = tmp_path / "new" / name
+    with pytest.raises(OSError, match=reason) as error:
+        fetching.download("net", url, file)
+    assert list(file.parent.iterdir()) == []
+    for part in (url, f"as {name} ", str(file.parent)):
+        assert part in str(error.value)
 
 
-def test_server_that_does_not_answer_is_asked_once(run, served, monkeypatch):
+def test_server_that_does_not_answer_is_asked_once(run, asked, monkeypatch):
     tried = []
 
     def refuse(request, timeout):
         tried.append(request.full_url)
         raise OSError("no network")
 
-    monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(fetch_weights.urllib.request, "urlopen", refuse)
     status, out, _ = run("fetch_weights a b c d")
     assert status == 1
     assert len(tried) == 1
     assert out.count("unknown") == 4
 
 
-def test_protocol_stands_for_sources_and_targets_or_targets_alone(run, served, monkeypatch):
-    monkeypatch.setattr(weights, "size", lambda url: 2_500_000_000)
+def test_protocol_stands_for_sources_and_targets_or_targets_alone(run, asked, monkeypatch):
+    monkeypatch.setattr(fetch_weights, "remote_size", lambda url, silent: 2_500_000_000)
     _, out, _ = run("fetch_weights tpami --dry-run")
     assert "inceptionv3 " in out
     assert "2.50 GB" in out

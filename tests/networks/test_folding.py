@@ -34,16 +34,22 @@ def test_folded_network_is_equal_and_has_no_batch_norm(library, arch, unfolded):
     assert sum(isinstance(module, ChannelAffine) for module in model.modules()) == unfolded
 
 
-@pytest.mark.parametrize("hooks", ["relu", "branch"])
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "densenet121"])
-def test_hooks_on_a_folded_network_give_the_same_gradient(arch, hooks):
+@pytest.mark.parametrize(
+    ("arch", "hooked"),
+    [
+        *((arch, {"hooks": "relu"}) for arch in ("resnet18", "resnet50", "densenet121")),
+        *((arch, {"hooks": "branch"}) for arch in ("resnet18", "resnet50", "densenet121")),
+        ("resnet18", {"branches": r"layer1\.1\.bn2"}),
+    ],
+)
+def test_hooks_on_a_folded_network_give_the_same_gradient(arch, hooked):
     model = calibrated(torchvision.models.get_model(arch)).double()
     pixels = torch.rand(2, 3, 64, 64).double()
     gradients = []
     for folded in (False, True):
         if folded:
             fold_batch_norms(model, (3, 64, 64))
-        handles = register_sgm(model, arch, 0.5, hooks, (3, 64, 64))
+        handles = register_sgm(model, arch, 0.5, input_size=(3, 64, 64), **hooked)
         gradients.append(input_gradient(model, pixels))
         for handle in handles:
             handle.remove()
@@ -51,17 +57,11 @@ def test_hooks_on_a_folded_network_give_the_same_gradient(arch, hooks):
     torch.testing.assert_close(*gradients)
 
 
-def test_module_named_by_hand_is_hooked_in_a_folded_network():
-    model = calibrated(torchvision.models.get_model("resnet18")).double()
-    pixels = torch.rand(2, 3, 64, 64).double()
-    gradients = []
-    for folded in (False, True):
-        if folded:
-            fold_batch_norms(model, (3, 64, 64))
-        (handle,) = register_sgm(model, "resnet18", 0.5, branches=r"layer1\.1\.bn2")
-        gradients.append(input_gradient(model, pixels))
-        handle.remove()
-    torch.testing.assert_close(*gradients)
+def calibrated_norm():
+    norm = nn.BatchNorm2d(4)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    return norm.eval().requires_grad_(False)
 
 
 class Small(nn.Module):
@@ -147,13 +147,6 @@ def test_multiplication_and_addition_stay_in_the_features_dtype(dtype):
     (gradient,) = torch.autograd.grad(result.sum(), leaf)
     assert (result.dtype, gradient.dtype) == (dtype, dtype)
     torch.testing.assert_close(result.float(), expected, rtol=2e-2, atol=2e-2)
-
-
-def calibrated_norm():
-    norm = nn.BatchNorm2d(4)
-    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-        nn.init.uniform_(tensor, 0.5, 1.5)
-    return norm.eval().requires_grad_(False)
 
 
 def test_broken_weights_are_not_called_a_network_that_can_not_be_folded(caplog):

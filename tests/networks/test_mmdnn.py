@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from slim_variables import variables_of, well_scaled
-from tiny_checkpoints import assert_loaded, build
+from tiny_checkpoints import Pickled, assert_loaded, build
 
-from suite.networks import catalogue, checkpoints, slim
+from suite.networks import catalogue, slim
+from suite.networks.checkpoints import read_state_dict
 from suite.networks.classifier import load_model
 
 PARTS = {
@@ -59,10 +60,8 @@ def v3():
     return {name: well_scaled(name, values) for name, values in variables.items()}
 
 
-def test_released_file_is_what_the_papers_short_name_loads(v3, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    file = tmp_path / "hub" / "checkpoints" / "tf2torch_ens3_adv_inc_v3.npy"
+def test_released_file_is_what_the_papers_short_name_loads(v3, checkpoints):
+    file = checkpoints / "tf2torch_ens3_adv_inc_v3.npy"
     np.save(file, layers_of(v3, "InceptionV3/"), allow_pickle=True)
     network = slim.slim_network("inception_v3")
     network.load_state_dict(slim.convert_variables(v3, "inception_v3"))
@@ -75,7 +74,7 @@ def test_released_file_is_what_the_papers_short_name_loads(v3, tmp_path, monkeyp
 
 def test_released_file_is_a_checkpoint_too(tmp_path, monkeypatch):
     network = build()
-    monkeypatch.setattr(slim, "read_state_dict", lambda file: network.state_dict())
+    monkeypatch.setattr(slim, "read_mmdnn", lambda file: network.state_dict())
     np.save(tmp_path / "own.npy", {}, allow_pickle=True)
     assert_loaded(tmp_path / "own.npy", network)
 
@@ -123,7 +122,7 @@ def test_names_of_the_released_files_are_slims(layer, arrays, variables):
 def test_scale_is_no_variable_unless_it_scales():
     norm = {"mean": np.zeros(2), "var": np.ones(2), "scale": np.ones(2)}
     assert "Net/gamma" not in dict(slim.slim_variables({"Net/FusedBatchNorm": norm}))
-    norm["scale"][1] = 2  # slim.convert then refuses it
+    norm["scale"][1] = 2  # convert_variables then refuses it
     assert "Net/gamma" in dict(slim.slim_variables({"Net/FusedBatchNorm": norm}))
 
 
@@ -169,20 +168,12 @@ def test_layers_are_read_as_python_2_pickled_them(tmp_path):
     assert weights.tolist() == [1.5, -2]
 
 
-class RunsCode:
-    def __init__(self, function, *args):
-        self.reduced = function, args
-
-    def __reduce__(self):
-        return self.reduced
-
-
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        (RunsCode(os.system, "echo this ran"), "posix.system"),
-        (RunsCode(eval, "print('this ran')"), "eval"),
-        (RunsCode(np.load, "file"), "numpy.load"),
+        (Pickled(os.system, ("echo this ran",)), "posix.system"),
+        (Pickled(eval, ("print('this ran')",)), "eval"),
+        (Pickled(np.load, ("file",)), "numpy.load"),
         (np.random.RandomState(0), "numpy.random"),
         (slice(1), "slice"),
     ],
@@ -192,7 +183,7 @@ def test_pickle_that_would_run_code_is_refused_by_name(tmp_path, capfd, value, n
     layers = {"a": {"weights": np.ones(2), "bias": value}}
     file = save(tmp_path / "x.npy", layers, protocol)
     with pytest.raises(ValueError, match=f"would run code: it needs [a-z_.]*{named}") as error:
-        checkpoints.read_state_dict(file)
+        read_state_dict(file)
     assert str(file) in str(error.value)
     assert "this ran" not in capfd.readouterr().out
 
@@ -215,7 +206,7 @@ def test_other_array_files_are_refused(tmp_path, write, reason):
     file = tmp_path / "x.npy"
     write(file)
     with pytest.raises(ValueError, match=reason) as error:
-        checkpoints.read_state_dict(file)
+        read_state_dict(file)
     assert str(file) in str(error.value)
 
 
@@ -228,7 +219,7 @@ def test_damaged_file_is_one_line(tmp_path):
             damaged[place] = generator.integers(256)
         (tmp_path / "x.npy").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"x\.npy: ") as error:
-            checkpoints.read_state_dict(tmp_path / "x.npy")
+            read_state_dict(tmp_path / "x.npy")
         assert "\n" not in str(error.value)
 
 
@@ -238,10 +229,7 @@ def test_every_short_name_has_a_released_file():
     assert all(file.startswith("tf2torch_") for file in released)
 
 
-def test_file_that_was_converted_comes_first(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
+def test_file_that_was_converted_comes_first(checkpoints):
     for name in ("tf2torch_inception_v4.npy", "inc_v4.safetensors"):
-        (folder / name).touch()
-        assert catalogue.find_network("inc_v4").file == folder / name
+        (checkpoints / name).touch()
+        assert catalogue.find_network("inc_v4").file == checkpoints / name

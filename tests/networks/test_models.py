@@ -1,5 +1,4 @@
 import pickle
-import urllib.request
 
 import numpy as np
 import PIL.Image
@@ -10,28 +9,15 @@ import timm
 import torch
 import torchvision
 from pretrainedmodels.utils import TransformImage
+from tiny_checkpoints import Pickled
 from torch import nn
 from torch.nn import functional
 
 from suite.images import pictures
-from suite.images.embedded import embedded_images
+from suite.images.folders import EMBEDDED, list_images
 from suite.networks import catalogue, libraries
 from suite.networks.catalogue import network_identity
 from suite.networks.classifier import Classifier, load_model, predict_classes
-
-
-@pytest.fixture
-def checkpoints(tmp_path, monkeypatch):
-    """The folder where torch keeps weights, empty; downloads fail."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-
-    def refuse(*args, **kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
 
 
 def test_network_that_views_its_features_keeps_their_layout():
@@ -45,18 +31,18 @@ def test_network_that_views_its_features_keeps_their_layout():
         def forward(self, x):
             return self.head(self.conv(x).view(len(x), -1))
 
-    origin = libraries.NetworkSpec(lambda *_: None, (3, 8, 8), (0.0,) * 3, (1.0,) * 3, None)
-    model, pixels = Classifier(Viewing(), origin, None), torch.rand(2, 3, 8, 8)
+    spec = libraries.NetworkSpec(None, (3, 8, 8), (0.0,) * 3, (1.0,) * 3, None)
+    model, pixels = Classifier(Viewing(), spec, None), torch.rand(2, 3, 8, 8)
     expected = model(pixels)
     torch.testing.assert_close(model.accelerate()(pixels), expected)
 
 
 def test_embedded_networks_recognise_the_embedded_images():
-    listed = embedded_images()[:20]
+    listed = list_images(EMBEDDED)[:20]
     resized = [pictures.read_image(image.path).resize((260, 260)) for image in listed]
     pixels = pictures.to_float(torch.stack([pictures.to_pixels(picture) for picture in resized]))
     labels = torch.tensor([image.label for image in listed])
-    for name in libraries.EMBEDDED:
+    for name in libraries.EMBEDDED_SIZES:
         assert (predict_classes(load_model(name), pixels) == labels).sum() >= 14
 
 
@@ -92,7 +78,7 @@ def test_preprocessing_is_that_of_pretrainedmodels(name):
     model = load_model(name, pretrained=False)
     settings = next(iter(pretrainedmodels.pretrained_settings[name].values()))
     _, height, width = settings["input_size"]
-    picture = pictures.read_image(embedded_images()[0].path).resize((width, height))
+    picture = pictures.read_image(list_images(EMBEDDED)[0].path).resize((width, height))
     for key, value in settings.items():
         setattr(model.network, key, value)
     theirs = TransformImage(model.network, scale=1)(picture)[None]
@@ -102,20 +88,14 @@ def test_preprocessing_is_that_of_pretrainedmodels(name):
 
 
 def test_resizing_is_bilinear_and_antialiased_as_in_pil():
-    picture = pictures.read_image(embedded_images()[0].path)
+    picture = pictures.read_image(list_images(EMBEDDED)[0].path)
     pixels = pictures.to_float(pictures.to_pixels(picture))[None]
     ours = functional.interpolate(pixels, (224, 224), mode="bilinear", antialias=True)
     pil = np.asarray(picture.resize((224, 224), PIL.Image.Resampling.BILINEAR))
     assert abs(ours[0].permute(1, 2, 0).numpy() * 255 - pil).max() < 1.01
 
-    class Identity(torch.nn.Module):
-        def forward(self, x):
-            return x
-
-    source = libraries.NetworkSpec(
-        lambda _: Identity(), (3, 224, 224), (0.0,) * 3, (1.0,) * 3, None
-    )
-    assert torch.equal(Classifier(Identity(), source, None)(pixels), ours.flatten(1))
+    spec = libraries.NetworkSpec(None, (3, 224, 224), (0.0,) * 3, (1.0,) * 3, None)
+    assert torch.equal(Classifier(nn.Identity(), spec, None)(pixels), ours.flatten(1))
 
 
 def test_weights_where_torch_keeps_them_are_loaded(checkpoints):
@@ -131,48 +111,39 @@ def test_weights_where_torch_keeps_them_are_loaded(checkpoints):
         torch.testing.assert_close(load_model(name)(pixels), network.eval()(normalised))
 
 
-def test_timms_weights_are_loaded(checkpoints):
-    network = timm.create_model("resnet10t")
-    safetensors.torch.save_file(network.state_dict(), checkpoints / "resnet10t.c3_in1k.safetensors")
-    loaded = load_model("timm/resnet10t.c3_in1k").network
-    assert torch.equal(loaded.fc.weight, network.fc.weight)
-
-
-def test_larger_lite_takes_timms_file(checkpoints):
-    network = timm.create_model("tf_efficientnet_lite3")
-    file = checkpoints / "tf_efficientnet_lite3.in1k.safetensors"
-    safetensors.torch.save_file(network.state_dict(), file)
-    loaded = load_model("efficientnet_lite3").network
-    assert torch.equal(loaded.classifier.weight, network.classifier.weight)
+@pytest.mark.parametrize(
+    ("name", "timm_name"),
+    [
+        ("timm/resnet10t.c3_in1k", "resnet10t.c3_in1k"),
+        ("efficientnet_lite3", "tf_efficientnet_lite3.in1k"),
+    ],
+)
+def test_timms_weights_are_loaded(checkpoints, name, timm_name):
+    network = timm.create_model(timm_name)
+    safetensors.torch.save_file(network.state_dict(), checkpoints / f"{timm_name}.safetensors")
+    loaded = load_model(name).network
+    assert torch.equal(loaded.get_classifier().weight, network.get_classifier().weight)
 
 
 def test_lites_are_one_family():
     found = [catalogue.find_network(f"efficientnet_lite{number}") for number in range(5)]
-    assert [origin.input_size[1] for origin in found] == [224, 240, 260, 300, 380]
-    assert {(*origin.mean, *origin.std) for origin in found} == {(0.5,) * 6}
+    assert [spec.input_size[1] for spec in found] == [224, 240, 260, 300, 380]
+    assert {(*spec.mean, *spec.std) for spec in found} == {(0.5,) * 6}
 
 
 @pytest.mark.parametrize(
     ("name", "url", "file"),
     [
-        (
-            "resnet152",
-            "https://download.pytorch.org/models/resnet152-b121ed2d.pth",
-            "resnet152-b121ed2d.pth",
-        ),
-        (
-            "torchvision/resnet50",
-            "https://download.pytorch.org/models/resnet50-0676ba61.pth",
-            "resnet50-0676ba61.pth",
-        ),
+        ("resnet152", "download.pytorch.org/models/resnet152-b121ed2d.pth", None),
+        ("torchvision/resnet50", "download.pytorch.org/models/resnet50-0676ba61.pth", None),
         (
             "timm/inception_v3.tf_adv_in1k",
-            "https://huggingface.co/timm/inception_v3.tf_adv_in1k/resolve/main/model.safetensors",
+            "huggingface.co/timm/inception_v3.tf_adv_in1k/resolve/main/model.safetensors",
             "inception_v3.tf_adv_in1k.safetensors",
         ),
         (
             "efficientnet_lite4",
-            "https://huggingface.co/timm/tf_efficientnet_lite4.in1k/resolve/main/model.safetensors",
+            "huggingface.co/timm/tf_efficientnet_lite4.in1k/resolve/main/model.safetensors",
             "tf_efficientnet_lite4.in1k.safetensors",
         ),
     ],
@@ -180,20 +151,15 @@ def test_lites_are_one_family():
 def test_missing_weights_are_named_with_url_file_and_folder(checkpoints, name, url, file):
     with pytest.raises(OSError, match="no network") as error:
         load_model(name)
-    for part in (url, f" {file} ", str(checkpoints)):
+    for part in (f"https://{url} ", f" {file or url.rpartition('/')[2]} ", str(checkpoints)):
         assert part in str(error.value)
-
-
-class RunsCode:
-    def __reduce__(self):
-        return (print, ("this ran",))
 
 
 @pytest.mark.parametrize("content", ["truncated", "pickle", "shapes"])
 def test_unusable_weights_are_refused_by_name(checkpoints, capsys, content):
     file = checkpoints / "resnet18-5c106cde.pth"
     if content == "pickle":
-        file.write_bytes(pickle.dumps({"fc.weight": RunsCode()}))
+        file.write_bytes(pickle.dumps({"fc.weight": Pickled(print, ("this ran",))}))
     else:
         torch.save(torchvision.models.resnet18(num_classes=7).state_dict(), file)
     if content == "truncated":

@@ -33,48 +33,46 @@ def test_each_parameter_comes_from_one_variable_and_each_variable_is_used(archit
         assert np.isclose(state[key].double().sum(), kept.sum(dtype=float)), name
 
 
-@pytest.mark.parametrize(
-    ("architecture", "variable", "key"),
-    [
-        ("inception_v3", "Conv2d_4a_3x3/BatchNorm/beta", "Conv2d_4a_3x3.bn.bias"),
-        ("inception_v3", "Mixed_5c/Branch_1/Conv_1_0c_5x5/weights", "Mixed_5c.branch5x5_2.conv"),
-        ("inception_v3", "Mixed_5d/Branch_3/Conv2d_0b_1x1/weights", "Mixed_5d.branch_pool.conv"),
-        ("inception_v3", "Mixed_6a/Branch_0/Conv2d_1a_1x1/weights", "Mixed_6a.branch3x3.conv"),
-        ("inception_v3", "Mixed_6a/Branch_1/Conv2d_1a_1x1/weights", "Mixed_6a.branch3x3dbl_3.conv"),
-        ("inception_v3", "Mixed_6d/Branch_2/Conv2d_0c_1x7/weights", "Mixed_6d.branch7x7dbl_3.conv"),
-        ("inception_v3", "Mixed_7a/Branch_1/Conv2d_1a_3x3/weights", "Mixed_7a.branch7x7x3_4.conv"),
-        ("inception_v3", "Mixed_7b/Branch_1/Conv2d_0b_3x1/weights", "Mixed_7b.branch3x3_2b.conv"),
-        ("inception_v3", "Mixed_7c/Branch_1/Conv2d_0c_3x1/weights", "Mixed_7c.branch3x3_2b.conv"),
-        ("inception_v3", "Logits/Conv2d_1c_1x1/biases", "fc.bias"),
-        ("inception_v4", "Mixed_3a/Branch_1/Conv2d_0a_3x3/weights", "features.3.conv.conv"),
-        ("inception_v4", "Mixed_5e/Branch_3/Conv2d_0b_1x1/weights", "features.9.branch3.1.conv"),
-        ("inception_v4", "Mixed_6h/Branch_2/Conv2d_0d_7x1/weights", "features.17.branch2.3.conv"),
-        ("inception_v4", "Mixed_7d/Branch_2/Conv2d_0e_3x1/weights", "features.21.branch2_3b.conv"),
-        (
-            "inception_v4",
-            "Mixed_7a/Branch_0/Conv2d_1a_3x3/BatchNorm/moving_mean",
-            "features.18.branch0.1.bn.running_mean",
-        ),
-        ("inception_v4", "Logits/Logits/weights", "last_linear"),
-        (
-            "inception_resnet_v2",
-            "Repeat/block35_10/Branch_2/Conv2d_0c_3x3/BatchNorm/moving_variance",
-            "repeat.9.branch2.2.bn.running_var",
-        ),
-        ("inception_resnet_v2", "Repeat_1/block17_1/Conv2d_1x1/biases", "repeat_1.0.conv2d.bias"),
-        (
-            "inception_resnet_v2",
-            "Mixed_7a/Branch_2/Conv2d_1a_3x3/weights",
-            "mixed_7a.branch2.2.conv",
-        ),
-        ("inception_resnet_v2", "Repeat_2/block8_9/Conv2d_1x1/weights", "repeat_2.8.conv2d"),
-        ("inception_resnet_v2", "Block8/Branch_0/Conv2d_1x1/weights", "block8.branch0.conv"),
-        ("inception_resnet_v2", "Conv2d_7b_1x1/weights", "conv2d_7b.conv"),
-    ],
-)
-def test_variables_go_to_the_layers_that_slim_means(architecture, variable, key):
-    key = key + ".weight" if variable.endswith("/weights") else key
-    assert variable_names(architecture)[variable] == key
+PLACES = {
+    "inception_v3": """
+        Conv2d_4a_3x3/BatchNorm/beta Conv2d_4a_3x3.bn.bias
+        Mixed_5c/Branch_1/Conv_1_0c_5x5/weights Mixed_5c.branch5x5_2.conv
+        Mixed_5d/Branch_3/Conv2d_0b_1x1/weights Mixed_5d.branch_pool.conv
+        Mixed_6a/Branch_0/Conv2d_1a_1x1/weights Mixed_6a.branch3x3.conv
+        Mixed_6a/Branch_1/Conv2d_1a_1x1/weights Mixed_6a.branch3x3dbl_3.conv
+        Mixed_6d/Branch_2/Conv2d_0c_1x7/weights Mixed_6d.branch7x7dbl_3.conv
+        Mixed_7a/Branch_1/Conv2d_1a_3x3/weights Mixed_7a.branch7x7x3_4.conv
+        Mixed_7b/Branch_1/Conv2d_0b_3x1/weights Mixed_7b.branch3x3_2b.conv
+        Mixed_7c/Branch_1/Conv2d_0c_3x1/weights Mixed_7c.branch3x3_2b.conv
+        Logits/Conv2d_1c_1x1/biases fc.bias
+    """,
+    "inception_v4": """
+        Mixed_3a/Branch_1/Conv2d_0a_3x3/weights features.3.conv.conv
+        Mixed_5e/Branch_3/Conv2d_0b_1x1/weights features.9.branch3.1.conv
+        Mixed_6h/Branch_2/Conv2d_0d_7x1/weights features.17.branch2.3.conv
+        Mixed_7d/Branch_2/Conv2d_0e_3x1/weights features.21.branch2_3b.conv
+        Mixed_7a/Branch_0/Conv2d_1a_3x3/BatchNorm/moving_mean features.18.branch0.1.bn.running_mean
+        Logits/Logits/weights last_linear
+    """,
+    "inception_resnet_v2": """
+        Repeat/block35_10/Branch_2/Conv2d_0c_3x3/BatchNorm/moving_variance
+        repeat.9.branch2.2.bn.running_var
+        Repeat_1/block17_1/Conv2d_1x1/biases repeat_1.0.conv2d.bias
+        Mixed_7a/Branch_2/Conv2d_1a_3x3/weights mixed_7a.branch2.2.conv
+        Repeat_2/block8_9/Conv2d_1x1/weights repeat_2.8.conv2d
+        Block8/Branch_0/Conv2d_1x1/weights block8.branch0.conv
+        Conv2d_7b_1x1/weights conv2d_7b.conv
+    """,
+}
+
+
+@pytest.mark.parametrize("architecture", PLACES)
+def test_variables_go_to_the_layers_that_slim_means(architecture):
+    names = variable_names(architecture)
+    places = PLACES[architecture].split()
+    for variable, key in zip(places[::2], places[1::2], strict=True):
+        assert names[variable] in (key, f"{key}.weight")
+        assert (names[variable] == key) != variable.endswith("/weights")
 
 
 @pytest.mark.parametrize("architecture", slim.ARCHITECTURES)

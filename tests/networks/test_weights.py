@@ -1,105 +1,30 @@
-"""Where weights come from: downloads, other copies, converted files; and the list of names."""
+"""Where weights come from: other copies, converted files; and the list of names."""
 
-import functools
+import copy
 import hashlib
-import http.server
-import threading
 
 import pytest
 import safetensors.torch
 import timm
 import torch
 import torchvision
+from list_networks import network_names
 from torch import nn
 
-from suite.networks import catalogue, weights
+from suite.networks import catalogue, fetching
 from suite.networks.classifier import load_model
 from suite.networks.protocols import TARGETS
 
 
 @pytest.fixture
-def checkpoints(tmp_path, monkeypatch):
-    """The folder where torch keeps weights, empty."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A folder, and the URL under which a server on this machine offers it."""
-    folder = tmp_path / "server"
-    folder.mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-        def do_GET(self):
-            if "half" not in self.path:
-                super().do_GET()
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", "1000")
-            self.end_headers()
-            self.wfile.write(b"x" * 500)
-
-    handler = functools.partial(Handler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as offered:
-        threading.Thread(target=offered.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{offered.server_port}"
-        offered.shutdown()
-
-
-@pytest.fixture
 def slim(monkeypatch):
-    """Stand-ins of slim's networks: tiny, with the right number of classes."""
-
-    def network(architecture):
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1000))
-
-    monkeypatch.setattr("suite.networks.slim.network", network)
+    """A stand-in of slim's networks: tiny, with the right number of classes."""
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1000))
+    monkeypatch.setattr("suite.networks.slim.slim_network", lambda name: copy.deepcopy(network))
     return network
 
 
-# Downloads
-
-
-def test_download_with_the_digest_in_its_name_is_kept(server, tmp_path):
-    folder, url = server
-    digest = hashlib.sha256(b"right").hexdigest()[:8]
-    (folder / f"net-{digest}.pth").write_bytes(b"right")
-    file = tmp_path / "new" / f"net-{digest}.pth"
-    weights.download("net", f"{url}/{file.name}", file)
-    assert file.read_bytes() == b"right"
-    assert list(file.parent.iterdir()) == [file]
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("net-00000000.pth", "SHA-256"),
-        ("half.safetensors", "500 of 1000 bytes"),
-        ("absent.pth", "404"),
-    ],
-)
-def test_wrong_half_and_missing_downloads_leave_no_file(server, tmp_path, name, reason):
-    folder, url = server
-    (folder / "net-00000000.pth").write_bytes(b"wrong")
-    file = tmp_path / "new" / name
-    with pytest.raises(OSError, match=reason) as error:
-        weights.download("net", f"{url}/{name}", file)
-    assert list(file.parent.iterdir()) == []
-    for part in (f"{url}/{name}", f"as {name} ", str(file.parent)):
-        assert part in str(error.value)
-
-
-def test_no_network_is_named_with_both_servers(checkpoints, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr(weights.urllib.request, "urlopen", refuse)
+def test_no_network_is_named_with_both_servers(checkpoints):
     with pytest.raises(OSError, match="no network") as error:
         load_model("senet154")
     for part in ("data.lip6.fr", "senet154-c7b49a05.pth", "legacy_senet154", str(checkpoints)):
@@ -119,30 +44,27 @@ def offer(monkeypatch, files):
                 return
         raise OSError("no answer")
 
-    monkeypatch.setattr(weights, "_fetch", fetch)
-    monkeypatch.setattr(weights, "digits", lambda file: None)
+    monkeypatch.setattr(fetching, "_fetch", fetch)
+    monkeypatch.setattr(fetching, "digest_in_name", lambda file: None)
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "build"),
+    ("name", "file", "other"),
     [
-        ("densenet121", "densenet121-a639ec97.pth", torchvision.models.densenet121),
-        (
-            "se_resnet50",
-            "v0.1-cadene/se_resnet50-ce0d4300.pth",
-            functools.partial(timm.create_model, "legacy_seresnet50"),
-        ),
+        ("densenet121", "densenet121-a639ec97.pth", "densenet121"),
+        ("se_resnet50", "v0.1-cadene/se_resnet50-ce0d4300.pth", "legacy_seresnet50"),
         (
             "se_resnext50_32x4d",
             "legacy_se_resnext50_32x4d-f3651bad.pth",
-            functools.partial(timm.create_model, "legacy_seresnext50_32x4d"),
+            "legacy_seresnext50_32x4d",
         ),
     ],
 )
 def test_other_copy_is_taken_where_the_server_does_not_answer(
-    checkpoints, monkeypatch, caplog, name, file, build
+    checkpoints, monkeypatch, caplog, name, file, other
 ):
-    network = build().eval()
+    make = timm.create_model if "legacy" in other else torchvision.models.get_model
+    network = make(other).eval()
     offer(monkeypatch, {file: network})
     model = load_model(name)
     pixels = torch.rand(1, 3, 224, 224)
@@ -173,25 +95,24 @@ def test_tensors_of_the_other_copy_stand_in_the_same_order(name):
 
 
 def test_short_name_takes_the_converted_file(checkpoints, slim):
-    network = slim("inception_v3")
     file = checkpoints / "inc_v3_ens3.safetensors"
-    safetensors.torch.save_file(network.state_dict(), file)
+    safetensors.torch.save_file(slim.state_dict(), file)
     model = load_model("inc_v3_ens3")
     pixels = torch.rand(2, 3, 299, 299)
-    torch.testing.assert_close(model(pixels), network(2 * pixels - 1))
+    torch.testing.assert_close(model(pixels), slim(2 * pixels - 1))
     assert model.digests == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
-@pytest.mark.parametrize("name", ["inc_v3_ens3", "inc_v3_ens4"])
-def test_short_name_without_any_weights_says_what_to_do(checkpoints, monkeypatch, name):
-    offer(monkeypatch, {})
-    file = f"{catalogue.SLIM[name][1]}.npy"
+@pytest.mark.parametrize("name", ["inc_v3_ens3", "inc_v3_ens4", "incres_v2_ens"])
+def test_short_name_without_any_weights_says_what_to_do(checkpoints, name):
+    _, released, other = catalogue.SLIM[name]
     with pytest.raises(OSError, match="ylhz/tf_to_pytorch_model") as error:
         load_model(name)
-    assert f"Put that file into {checkpoints} as {file}" in str(error.value)
+    assert f"Put that file into {checkpoints} as {released}.npy" in str(error.value)
+    assert f"timm/{other}" in str(error.value) or not other
 
 
-def test_short_name_falls_back_to_timm_and_says_how_it_differs(checkpoints, monkeypatch, caplog):
+def test_short_name_falls_back_to_timm_and_says_how_it_differs(checkpoints, caplog):
     network = timm.create_model("inception_v3").eval()
     file = checkpoints / "inception_v3.tf_adv_in1k.safetensors"
     safetensors.torch.save_file(network.state_dict(), file)
@@ -212,16 +133,9 @@ def test_unusable_converted_file_is_named(checkpoints, slim, content):
         load_model("inc_v4")
 
 
-def test_short_names_without_files_name_both_ways(checkpoints, monkeypatch):
-    offer(monkeypatch, {})
-    with pytest.raises(OSError, match=r"tf2torch_ens_adv_inc_res_v2\.npy") as error:
-        load_model("incres_v2_ens")
-    assert "timm/inception_resnet_v2.tf_ens_adv_in1k" in str(error.value)
-
-
 def test_paper_stands_for_its_ten_targets():
     assert len(set(TARGETS["paper"])) == 10
-    assert set(TARGETS["paper"]) <= set(catalogue.network_names())
+    assert set(TARGETS["paper"]) <= set(network_names())
 
 
 def test_list_shows_what_is_on_this_machine(run, checkpoints):
@@ -247,7 +161,7 @@ def test_list_has_every_name_of_every_library_and_builds_none(monkeypatch):
 
     catalogue.find_network("resnet18")  # imports the libraries
     monkeypatch.setattr(nn.Conv2d, "__init__", refuse)
-    names = list(catalogue.network_names())
+    names = list(network_names())
     assert len(names) == len(set(names))
     assert "torchvision/resnet50@IMAGENET1K_V2" in names
     assert "timm/inception_v3.tf_adv_in1k" in names

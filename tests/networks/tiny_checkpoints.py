@@ -11,6 +11,16 @@ from suite.networks import fitting
 PIXELS = torch.rand(2, 3, 8, 8)
 
 
+class Pickled:
+    """A pickle that calls a function with arguments when it is read, and may set a state."""
+
+    def __init__(self, function, args, *state):
+        self.reduced = function, args, *state
+
+    def __reduce__(self):
+        return self.reduced
+
+
 def build(classes=5):
     layers = collections.OrderedDict(
         features=nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),

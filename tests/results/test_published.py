@@ -1,15 +1,15 @@
 """Published numbers: how they are read, which of ours they belong to, and whether both agree."""
 
-import dataclasses
 import math
 import re
 from pathlib import Path
 
 import pytest
 
-from suite.attack.settings import Attack
+from evaluate import PUBLISHED_FOLDER, PUBLISHED_NAMES
+from suite.attack.settings import OPTIONS, Attack
+from suite.networks.catalogue import network_identity
 from suite.results import published, rates
-from suite.results.published import PUBLISHED_FOLDER, PUBLISHED_NAMES
 from suite.running import cli
 
 HEADER = "source,attack,gamma,target,mean,std,from,epsilon,num_steps\n"
@@ -171,11 +171,11 @@ def test_two_files_of_one_name_are_refused(write, tmp_path):
 def test_our_files_have_names_of_networks_and_settings_of_attacks(name):
     (numbers,) = published.read_published([PUBLISHED_FOLDER / f"{name}.csv"]).values()
     assert numbers
-    fields = {field.name for field in dataclasses.fields(Attack)}
+    options = {option.name for option in OPTIONS}
     for number in numbers:
         for network in (number.source, number.target):
-            assert published.networks.identity(network) != network
-        assert number.settings.keys() - published.WITHOUT.keys() <= fields | {"hooks"}
+            assert network_identity(network) != network
+        assert number.settings.keys() - published.WITHOUT.keys() <= options | {"hooks"}
 
 
 def test_settings_of_transferattack_make_the_attacks_that_are_named():

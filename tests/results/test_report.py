@@ -1,27 +1,26 @@
+"""Rates of folders, and the tables that are made of them."""
+
 import json
 import math
 
-import PIL.Image
 import pytest
 
-from suite.results import plots, rates, report
+from suite.results import rates, report
 
 
-def result(
-    folder, succeeded, repeat=None, gamma=1.0, attack="PGD", images=20, epsilon=16, num_steps=10
-):
+def result(folder, succeeded, repeat=None, **settings):
     return {
         "folder": folder,
         "repeat": repeat or folder,
         "source": "resnet50",
-        "attack": attack,
-        "gamma": gamma,
-        "epsilon": epsilon,
-        "num_steps": num_steps,
-        "images": images,
+        "attack": "PGD",
+        "gamma": 1.0,
+        "epsilon": 16,
+        "num_steps": 10,
+        "images": 20,
         "largest_perturbation": 16,
         "targets": {"vgg19": {"succeeded": succeeded, "correct": 10, "succeeded_on_correct": 5}},
-    }
+    } | settings
 
 
 def test_single_run_gets_a_wilson_interval():
@@ -47,19 +46,8 @@ def test_repeats_become_mean_and_standard_deviation():
     assert "55.0 ± 7.1" in report.table_text(rows)
 
 
-def test_every_format_has_every_number(tmp_path):
-    rows = rates.merge_repeats([result("a", 10), result("b", 12, gamma=[0.5, 0.2])])
-    for suffix, expected in {
-        ".txt": ["50.0 [30, 70]", "60.0 [39, 78]", "0.5 0.2", "16/255"],
-        ".md": ["| a | resnet50 | PGD | 1 | 20 | 16/255 | 50.0 [30, 70] |", "| --- |"],
-        ".csv": ["b,resnet50,PGD,0.5 0.2,16,10,20,1,16,60.0,,38.65", "vgg19 low"],
-        ".json": ['"rate": 60.0'],
-    }.items():
-        report.write_table(rows, tmp_path / f"r{suffix}")
-        written = (tmp_path / f"r{suffix}").read_text()
-        for part in expected:
-            assert part in written
-    assert json.loads(written) == rows
+def plain():
+    return rates.merge_repeats([result("a", 10), result("b", 12, gamma=[0.5, 0.2])])
 
 
 def compared():
@@ -74,22 +62,6 @@ def compared():
         row["baseline"] = "a"
         row["targets"]["vgg19"]["difference"] = difference | {"images": 20}
     return rows
-
-
-def test_every_format_has_the_comparison(tmp_path):
-    for suffix, expected in {
-        ".txt": [
-            "b       a         vgg19   +10.0 [-21.0, +40.0]  20      6    4     0.75",
-            " 0.021",
-        ],
-        ".md": ["| c | a | vgg19 | +40.0 [+12.0, +63.0] | 20 | 9 | 1 | 0.021 |  |"],
-        ".csv": ["vgg19 difference points", ",40,12,63,9,1,0.021,20\n", ",10,-21,40,6,4,0.75,20\n"],
-        ".json": ['"points": 40', '"baseline": "a"'],
-    }.items():
-        report.write_table(compared(), tmp_path / f"r{suffix}")
-        written = (tmp_path / f"r{suffix}").read_text()
-        for part in expected:
-            assert part in written
 
 
 def beside_published():
@@ -109,29 +81,69 @@ def beside_published():
     return rows
 
 
-def test_every_format_has_the_published_numbers(tmp_path):
-    for suffix, expected in {
-        ".txt": [
-            "a       vgg19   50.00  45.50 ± 1.25    +4.50   20.25    agrees   paper: Table 3",
-            "b       vgg19   60.00  45.50           -34.50  20.25    differs  paper: Table 3",
-            "c       vgg19   90.00  none published                            paper: none on",
-        ],
-        ".md": [
-            "| b | vgg19 | 60.00 | 45.50 | -34.50 | 20.25 | differs | paper: Table 3 |",
-            "| c | vgg19 | 90.00 | none published |  |  |  | paper: none on resnet50 |",
-        ],
-        ".csv": [
-            "vgg19 paper verdict,vgg19 paper mean,vgg19 paper std,vgg19 paper points",
-            ",agrees,45.5,1.25,4.5,20.25,Table 3,",
-            ",differs,45.5,,-34.5,20.25,Table 3,",
-            ",none published,,,,,,none on resnet50",
-        ],
-        ".json": ['"verdict": "none published"', '"points": -34.5'],
-    }.items():
-        report.write_table(beside_published(), tmp_path / f"r{suffix}")
-        written = (tmp_path / f"r{suffix}").read_text()
-        for part in expected:
-            assert part in written
+@pytest.mark.parametrize(
+    ("rows", "suffix", "expected"),
+    [
+        (plain(), ".txt", ["50.0 [30, 70]", "60.0 [39, 78]", "0.5 0.2", "16/255"]),
+        (
+            plain(),
+            ".md",
+            ["| a | resnet50 | PGD | 1 | 20 | 16/255 | 50.0 [30, 70] |", "| --- |"],
+        ),
+        (plain(), ".csv", ["b,resnet50,PGD,0.5 0.2,16,10,20,1,16,60.0,,38.65", "vgg19 low"]),
+        (plain(), ".json", ['"rate": 60.0']),
+        (
+            compared(),
+            ".txt",
+            [
+                "b       a         vgg19   +10.0 [-21.0, +40.0]  20      6    4     0.75",
+                " 0.021",
+            ],
+        ),
+        (compared(), ".md", ["| c | a | vgg19 | +40.0 [+12.0, +63.0] | 20 | 9 | 1 | 0.021 |  |"]),
+        (
+            compared(),
+            ".csv",
+            ["vgg19 difference points", ",40,12,63,9,1,0.021,20\n", ",10,-21,40,6,4,0.75,20\n"],
+        ),
+        (compared(), ".json", ['"points": 40', '"baseline": "a"']),
+        (
+            beside_published(),
+            ".txt",
+            [
+                "a       vgg19   50.00  45.50 ± 1.25    +4.50   20.25    agrees   paper: Table 3",
+                "b       vgg19   60.00  45.50           -34.50  20.25    differs  paper: Table 3",
+                "c       vgg19   90.00  none published                            paper: none on",
+            ],
+        ),
+        (
+            beside_published(),
+            ".md",
+            [
+                "| b | vgg19 | 60.00 | 45.50 | -34.50 | 20.25 | differs | paper: Table 3 |",
+                "| c | vgg19 | 90.00 | none published |  |  |  | paper: none on resnet50 |",
+            ],
+        ),
+        (
+            beside_published(),
+            ".csv",
+            [
+                "vgg19 paper verdict,vgg19 paper mean,vgg19 paper std,vgg19 paper points",
+                ",agrees,45.5,1.25,4.5,20.25,Table 3,",
+                ",differs,45.5,,-34.5,20.25,Table 3,",
+                ",none published,,,,,,none on resnet50",
+            ],
+        ),
+        (beside_published(), ".json", ['"verdict": "none published"', '"points": -34.5']),
+    ],
+)
+def test_every_format_has_every_number(tmp_path, rows, suffix, expected):
+    file = tmp_path / f"r{suffix}"
+    report.write_table(rows, file)
+    for part in expected:
+        assert part in file.read_text()
+    if suffix == ".json":
+        assert json.loads(file.read_text()) == rows
 
 
 def test_what_no_target_has_a_number_for_is_one_line():
@@ -143,53 +155,10 @@ def test_what_no_target_has_a_number_for_is_one_line():
     assert "all 2 targets" in lines[-1]
 
 
-def test_plot_has_a_star_at_each_published_number(tmp_path, monkeypatch):
-    from matplotlib.axes import Axes
-
-    stars, plot = [], Axes.plot
-
-    def recorded(axes, x, y, *rest, **style):
-        stars.extend([(x, y)] if "*" in rest else [])
-        return plot(axes, x, y, *rest, **style)
-
-    monkeypatch.setattr(Axes, "plot", recorded)
-    rows = beside_published()
-    plots.write_plot(rows[:2], tmp_path / "lines.png")
-    assert stars == [(0.5, 45.5), (1.0, 45.5)]
-    stars.clear()
-    plots.write_plot(rows, tmp_path / "bars.png")
-    assert stars == [(0, 45.5), (1, 45.5)]
-
-
 def test_table_says_where_nothing_can_be_told_apart():
     lines = report.table_text(compared()).splitlines()
     told = {line.split()[0]: "nothing can be told apart" in line for line in lines[-2:]}
     assert told == {"b": True, "c": False}
-
-
-def test_plot_has_whiskers_of_the_difference(tmp_path, monkeypatch):
-    from matplotlib.axes import Axes
-
-    drawn, errorbar = [], Axes.errorbar
-
-    def recorded(axes, x, y, yerr, **style):
-        drawn.append((list(x), list(y), [list(side) for side in yerr]))
-        return errorbar(axes, x, y, yerr, **style)
-
-    monkeypatch.setattr(Axes, "errorbar", recorded)
-    rows = compared()
-    plots.write_plot(rows, tmp_path / "lines.png")
-    assert drawn[-1] == ([0.2, 0.5], [40, 10], [[28, 31], [23, 30]])
-    rows[2]["attack"] = "MI-FGSM"
-    plots.write_plot(rows, tmp_path / "bars.png")
-    assert drawn[-1] == ([1, 2], [10, 40], [[31, 28], [30, 23]])
-
-
-def test_plot_bears_an_interval_that_rounding_put_past_its_middle(tmp_path):
-    rows = compared()
-    rows[1]["targets"]["vgg19"]["difference"] |= {"low": 10 + 1e-12, "high": 10 - 1e-12}
-    plots.write_plot(rows, tmp_path / "p.png")
-    assert (tmp_path / "p.png").is_file()
 
 
 def test_target_that_classifies_nothing_correctly_has_no_rate():
@@ -198,22 +167,3 @@ def test_target_that_classifies_nothing_correctly_has_no_rate():
     rows = rates.merge_repeats([nothing])
     assert rows[0]["targets"]["vgg19"]["success_on_correct"] == {"rate": None}
     assert "16/255   -" in report.table_text(rows)
-
-
-@pytest.mark.parametrize("suffix", ["png", "pdf"])
-def test_plot_draws_lines_over_gamma_or_bars(tmp_path, suffix, monkeypatch):
-    drawn = []
-    for name in ("_draw_lines", "_draw_bars"):
-        draw = getattr(plots, name)
-        monkeypatch.setattr(
-            plots, name, lambda *a, name=name, draw=draw: (drawn.append(name), draw(*a))
-        )
-    over_gamma = rates.merge_repeats([result("a", 10), result("b", 12, gamma=0.5)])
-    attacks = rates.merge_repeats([result("a", 10), result("b", 12, attack="MI-FGSM")])
-    for number, rows in enumerate((over_gamma, attacks)):
-        plots.write_plot(rows, tmp_path / f"{number}.{suffix}")
-        if suffix == "png":
-            assert PIL.Image.open(tmp_path / f"{number}.png").size[0] > 500
-        else:
-            assert (tmp_path / f"{number}.pdf").read_bytes().startswith(b"%PDF")
-    assert drawn == ["_draw_lines", "_draw_bars"]

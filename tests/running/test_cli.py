@@ -6,12 +6,8 @@ import sys
 
 import pytest
 from conftest import ROOT
-from small import ATTACK, folder
 
-from suite.images import pictures
 from suite.running import cli
-
-__all__ = ["folder"]
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -50,14 +46,6 @@ def test_output_that_can_not_be_written(redirection, status, message):
     )
     assert done.returncode == status
     assert message is None or done.stderr == message
-
-
-def test_dead_decoder_is_one_line(run, folder, monkeypatch):
-    monkeypatch.setattr(pictures, "read_image", lambda path: os._exit(1))
-    status, _, err = run(f"{ATTACK}ten --batch-size 2 --workers 1", x=folder)
-    assert status == 1
-    assert "error: a process that reads images died" in err
-    assert "take fewer --workers" in err
 
 
 def test_last_line_says_what_a_run_waited_for(caplog, monkeypatch):

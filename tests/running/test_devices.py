@@ -6,6 +6,7 @@ import torch
 from conftest import SCRIPTS
 
 from suite.networks.classifier import Classifier, load_model
+from suite.results.targets import Targets
 from suite.running import devices, precision, runs
 
 
@@ -50,11 +51,6 @@ def test_error_at_one_image_and_other_errors_are_raised():
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
         ("could not create a primitive", True),
         ("CUDA error: an illegal memory access was encountered", False),
-        (
-            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
-            "dataloader's workers are out of shared memory.",
-            False,
-        ),
     ],
 )
 def test_memory_is_short_if_the_error_says_so(message, short):
@@ -69,25 +65,11 @@ def test_process_without_a_gpu_is_refused_where_others_have_one(monkeypatch):
         devices.choose_device(no_cuda=False)
 
 
-def test_batch_size_is_found_by_trying_on_a_gpu_alone():
-    assert devices.find_batch_size("cuda:0", devices.Parts(), limited(20, [])) == 16
-    assert devices.find_batch_size("cpu", devices.Parts(), limited(0, [])) == 16
-
-
 @pytest.mark.parametrize(
-    ("busy_at", "most", "size"), [(16, 999, 64), (256, 9999, 256), (9999, 130, 128)]
+    ("device", "wanted", "size"), [("cpu", None, 16), ("cuda:0", None, 64), ("cuda:1", 3, 3)]
 )
-def test_batch_size_doubles_while_a_gpu_is_not_busy(busy_at, most, size, monkeypatch):
-    """A pass takes the same time for all numbers of images up to that which keeps it busy."""
-    fits, now = limited(most, []), 0
-    monkeypatch.setattr(devices.time, "perf_counter", lambda: now)
-
-    def attempt(part):
-        nonlocal now
-        fits(part)
-        now += max(1, part.stop / busy_at)
-
-    assert devices.find_batch_size("cuda:0", devices.Parts(), attempt) == size
+def test_batch_size_is_fixed_for_each_kind_of_device(device, wanted, size):
+    assert devices.batch_size(device, wanted) == size
 
 
 def test_decoders_take_the_cores_that_are_there(monkeypatch):
@@ -141,7 +123,9 @@ def test_run_that_goes_on_on_another_gpu_is_warned_of(tmp_path, caplog):
 
 def test_next_batch_is_copied_before_this_one_is_worked_on(monkeypatch):
     events = []
-    monkeypatch.setattr(devices, "to_device", lambda pixels, device: events.append(pixels))
+    monkeypatch.setattr(
+        devices, "to_device", lambda pixels, device: events.append(pixels) or pixels
+    )
 
     def batches():
         yield ["a"], 1
@@ -158,7 +142,7 @@ def test_next_batch_is_copied_before_this_one_is_worked_on(monkeypatch):
 
 
 def test_default_precision_is_one():
-    functions = (devices.choose_device, Classifier.accelerate, results.Committee)
+    functions = (devices.choose_device, Classifier.accelerate, Targets)
     found = {inspect.signature(each).parameters["precision"].default for each in functions}
     found |= {
         SCRIPTS[name].get_parser().get_default("precision")

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 import torch.distributed as dist
@@ -121,11 +122,11 @@ def process_of_rank(rank, launcher):
 def test_error_of_one_rank_ends_the_run_with_its_message(natural, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(natural, broken)
-    (broken / "nat" / "2.png").write_bytes(b"")  # in rank 1's batch
+    PIL.Image.new("RGB", (5, 5)).save(broken / "nat" / "3.png")  # in rank 1's batch
     process = torchrun(ATTACK, nat=broken, out=tmp_path)
     _, err = process.communicate()
     assert process.returncode == 1
-    assert f"attack_iter.py (rank 1): error: {broken}/nat/2.png is not a readable image" in err
+    assert f"attack_iter.py (rank 1): error: {broken}/nat/3.png is 5 x 5 pixels" in err
 
 
 def test_group_ends_before_the_interpreter_does(monkeypatch):

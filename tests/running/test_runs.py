@@ -117,7 +117,30 @@ def test_full_disk_leaves_whole_files_and_one_line(natural, tmp_path, undisturbe
     assert contents(tmp_path) == undisturbed
 
 
-def test_second_run_on_a_folder_is_refused_until_the_first_is_dead(run, natural, tmp_path):
+@pytest.fixture
+def attack(run, natural, tmp_path):
+    """Attack into `tmp_path` with further options; return the exit status and what was said."""
+
+    def attack(options=""):
+        status, out, err = run(f"{ATTACK} --num-steps 1 {options}", nat=natural, adv=tmp_path)
+        return status, out + err
+
+    return attack
+
+
+@pytest.fixture
+def attacked(attack, tmp_path):
+    """The output folder's files after a whole run."""
+    assert attack("--batch-size 4")[0] == 0
+    return contents(tmp_path)
+
+
+def edit(folder, **changes):
+    made = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(made | changes))
+
+
+def test_second_run_on_a_folder_is_refused_until_the_first_is_dead(attack, tmp_path):
     hold = (
         "import sys, pathlib, time; from suite.running import runs\n"
         "with runs.output_folder(pathlib.Path(sys.argv[1]), {}, False):\n"
@@ -128,57 +151,43 @@ def test_second_run_on_a_folder_is_refused_until_the_first_is_dead(run, natural,
         [sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
     )
     holder.stdout.readline()
-    attack = f"{ATTACK} --num-steps 1 --overwrite"
-    status, _, err = run(attack, nat=natural, adv=tmp_path)
-    assert (status, f"another run is writing to {tmp_path}" in err) == (1, True)
+    status, said = attack("--overwrite")
+    assert (status, f"another run is writing to {tmp_path}" in said) == (1, True)
     holder.kill()
     holder.communicate()
-    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
+    assert attack("--overwrite")[0] == 0
 
 
-def test_other_settings_are_refused_and_named_unless_overwritten(run, natural, tmp_path):
-    attack = f"{ATTACK} --num-steps 1"
-    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
-    before = contents(tmp_path)
-    status, _, err = run(f"{attack} --epsilon 8 --batch-size 2", nat=natural, adv=tmp_path)
+def test_other_settings_are_refused_and_named_unless_overwritten(attack, attacked, tmp_path):
+    status, said = attack("--epsilon 8 --batch-size 2")
     assert status == 1
-    assert "made with other settings (epsilon 16.0 there and 8.0 here)" in err
-    assert contents(tmp_path) == before
-    assert run(f"{attack} --epsilon 8 --overwrite", nat=natural, adv=tmp_path)[0] == 0
-    assert contents(tmp_path) != before
+    assert "made with other settings (epsilon 16.0 there and 8.0 here)" in said
+    assert contents(tmp_path) == attacked
+    assert attack("--epsilon 8 --overwrite")[0] == 0
+    assert contents(tmp_path) != attacked
 
 
-def test_run_is_not_resumed_on_another_kind_of_device(run, natural, tmp_path):
-    attack = f"{ATTACK} --num-steps 1"
-    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
-    file = tmp_path / "run.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"device": "cuda"}))
-    status, _, err = run(f"{attack} --no-cuda", nat=natural, adv=tmp_path)
-    assert (status, "(device 'cuda' there and 'cpu' here)" in err) == (1, True)
+def test_run_is_not_resumed_on_another_kind_of_device(attack, attacked, tmp_path):
+    edit(tmp_path, device="cuda")
+    status, said = attack("--no-cuda")
+    assert (status, "(device 'cuda' there and 'cpu' here)" in said) == (1, True)
 
 
-def test_images_of_unknown_origin_are_not_overwritten(run, natural, tmp_path):
+def test_images_of_unknown_origin_are_not_overwritten(attack, tmp_path):
     (tmp_path / "mine.png").write_bytes(b"mine")
-    attack = f"{ATTACK} --num-steps 1"
-    status, _, err = run(attack, nat=natural, adv=tmp_path)
-    assert (status, "has images, but no run.json" in err) == (1, True)
+    status, said = attack()
+    assert (status, "has images, but no run.json" in said) == (1, True)
     assert (tmp_path / "mine.png").read_bytes() == b"mine"
 
 
-def test_finished_run_again_changes_nothing_and_says_so(run, natural, tmp_path):
-    attack = f"{ATTACK} --num-steps 1"
-    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
-    before = contents(tmp_path)
-    status, out, _ = run(attack, nat=natural, adv=tmp_path)
-    assert (status, "nothing was left to do" in out) == (0, True)
-    assert contents(tmp_path) == before
+def test_finished_run_again_changes_nothing_and_says_so(attack, attacked, tmp_path):
+    status, said = attack("--batch-size 4")
+    assert (status, "nothing was left to do" in said) == (0, True)
+    assert contents(tmp_path) == attacked
 
 
 @pytest.mark.parametrize("damage", ["truncated", "resized", "deleted"])
-def test_damaged_image_is_made_again(run, natural, tmp_path, damage):
-    attack = f"{ATTACK} --num-steps 1 --batch-size 2"
-    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
-    before = contents(tmp_path)
+def test_damaged_image_is_made_again(attack, attacked, tmp_path, damage):
     file = min(tmp_path.glob("*.png"))
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[:-1000])
@@ -186,45 +195,36 @@ def test_damaged_image_is_made_again(run, natural, tmp_path, damage):
         PIL.Image.new("RGB", (5, 5)).save(file)
     else:
         file.unlink()
-    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
-    assert contents(tmp_path) == before
+    assert attack("--batch-size 4")[0] == 0
+    assert contents(tmp_path) == attacked
 
 
-def test_resumed_run_keeps_to_its_batch_size(run, natural, tmp_path):
-    attack = f"{ATTACK} --num-steps 1"
-    assert run(f"{attack} --batch-size 4", nat=natural, adv=tmp_path)[0] == 0
-    before = contents(tmp_path)
+def test_resumed_run_keeps_to_its_batch_size(attack, attacked, tmp_path):
     min(tmp_path.glob("*.png")).unlink()
-    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
+    assert attack()[0] == 0
     made = json.loads((tmp_path / "run.json").read_text())
     assert (made["options"]["batch_size"], made["batch_size"]) == (None, 4)
-    del before["run.json"]
-    assert {name: contents(tmp_path)[name] for name in before} == before
+    del attacked["run.json"]
+    assert {name: contents(tmp_path)[name] for name in attacked} == attacked
 
 
-def test_unfinished_folder_is_not_evaluated(run, natural, tmp_path):
-    attack = f"{ATTACK} --num-steps 1"
-    assert run(attack, nat=natural, adv=tmp_path)[0] == 0
-    made = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps(made | {"status": "running"}))
+def test_unfinished_folder_is_not_evaluated(run, attacked, tmp_path):
+    edit(tmp_path, status="running")
     status, _, err = run("evaluate --input-dir {adv}", adv=tmp_path)
     assert (status, f"the run in {tmp_path} is not finished" in err) == (1, True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
-def test_run_json_that_is_none_is_refused_by_name(run, natural, tmp_path, text):
+def test_run_json_that_is_none_is_refused_by_name(attack, tmp_path, text):
     (tmp_path / "run.json").write_text(text)
-    attack = f"{ATTACK} --num-steps 1"
-    status, _, err = run(attack, nat=natural, adv=tmp_path)
-    assert (status, f"{tmp_path / 'run.json'} is not" in err) == (1, True)
+    status, said = attack()
+    assert (status, f"{tmp_path / 'run.json'} is not" in said) == (1, True)
 
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
 )
-
-
 KEYS = ("status", "options", "weights", "source", "attack", "gamma", "epsilon", "targeted")
 
 
@@ -240,7 +240,7 @@ def test_random_run_json_is_parsed_or_refused(tmp_path, content):
         assert str(tmp_path) in str(error)
 
 
-def test_folder_removed_meanwhile_is_one_line(run, natural, tmp_path, monkeypatch):
+def test_folder_removed_meanwhile_is_one_line(attack, tmp_path, monkeypatch):
     write = pictures.Writer.write
 
     def remove_first(writer, pixels, file):
@@ -248,6 +248,6 @@ def test_folder_removed_meanwhile_is_one_line(run, natural, tmp_path, monkeypatc
         write(writer, pixels, file)
 
     monkeypatch.setattr(pictures.Writer, "write", remove_first)
-    status, _, err = run(f"{ATTACK} --num-steps 1", nat=natural, adv=tmp_path / "gone")
+    status, said = attack()
     assert status == 1
-    assert f"can't write {tmp_path / 'gone'}/0.png: No such file" in err
+    assert f"can't write {tmp_path}/0.png: No such file" in said

@@ -1,6 +1,5 @@
-"""Of each option, values that make a difference."""
+"""For each option of the steps, two sets of arguments whose outputs must differ."""
 
-# Of each option, arguments with and without it, or with two values. The outputs must differ.
 ATTACK = {
     "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
     "--arch": ("", "--arch efficientnet_lite1"),
@@ -30,27 +29,24 @@ ATTACK = {
     "--admix-ratio": ("--admix 1", "--admix 1 --admix-ratio 0.5"),
     "--block-shuffle": ("", "--block-shuffle 1"),
     "--eot": ("--di-prob 1", "--di-prob 1 --eot 2"),
-    "--through-defence": (
-        "--arch {nets}:thousand",
-        "--arch bits:1+{nets}:thousand --through-defence",
-    ),
     "--gamma": ("", "--gamma 0.5"),
     "--hooks": (
         "--arch resnet18 --gamma 0.5 --hooks relu",
         "--arch resnet18 --gamma 0.5 --hooks branch",
     ),
     "--branches": ("--gamma 0.5", "--gamma 0.5 --branches norm"),
-    "--list-branches": ("", "--list-branches"),
     "--overwrite": ("", "--overwrite"),
-    "--on-error": ("", "--on-error skip"),
     "--print-freq": ("--batch-size 1", "--batch-size 1 --print-freq 1"),
     "--json": ("", "--json"),
 }
 SELECT = {
     "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
-    "--data": ("--data embedded --num-images 2", "--data foolbox --num-images 2"),
-    "--arch": ("--data foolbox", "--data foolbox --arch efficientnet_lite1"),
-    "--all": ("--data foolbox", "--data foolbox --all"),
+    "--data": ("--input-dir {few}", "--data embedded --num-images 2"),
+    "--arch": (
+        "--data embedded --num-images 4",
+        "--data embedded --num-images 4 --arch efficientnet_lite1",
+    ),
+    "--all": ("--data embedded --num-images 4", "--data embedded --num-images 4 --all"),
     "--checkpoint": ("--input-dir {few}", "--input-dir {few} --checkpoint {own}"),
     "--num-images": ("--input-dir {few}", "--input-dir {few} --num-images 1"),
     "--seed": (

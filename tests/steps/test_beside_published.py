@@ -5,7 +5,7 @@ import json
 import pytest
 from small import ATTACK, EVALUATE, folder
 
-from suite.results.published import PUBLISHED_NAMES
+from evaluate import PUBLISHED_NAMES
 
 __all__ = ["folder"]
 
@@ -54,9 +54,8 @@ def test_numbers_of_this_repository_have_a_name(run, attacked):
 def test_unknown_name_lists_those_there_are(run, folder):
     status, out, err = run(f"{COMMAND}ten --published papers", x=folder)
     assert (status, out) == (2, "")
-    assert (
-        f"papers is neither a file nor one of {', '.join(PUBLISHED_NAMES)}" in err.splitlines()[-1]
-    )
+    names = ", ".join(PUBLISHED_NAMES)
+    assert f"papers is neither a file nor one of {names}" in err.splitlines()[-1]
 
 
 def test_wrong_file_is_refused_before_the_work(run, folder):
@@ -65,9 +64,3 @@ def test_wrong_file_is_refused_before_the_work(run, folder):
     status, out, err = run(f"{command}ten --published {{x}}/own.csv", x=folder)
     assert (status, out) == (1, "")
     assert f"{folder}/own.csv, line 2: mean is 'many', not a number" in err.splitlines()[-1]
-
-
-def test_files_of_one_name_are_wrong_use(run, folder):
-    status, _, err = run(f"{COMMAND}ten --published paper paper", x=folder)
-    assert status == 2
-    assert "--published: two files are called paper" in err

@@ -10,6 +10,7 @@ import torchvision
 from conftest import SCRIPTS, calibrated, labels_of, pixels_of
 from small import ATTACK, folder
 
+from suite.attack.settings import DEFAULTS
 from suite.running import runs
 
 __all__ = ["folder"]
@@ -62,8 +63,12 @@ def test_commands_of_the_original_readme_run_unchanged(
     assert abs(difference).max() == made["largest_perturbation"] == 16
 
 
-def test_folder_of_an_earlier_version_is_resumed(run, folder):
-    """Its run.json has these options, in this order; a new one must not make it another run."""
+LATER = DEFAULTS | {"through_defence": False}
+
+
+@pytest.mark.parametrize("later", [{}, LATER], ids=["first version", "later version"])
+def test_folder_of_an_earlier_version_is_resumed(run, folder, later):
+    """Its run.json has these options; one that came or went must not make it another run."""
     assert run(f"{ATTACK}ten", x=folder)[0] == 0
     made = folder / "adv" / "run.json"
     run_json = json.loads(made.read_text())
@@ -97,19 +102,19 @@ def test_folder_of_an_earlier_version_is_resumed(run, folder):
         "print_freq": 10,
         "json": False,
     }
-    made.write_text(json.dumps(run_json | {"options": before}))
+    made.write_text(json.dumps(run_json | {"options": later | before}))
     (folder / "adv" / "0.png").unlink()
     status, _, err = run(f"{ATTACK}ten", x=folder)
     assert status == 0, err
 
 
-def test_options_that_earlier_versions_lack_do_by_default_what_those_did():
+def test_options_that_earlier_versions_lack_do_by_default_what_those_did(tmp_path):
     parser = SCRIPTS["attack_iter"].get_parser()
-    assert {name: parser.get_default(name) for name in runs.ADDED} == runs.ADDED
-    earlier = {"options": {"epsilon": 16.0}}
-    assert runs.run_settings(earlier) == runs.run_settings(
-        {"options": {"epsilon": 16.0} | runs.ADDED}
-    )
-    for name in runs.ADDED:
-        other = {"options": {"epsilon": 16.0, name: "other"}}
+    assert {name: parser.get_default(name) for name in DEFAULTS} == DEFAULTS
+    (tmp_path / "run.json").write_text(json.dumps({"options": {"epsilon": 8.0}}))
+    earlier = runs.read_run(tmp_path, DEFAULTS)
+    options = DEFAULTS | {"epsilon": 8.0}
+    assert runs.run_settings(earlier) == runs.run_settings({"options": options})
+    for name in DEFAULTS:
+        other = {"options": options | {name: "other"}}
         assert runs.run_settings(earlier) != runs.run_settings(other)

@@ -1,15 +1,20 @@
-"""scripts/figure1.py: nine attacks, of which eight go one way only at three junctions."""
+"""scripts/figure1.py: gradients that take one way, and nine attacks with them, in its table."""
 
 import csv
+import itertools
 
 import PIL.Image
 import pytest
-from conftest import labels_of
+import torch
+from conftest import input_gradient, labels_of
+from figure1 import OneWay
 from small import folder, label
+from torch import nn
 
 from suite.images.folders import list_images
 from suite.images.pictures import read_batches, to_float
 from suite.networks.classifier import load_model, predict_classes
+from utils_sgm import register_hook_for_branches
 
 __all__ = ["folder"]
 
@@ -44,8 +49,7 @@ def labelled(folder):
     (folder / "deep.py").write_text(NETWORKS)
     listed = list_images(folder / "nat")
     ((_, pixels),) = read_batches([listed])
-    network = load_model(f"{folder}/deep.py:three")
-    answers = predict_classes(network, to_float(pixels)).tolist()
+    answers = predict_classes(load_model(f"{folder}/deep.py:three"), to_float(pixels)).tolist()
     label(folder / "nat", [*answers[:-1], (answers[-1] + 1) % 10])
     return folder
 
@@ -92,9 +96,8 @@ def test_label_beyond_the_classes_of_a_network_is_refused(run, labelled):
 
 def test_target_may_have_a_defence(run, labelled):
     options = "--num-steps 1 --step-size 1 --epsilon 1"
-    status, out, err = run(
-        FIGURE.replace("{x}/deep.py:twin", "bits:8+{x}/deep.py:twin ") + options, x=labelled
-    )
+    command = FIGURE.replace("{x}/deep.py:twin", "bits:8+{x}/deep.py:twin")
+    status, out, err = run(f"{command} {options}", x=labelled)
     assert status == 0, err
     assert "bits:8+" in out
 
@@ -112,3 +115,116 @@ def test_target_may_have_a_defence(run, labelled):
 def test_what_is_wrong_is_said(run, labelled, command, status, message):
     found, _, err = run(f"{FIGURE} {command}", x=labelled)
     assert (found, message in err) == (status, True), err
+
+
+class Products(nn.Module):
+    """Logits (c * x, 0), c being the product of 1 + w of three residual modules w * z."""
+
+    input_size = 1
+    weights = (3.0, 5.0, 7.0)
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Identity()
+
+    def forward(self, pixels):
+        for weight in self.weights:
+            pixels = pixels + self.scale(weight * pixels)
+        total = pixels.flatten(1).sum(1)
+        return torch.stack([total, torch.zeros_like(total)], 1)
+
+
+@pytest.mark.parametrize(
+    "ways", [*itertools.product(("skip", "residual", "both"), repeat=3), ("skip",)]
+)
+def test_gradient_is_the_product_of_the_ways(ways):
+    pixels = torch.rand(2, 3, 1, 1, requires_grad=True)
+    logits = OneWay(Products().eval(), ways)(pixels)
+    logits.sum().backward()
+    expected = 1.0
+    # Fewer ways than junctions are those of the last ones.
+    for way, weight in zip(["both"] * (3 - len(ways)) + [*ways], Products.weights, strict=True):
+        expected *= {"skip": 1, "residual": weight, "both": 1 + weight}[way]
+    assert torch.equal(pixels.grad, torch.full_like(pixels, expected))
+    assert torch.equal(logits, Products()(pixels))
+
+
+class Block(nn.Module):
+    """A block that scales its residual branch outside of any module, and runs twice."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.join = join
+        self.f = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True))
+        self.gamma = nn.Parameter(torch.rand(4, 1, 1))
+
+    def forward(self, z):
+        for _ in range(2):
+            z = torch.relu(self.join(z, self.gamma * self.f(z)))
+        return z
+
+
+def classifier(join):
+    torch.manual_seed(0)
+    stem, head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(144, 5)
+    network = nn.Sequential(stem, Block(join), nn.Flatten(), head)
+    network.input_size = 6
+    return network.double().eval().requires_grad_(False)
+
+
+def add_in_place(skip, branch):
+    branch += skip
+    return branch
+
+
+def add_by_a_statement(skip, branch):
+    branch.add_(skip)
+    return branch
+
+
+TWINS = {"skip": lambda z, f: z + f.detach(), "residual": lambda z, f: z.detach() + f}
+JOINS = [
+    lambda z, f: z + f,
+    lambda z, f: f + z,
+    lambda z, f: torch.add(z, other=f),
+    add_in_place,
+    add_by_a_statement,
+]
+
+
+@pytest.mark.parametrize("join", JOINS)
+@pytest.mark.parametrize("way", TWINS)
+def test_gradient_is_that_of_a_network_which_detaches(way, join):
+    plain, oracle = classifier(join), classifier(TWINS[way])
+    pixels = torch.rand(2, 3, 6, 6, dtype=torch.double)
+    expected = input_gradient(oracle, pixels)
+    assert not torch.allclose(input_gradient(plain, pixels), expected)
+    torch.testing.assert_close(input_gradient(OneWay(plain, [way] * 2), pixels), expected)
+
+
+def test_skip_connection_alone_is_gamma_0_of_the_branches():
+    plain, scaled = classifier(JOINS[0]), classifier(JOINS[0])
+    register_hook_for_branches(scaled, 0, (3, 6, 6), branches=r"1\.f")
+    pixels = torch.rand(2, 3, 6, 6, dtype=torch.double)
+    expected = input_gradient(scaled, pixels)
+    torch.testing.assert_close(input_gradient(OneWay(plain, ["skip"] * 2), pixels), expected)
+
+
+def test_dense_connections_are_refused():
+    class Dense(Products):
+        def forward(self, z):
+            z = torch.cat([z, self.scale(2 * z)], 1)
+            return torch.cat([z, self.scale(3 * z)], 1).mean((2, 3))
+
+    with pytest.raises(ValueError, match="0 residual additions.*3 are needed .dense connections"):
+        OneWay(Dense().eval(), ["skip"] * 3)
+
+
+def test_network_that_adds_otherwise_than_before_is_refused():
+    class Fickle(Products):
+        def forward(self, pixels):
+            return super().forward(pixels + pixels * 2 if pixels.shape[0] > 1 else pixels)
+
+    network = OneWay(Fickle().eval(), ["skip"])
+    with pytest.raises(ValueError, match="4 additions in one pass and 3 in another"):
+        network(torch.rand(2, 3, 1, 1, requires_grad=True))

@@ -1,6 +1,7 @@
 """Every option of the scripts reaches code: two values of it give two outcomes."""
 
 import shutil
+import threading
 
 import pytest
 import torch
@@ -8,8 +9,12 @@ from conftest import SCRIPTS
 from option_values import ATTACK, EVALUATE, SELECT
 from small import NETWORKS
 
+from suite.images import folders as image_folders
 from suite.images import pictures
+from suite.images.folders import list_images
+from suite.images.labels import write_labels
 from suite.networks.classifier import Classifier, load_model
+from suite.results import transfer
 from suite.running import devices
 
 # --output-dir shows in every test; these two change nothing but the place and the memory.
@@ -33,13 +38,13 @@ def test_every_option_has_a_test_of_its_effect(script, table):
 def folders(tmp_path_factory, natural):
     """Folders of two images and of one; lite0 with a bias against the first one's label."""
     root = tmp_path_factory.mktemp("options")
-    listed = images.list_images(natural)
+    listed = list_images(natural)
     for name, number in (("few", 2), ("fewer", 1)):
         (root / name).mkdir()
         for image in listed[:number]:
             shutil.copy(image.path, root / name)
         rows = [{"filename": i.name, "label": i.label} for i in listed[:number]]
-        images.write_labels(root / name, rows)
+        write_labels(root / name, rows)
     network = load_model("efficientnet_lite0").network
     network.classifier.bias[listed[0].label] -= 100
     torch.save(network.state_dict(), root / "own.pth")
@@ -68,11 +73,8 @@ def outcome(run, command, folders, out):
     return written, printed, "of 2 images" in log
 
 
-# What these do is tested where what they protect is.
-IN_OTHER_TESTS = {"--overwrite", "--on-error"}
-
-
-@pytest.mark.parametrize("option", [o for o in ATTACK if o not in IN_OTHER_TESTS])
+# What --overwrite does is tested in test_runs.py and test_select.py.
+@pytest.mark.parametrize("option", [o for o in ATTACK if o != "--overwrite"])
 def test_option_of_attack_iter(run, folders, tmp_path, monkeypatch, option):
     if option == "--hooks":  # the released hooks need a ResNet, and its weights a file
         import torchvision
@@ -87,13 +89,13 @@ def test_option_of_attack_iter(run, folders, tmp_path, monkeypatch, option):
     for arguments in ATTACK[option]:
         command = f"{common} {on_a_small_network(option, arguments)}"
         outcomes.append(outcome(run, command, folders, tmp_path / "out"))
-    if option in ("--print-freq", "--json", "--list-branches"):
+    if option in ("--print-freq", "--json"):
         assert outcomes[0] != outcomes[1]
     else:
         assert outcomes[0][0] != outcomes[1][0]  # other images
 
 
-@pytest.mark.parametrize("option", [o for o in SELECT if o not in IN_OTHER_TESTS])
+@pytest.mark.parametrize("option", [o for o in SELECT if o != "--overwrite"])
 def test_option_of_select_images(run, folders, tmp_path, option):
     commands = [f"select_images --output-dir {{out}} {a}" for a in SELECT[option]]
     first, second = (outcome(run, command, folders, tmp_path / "out") for command in commands)
@@ -107,57 +109,60 @@ def test_option_of_evaluate(run, folders, tmp_path, option):
     assert first != second
 
 
-def test_batch_size_is_the_largest_number_of_images_at_a_time(run, folders, tmp_path, monkeypatch):
-    sizes = []
-    batches = images.batches
-
-    def recorded(listed, size):
-        sizes.append(size)
-        return batches(listed, size)
-
-    monkeypatch.setattr(images, "batches", recorded)
-    for command in (
-        "attack_iter --input-dir {few} --output-dir {out}/a --num-steps 1 --batch-size 1",
-        "select_images --input-dir {few} --output-dir {out}/s --batch-size 3",
-        "evaluate --input-dir {few} --batch-size 5",
-    ):
-        assert run(command, out=tmp_path, **folders)[0] == 0
-    assert sizes == [1, 3, 5]
-
-
-RUNNING = (
-    "attack_iter --input-dir {few} --output-dir {out}/a --num-steps 1 --batch-size 1",
-    "select_images --input-dir {few} --output-dir {out}/s --batch-size 1",
-    "evaluate --input-dir {few} --arch efficientnet_lite1 --batch-size 1",
+STEPS = (
+    "attack_iter --input-dir {few} --output-dir {out}/a --num-steps 1",
+    "select_images --input-dir {few} --output-dir {out}/s",
+    "evaluate --input-dir {few} --arch efficientnet_lite1",
 )
 
 
-def test_precision_is_that_of_the_networks(run, folders, tmp_path, monkeypatch):
-    seen = []
-    accelerate = Classifier.accelerate
+@pytest.fixture
+def run_each(run, folders, tmp_path):
+    """Run each step with its value of an option."""
+
+    def run_each(option, values):
+        for command, value in zip(STEPS, values, strict=True):
+            assert run(f"{command} {option} {value}", out=tmp_path, **folders)[0] == 0
+
+    return run_each
+
+
+def test_batch_size_is_the_largest_number_of_images_at_a_time(run_each, monkeypatch):
+    sizes, in_batches = [], image_folders.in_batches
+
+    def recorded(listed, size):
+        sizes.append(size)
+        return in_batches(listed, size)
+
+    for module in (image_folders, transfer):
+        monkeypatch.setattr(module, "in_batches", recorded)
+    run_each("--batch-size", (1, 3, 5))
+    assert sizes == [1, 3, 5]
+
+
+def test_precision_is_that_of_the_networks(run_each, monkeypatch):
+    seen, accelerate = [], Classifier.accelerate
 
     def recorded(model, precision):
         seen.append(precision)
         return accelerate(model, precision)
 
     monkeypatch.setattr(Classifier, "accelerate", recorded)
-    for command, precision in zip(RUNNING, ("bf16", "fp32", "bf16"), strict=True):
-        assert run(f"{command} --precision {precision}", out=tmp_path, **folders)[0] == 0
+    run_each("--precision", ("bf16", "fp32", "bf16"))
     assert seen == ["bf16", "fp32", "bf16"]
 
 
-def test_workers_decode_all_batches_but_one(run, folders, tmp_path, monkeypatch):
-    seen = []
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_decode_in_threads_of_their_own(run_each, monkeypatch, workers):
+    threads, read_image = set(), pictures.read_image
 
-    class Recorded(pictures.DataLoader):
-        def __init__(self, *args, num_workers, **kwargs):
-            seen.append(num_workers)
-            super().__init__(*args, num_workers=num_workers, **kwargs)
+    def recorded(path):
+        threads.add(threading.current_thread())
+        return read_image(path)
 
-    monkeypatch.setattr(pictures, "DataLoader", Recorded)
-    for command, workers in zip(RUNNING, (0, 1, 5), strict=True):
-        assert run(f"{command} --workers {workers}", out=tmp_path, **folders)[0] == 0
-    assert seen == [0, 1, 1]  # of two batches the second is decoded ahead
+    monkeypatch.setattr(pictures, "read_image", recorded)
+    run_each("--workers", [workers] * 3)
+    assert (threads == {threading.main_thread()}) == (workers == 0)
 
 
 def test_no_cuda_stays_on_the_cpu(run, folders, tmp_path, monkeypatch):
@@ -174,11 +179,7 @@ def test_no_cuda_stays_on_the_cpu(run, folders, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(devices, "to_device", lambda pixels, device: pixels)
     monkeypatch.setattr(torch.nn.Module, "to", record)
-    for command in (
-        "attack_iter --input-dir {few} --output-dir {out}/a",
-        "select_images --input-dir {few} --output-dir {out}/s",
-        "evaluate --input-dir {few}",
-    ):
+    for command in STEPS:
         for option, device in (("", "cuda"), (" --no-cuda", "cpu")):
             with pytest.raises(MovedError, match=device):
                 run(command + option, out=tmp_path, **folders)

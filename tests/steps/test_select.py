@@ -1,7 +1,7 @@
 """What select_images.py keeps, in which size, and what it leaves behind when interrupted."""
 
-import importlib.util
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +12,10 @@ from conftest import labels_of, pixels_of
 from small import folder, label
 
 import select_images
-from suite.images.embedded import embedded_images
-from suite.images.folders import list_images
+from suite.images import labels
+from suite.images.folders import EMBEDDED, list_images
 from suite.networks.classifier import load_model, predict_classes
+from suite.results import targets
 
 __all__ = ["folder"]
 
@@ -30,13 +31,25 @@ def all_right(folder):
     return folder
 
 
-def test_select_keeps_what_every_network_classifies_correctly(run, tmp_path):
-    command = "select_images --data foolbox --output-dir {out} --json --arch"
+@pytest.fixture
+def twenty(tmp_path):
+    """Twenty of the embedded images, with their labels."""
+    (tmp_path / "twenty").mkdir()
+    listed = list_images(EMBEDDED)[:20]
+    for image in listed:
+        shutil.copy(image.path, tmp_path / "twenty")
+    rows = [{"filename": image.path.name, "label": image.label} for image in listed]
+    labels.write_labels(tmp_path / "twenty", rows)
+    return tmp_path / "twenty"
+
+
+def test_select_keeps_what_every_network_classifies_correctly(run, twenty, tmp_path):
+    command = "select_images --input-dir {x} --output-dir {out} --json --arch"
     archs = ["efficientnet_lite0", "efficientnet_lite1"]
     kept = {}
     for names in (archs[:1], archs[1:], archs):
         folder = tmp_path / "-".join(names)
-        status, out, _ = run(f"{command} {' '.join(names)}", out=folder)
+        status, out, _ = run(f"{command} {' '.join(names)}", x=twenty, out=folder)
         counts = json.loads(out)
         kept[tuple(names)] = set(labels_of(folder))
         assert status == 0
@@ -59,22 +72,27 @@ def test_select_takes_images_in_a_seeded_order(run, tmp_path):
     assert len(chosen[0]) == 3
 
 
-def test_select_names_and_skips_unreadable_images(run, all_right):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_are_left_out_and_named_at_the_end(run, all_right, workers):
     (all_right / "nat" / "5.png").write_bytes(b"not a PNG")
-    status, out, err = run(f"{SELECT} --size 20 --resize 21 --json", x=all_right)
-    assert status == 0
+    command = f"{SELECT} --size 20 --resize 21 --json --batch-size 1 --workers {workers}"
+    status, out, err = run(command, x=all_right)
+    assert status == 1
     assert f"skipped: {all_right}/nat/5.png is not a readable image" in err
+    assert "error: 1 images were not readable: 5.png" in err.splitlines()[-1]
     assert json.loads(out)["read"] == 5
-    assert {p.shape for p in pixels_of(all_right / "kept").values()} == {(20, 20, 3)}
+    kept = all_right / "kept"
+    assert {p.shape for p in pixels_of(kept).values()} == {(20, 20, 3)}
+    assert [image.name for image in list_images(kept)] == [f"{n}.png" for n in range(5)]
 
 
-def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, tmp_path):
-    command = "select_images --data foolbox --output-dir {out} --num-images 21"
-    status, out, err = run(command, out=tmp_path)
-    kept = len(list(tmp_path.glob("*.png")))
+def test_fewer_images_than_asked_for_is_an_error_that_keeps_them(run, twenty, tmp_path):
+    command = "select_images --input-dir {x} --output-dir {out} --num-images 21"
+    status, out, err = run(command, x=twenty, out=tmp_path / "out")
+    kept = len(list((tmp_path / "out").glob("*.png")))
     assert status == 1
     assert f"only {kept} of 21 images" in err
-    assert kept == len(labels_of(tmp_path)) > 10
+    assert kept == len(labels_of(tmp_path / "out")) > 10
 
 
 def test_interrupted_selection_is_refused_and_made_anew(run, all_right, monkeypatch):
@@ -82,12 +100,12 @@ def test_interrupted_selection_is_refused_and_made_anew(run, all_right, monkeypa
         raise OSError("interrupted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "write_labels", interrupted)
+        patch.setattr(labels, "write_labels", interrupted)
         assert run(f"{SELECT} --num-images 2", x=all_right)[0] == 1
     kept = all_right / "kept"
     status, _, err = run("attack_iter --input-dir {x}/kept --output-dir {x}/adv", x=all_right)
     assert status == 1
-    assert f"the selection in {kept} was interrupted: give its command again" in err
+    assert f"{kept} is unfinished: the command that wrote it was interrupted" in err
     assert run(f"{SELECT} --num-images 2 --overwrite", x=all_right)[0] == 0
     assert len(list_images(kept)) == 2
 
@@ -149,7 +167,7 @@ def test_all_images_are_kept_with_labels_and_targets_without_a_network(run, tmp_
     def refuse(*args, **kwargs):
         raise AssertionError("a network was loaded")
 
-    monkeypatch.setattr(networks, "load_model", refuse)
+    monkeypatch.setattr(targets, "load_defended", refuse)
     command = "select_images --data embedded --output-dir {out} --all --size 64 --json"
     status, out, _ = run(command, out=tmp_path / "all")
     assert status == 0
@@ -159,7 +177,7 @@ def test_all_images_are_kept_with_labels_and_targets_without_a_network(run, tmp_
         return {image.name: (image.label, image.target) for image in candidates}
 
     kept = listed(list_images(tmp_path / "all"))
-    assert kept == listed(embedded_images())
+    assert kept == listed(list_images(EMBEDDED))
     assert None not in {target for _, target in kept.values()}
     run(f"{command} --num-images 5 --seed 3", out=tmp_path / "five")
     five = listed(list_images(tmp_path / "five"))
@@ -211,14 +229,3 @@ def test_size_is_by_default_that_of_small_networks(run, all_right):
 def test_default_size_is_the_largest_of_the_networks_up_to_224(sizes, default):
     listed = [SimpleNamespace(input_size=(3, size, size)) for size in sizes]
     assert select_images.default_size(listed) == default
-
-
-def test_foolbox_s_images_without_foolbox_are_one_line_of_error(run, tmp_path, monkeypatch):
-    find_spec = importlib.util.find_spec
-    absent = {"foolbox"}
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name in absent else find_spec(name)
-    )
-    status, out, err = run("select_images --data foolbox --output-dir {out}/o", out=tmp_path)
-    assert (status, out) == (1, "")
-    assert "pip install foolbox" in err.splitlines()[-1]

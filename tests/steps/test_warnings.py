@@ -5,6 +5,7 @@ import pytest
 import torch
 from small import ATTACK, folder
 
+from suite.attack.loop import GradientAttack
 from suite.networks.answer_checks import warn_of_accuracy, warn_of_probabilities
 
 __all__ = ["folder"]
@@ -34,16 +35,14 @@ def test_probabilities_are_warned_of(caplog):
 
 
 def test_gradients_that_are_not_finite_are_refused_by_name(run, folder, monkeypatch):
-    from suite.attack.attacks import perturb
-
-    perturb = perturb
+    attack = GradientAttack.run
 
     def broken(*args):
-        pixels = perturb(*args)
+        pixels = attack(*args)
         pixels[1, 0, 3, 3] = torch.nan
         return pixels
 
-    monkeypatch.setattr(attacks, "perturb", broken)
+    monkeypatch.setattr(GradientAttack, "run", broken)
     status, _, err = run(f"{ATTACK}ten", x=folder)
     assert (status, "the gradient is not finite at 1 images: 1.png" in err) == (1, True)
     assert not list((folder / "adv").glob("*.png"))

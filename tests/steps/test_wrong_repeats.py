@@ -9,6 +9,8 @@ import pytest
 from conftest import ROOT
 from small import ATTACK, EVALUATE, SELECT, folder, label
 
+from suite.results import plots
+
 __all__ = ["folder"]
 
 
@@ -35,9 +37,7 @@ def test_one_run_twice_is_no_repeat(run, folder, kind):
 
 def test_gallery_has_imagenet_s_names_for_imagenet_s_classes_alone(run, folder, monkeypatch):
     shown = []
-    monkeypatch.setattr(
-        "suite.results.write_gallery", lambda examples, file: shown.append(examples)
-    )
+    monkeypatch.setattr(plots, "write_gallery", lambda examples, file: shown.append(examples))
     gallery = "--nat-dir {x}/nat --gallery {x}/g.png"
     for network in ("ten", "thousand"):
         assert run(f"{EVALUATE}{network} {gallery}", x=folder)[0] == 0

@@ -85,7 +85,7 @@ def test_size_in_each_form(size):
     assert input_size(nn.DataParallel(Tiny(size))) == (3, 32, 32)
 
 
-@pytest.mark.parametrize("size", ["large", 0, (1, 32, 32), (32.0, 32.0), -32, ()])
+@pytest.mark.parametrize("size", ["large", 0, (1, 32, 32), (3, 32, 32, 32), (32.0, 32.0), -32, ()])
 def test_size_that_is_none_is_named_with_the_network(size):
     with pytest.raises(ValueError, match="Tiny: input_size can't be"):
         input_size(Tiny(size))

@@ -23,7 +23,7 @@ def classes(file, function="tiny"):
 
 
 def write(folder, files=None, **more):
-    for name, text in {**(files or {}), **more}.items():
+    for name, text in ((files or {}) | more).items():
         file = folder / f"{name}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -56,29 +56,25 @@ def test_module_beside_the_file_is_the_one_that_it_imports(tmp_path, name, packa
     assert str(tmp_path) not in str(sys.modules.get(name))
 
 
-def test_files_of_two_folders_get_their_own_modules(tmp_path):
+ADD_SRC = "import pathlib, sys\nsys.path.insert(0, str(pathlib.Path(__file__).parent / 'src'))\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "net"),
+    [
+        ("models", "import models\ntiny = models.tiny"),
+        ("models/nets/tiny", "from models.nets.tiny import tiny"),
+        *(
+            (f"src/{name}", f"{ADD_SRC}from {name} import tiny")
+            for name in ("utils_sgm", "branches", "suite", "models")
+        ),
+    ],
+)
+def test_files_of_several_folders_get_their_own_modules(tmp_path, module, net):
     for count in (5, 7, 9):
         text = NETWORK.replace("classes=5", f"classes={count}")
-        write(tmp_path / str(count), models=text, net="import models\ntiny = models.tiny")
+        write(tmp_path / str(count), {module: text}, net=net)
     assert [classes(tmp_path / str(n) / "net.py") for n in (5, 7, 9, 5)] == [5, 7, 9, 5]
-
-
-def test_packages_and_their_parts_are_the_folders_own(tmp_path):
-    for count in (5, 7):
-        text = NETWORK.replace("classes=5", f"classes={count}")
-        net = "from models.nets.tiny import tiny"
-        write(tmp_path / str(count), {"models/nets/tiny": text}, net=net)
-    assert [classes(tmp_path / str(n) / "net.py") for n in (5, 7, 5)] == [5, 7, 5]
-
-
-@pytest.mark.parametrize("name", ["utils_sgm", "branches", "suite", "models"])
-def test_folders_that_a_file_adds_are_kept_apart_too(tmp_path, name):
-    for count in (5, 7):
-        folder = tmp_path / str(count)
-        text = NETWORK.replace("classes=5", f"classes={count}")
-        net = f"import sys\nsys.path.insert(0, {str(folder / 'src')!r})\nfrom {name} import tiny"
-        write(folder, {f"src/{name}": text}, net=net)
-    assert [classes(tmp_path / str(n) / "net.py") for n in (5, 7)] == [5, 7]
 
 
 def test_suite_is_there_for_a_file_that_has_no_module_of_that_name(tmp_path):
@@ -122,9 +118,8 @@ def test_odd_names_of_files_are_names(tmp_path):
 
 
 def test_switches_of_a_file_do_not_stay(tmp_path):
-    assert (
-        classes(write(tmp_path, net=NETWORK + "import torch\ntorch.set_grad_enabled(False)")) == 5
-    )
+    file = write(tmp_path, net=NETWORK + "import torch\ntorch.set_grad_enabled(False)")
+    assert classes(file) == 5
     assert torch.is_grad_enabled()
 
 
@@ -138,6 +133,7 @@ def test_names_are_those_of_the_suite_s_files():
     [
         ("import absent_module", "line 1: ModuleNotFoundError: No module named 'absent_module'"),
         ("import broken", r"line 1: SyntaxError: .*broken.py, line 1"),
+        ("def tiny(:", r"net.py, line 1: SyntaxError"),
         ("import failing", "line 1: ZeroDivisionError: division by zero"),
         ("\nraise SystemExit(2)", "line 2: SystemExit: 2"),
         ("import argparse\nargparse.ArgumentParser().parse_args(['--x'])", "line 2: SystemExit"),
@@ -151,12 +147,12 @@ def test_names_are_those_of_the_suite_s_files():
         ("raise ValueError('one\\n\\ttwo')", "line 1: ValueError: one two"),
         ("def tiny(classes): pass", "without arguments .*'classes'.*write a function"),
         ("def tiny(*, classes): pass", "without arguments .*'classes'"),
-        (
-            "import torch\nclass tiny(torch.nn.Module):\n def __init__(s, n): pass",
-            "arguments .*'n'",
-        ),
-        ("def tiny():\n return open('absent')", "line 2: FileNotFoundError"),
+        ("class tiny:\n def __init__(s, n): pass", "without arguments .*'n'"),
+        ("def tiny():\n return open('absent')", "net.py, line 2: FileNotFoundError"),
+        ("tiny = 3", "net.py has no function tiny"),
+        ("def tiny(): return 3", "returns int, not an nn.Module"),
         ("def tiny(): import torch; return torch.nn.Linear(3, 5), 3", "returns tuple, not"),
+        (NETWORK + "tiny = tiny()\ntiny.input_size = 'large'", "input_size can't be 'large'"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_one_line(tmp_path, text, reason):
@@ -165,6 +161,20 @@ def test_what_is_wrong_in_a_file_is_one_line(tmp_path, text, reason):
         load_model(f"{file}:tiny")
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("absent.py:tiny", "no such file"),
+        ("net.py:absent", "has no function absent"),
+        ("net.py", "lacks the function to call"),
+    ],
+)
+def test_name_that_is_no_function_is_refused(tmp_path, name, reason):
+    write(tmp_path, net=NETWORK)
+    with pytest.raises((ValueError, OSError), match=reason):
+        load_model(f"{tmp_path}/{name}")
 
 
 @pytest.mark.parametrize(

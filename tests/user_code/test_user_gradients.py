@@ -5,7 +5,7 @@ import torch
 from conftest import input_gradient
 from own_networks import PIXELS, load, returning
 
-from suite.attack.attacker import Attacker
+from suite.attack.loop import GradientAttack
 from suite.attack.settings import Attack
 from suite.attack.sources import Source
 
@@ -23,6 +23,11 @@ def net():
 """
 
 
+def attacked(model, pixels, gamma=1):
+    Source(model, gamma).register_sgm()
+    return GradientAttack(Attack(num_steps=1), [model]).perturb(pixels, torch.tensor([1, 2]))
+
+
 @pytest.mark.parametrize(
     "text",
     [*(f"class net(Plain):\n    def forward(self, x):\n        {e}" for e in GRADIENTLESS.values())]
@@ -37,10 +42,9 @@ def test_network_without_gradients_is_a_target_but_no_source(tmp_path, text):
         assert model(PIXELS).shape == (2, 5)
         if "detach().req" not in text and text is not QUANTISED:
             torch.testing.assert_close(model(PIXELS), expected(PIXELS))
-    labels = torch.tensor([1, 2])
     for gamma in (1, 0.5):
         with pytest.raises(ValueError, match="gradients do not reach the pixels") as error:
-            Attacker(Attack(num_steps=1), [Source(model, gamma)])(PIXELS, labels)
+            attacked(model, PIXELS, gamma)
         assert f"{tmp_path}/net.py:net" in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -100,8 +104,7 @@ def test_scripted_network_is_attacked_as_it_is(tmp_path, text, caplog):
     assert "batch norms are not folded" in caplog.text
     pixels = torch.rand(2, 3, size, size)
     assert torch.equal(model(pixels), model.network(pixels))
-    adversarial = Attacker(Attack(num_steps=1), [Source(model)])(pixels, torch.tensor([1, 2]))
-    assert not torch.equal(adversarial, pixels)
+    assert not torch.equal(attacked(model, pixels), pixels)
     if "freeze" not in text:
         torch.save(model.network.state_dict(), tmp_path / "own.pth")
         again = load(tmp_path, text, checkpoint=tmp_path / "own.pth")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from small import folder
 
-from suite.images import pictures
 from suite.images.folders import in_batches, list_images
-from suite.images.pictures import to_float
+from suite.images.pictures import read_batches, to_float
 from suite.networks.classifier import Classifier, predict_logits
+from suite.results import targets
 from suite.results.targets import Targets
 from suite.running import devices
 
@@ -18,7 +18,7 @@ __all__ = ["folder"]
 
 @pytest.fixture
 def batches(folder):
-    return list(pictures.read_batches(in_batches(list_images(folder / "nat"), 2)))
+    return list(read_batches(in_batches(list_images(folder / "nat"), 2)))
 
 
 @pytest.fixture
@@ -35,10 +35,9 @@ def test_batch_norms_are_folded_before_a_network_moves():
 def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
     batches, archs, monkeypatch, caplog
 ):
-    together = Targets(archs, {}, "cpu")
-    expected = [answers for _, _, answers in together.answers(batches)]
+    expected = [answers for _, _, answers in Targets(archs, {}, "cpu").answers(batches)]
     there, most = set(), 0
-    logits, to = predict_logits, Classifier.to
+    to = Classifier.to
 
     def moved(model, device=None, **options):
         if device:
@@ -50,9 +49,9 @@ def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
         if len(there) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         most = max(most, len(there))
-        return logits(model, pixels)
+        return predict_logits(model, pixels)
 
-    monkeypatch.setattr(networks, "logits", crowded)
+    monkeypatch.setattr(targets, "predict_logits", crowded)
     monkeypatch.setattr(Classifier, "to", moved)
     in_turn = Targets(archs, {}, "cpu:0")
     assert [answers for _, _, answers in in_turn.answers(batches)] == expected
@@ -71,10 +70,10 @@ def test_batch_is_copied_once_for_all_networks(batches, archs, monkeypatch):
 
 
 def test_answer_is_the_class_and_the_probability_of_the_label(batches, archs):
-    committee = Targets(archs, {}, "cpu")
-    for batch, pixels, answers in committee.answers(batches):
+    asked = Targets(archs, {}, "cpu")
+    for batch, pixels, answers in asked.answers(batches):
         with torch.no_grad():
-            logits = committee.networks[archs[1]](to_float(pixels)).double()
+            logits = asked.networks[archs[1]](to_float(pixels)).double()
         exponentials = logits.exp()
         for row, image, answer in zip(exponentials, batch, answers[archs[1]], strict=True):
             assert answer.index == row.argmax()
@@ -87,6 +86,6 @@ def test_image_without_a_label_has_no_probability(batches, archs):
         ([dataclasses.replace(image, label=None) for image in batch], pixels)
         for batch, pixels in batches
     ]
-    committee = Targets(archs[:1], {}, "cpu")
-    said = [a for _, _, each in committee.answers(unlabelled) for a in each[archs[0]]]
-    assert {answer.probability for answer in said} == {None}
+    asked = Targets(archs[:1], {}, "cpu")
+    answered = [a for _, _, each in asked.answers(unlabelled) for a in each[archs[0]]]
+    assert {answer.probability for answer in answered} == {None}

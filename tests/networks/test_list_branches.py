@@ -1,0 +1,44 @@
+"""scripts/list_branches.py: where branch hooks go."""
+
+import json
+
+from small import folder
+
+__all__ = ["folder"]
+
+
+def test_each_connection_is_a_line(run):
+    status, out, _ = run("list_branches torchvision/resnet18 cifar10/resnet20")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0] == "torchvision/resnet18:"
+    assert "addition       branch layer1.0.bn2" in lines
+    assert "addition       left alone: no skip connection, in layer2.0" in lines
+    assert [line for line in lines if "residual branches" in line] == [
+        "5 residual branches",
+        "9 residual branches",
+    ]
+
+
+def test_json_is_a_line_for_each_network(run):
+    status, out, _ = run("list_branches --json torchvision/resnet18 cifar10/resnet20")
+    assert status == 0
+    first, second = map(json.loads, out.splitlines())
+    assert (first["arch"], second["arch"]) == ("torchvision/resnet18", "cifar10/resnet20")
+    branch = {"kind": "addition", "place": "layer1.0", "module": "layer1.0.bn2", "residual": True}
+    assert first["connections"][0] == branch
+    assert sum(each["module"] is not None for each in second["connections"]) == 9
+
+
+def test_network_without_residual_branches_is_an_error(run):
+    status, out, err = run("list_branches torchvision/vgg11")
+    assert status == 1
+    assert out == "torchvision/vgg11:\n0 residual branches\n"
+    assert "no residual branch in torchvision/vgg11: gamma would do nothing" in err
+
+
+def test_defence_in_front_of_a_network_is_left_away(run, folder):
+    status, out, _ = run("list_branches bits:3+{x}/nets.py:ten", x=folder)
+    assert (status, "1 residual branches" in out) == (0, True)
+    status, _, err = run("list_branches jpg+{x}/nets.py:ten", x=folder)
+    assert (status, "no defence is called 'jpg'" in err) == (2, True)
