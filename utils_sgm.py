@@ -1,6 +1,7 @@
 """The Skip Gradient Method (SGM), as hooks on any torch.nn.Module.
 
-Needs torch and, beside it, branches.py and watching.py.
+Needs torch. The hooks that the authors released ("relu") need nothing else; the paper's formula for
+any residual network ("branch") needs branches.py and watching.py beside this file.
 
 Wu, Wang, Xia, Bailey and Ma, "Skip Connections Matter: On the Transferability of Adversarial
 Examples Generated with ResNets", ICLR 2020, https://arxiv.org/abs/2002.05990.
@@ -23,9 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.hooks import RemovableHandle
-
-from branches import matching_modules, residual_branches
-from watching import main_output
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 DENSENETS = ("densenet121", "densenet169", "densenet201")
@@ -152,6 +150,8 @@ def register_hook_for_branches(
     Raises:
         ValueError: gamma out of range, or there is no branch, so that gamma would do nothing.
     """
+    from branches import matching_modules, residual_branches
+
     _check_gamma(gamma, branches)
     if gamma == 1:
         return []
@@ -246,6 +246,7 @@ def _scale_gradient(gamma: float) -> Callable:
 
     It hooks the tensor: torch's full module hooks clash with ReLUs and additions in place.
     """
+    from watching import main_output
 
     def forward_hook(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
         tensor = main_output(output)

@@ -14,12 +14,12 @@ import torch
 import torchvision
 from torch.nn.functional import cosine_similarity, cross_entropy
 
+from branches import residual_branches
 from utils_sgm import (
     DENSENETS,
     RESNETS,
     register_hook_for_branches,
     register_sgm,
-    residual_branches,
 )
 
 LEFT_OUT_BY_NAME = {

@@ -33,26 +33,19 @@ TPAMI = "Wang et al., TPAMI 2026"
 BLOCK = f"{TPAMI}: 0.6 for the two modules of a block"
 # By the networks' names in pretrainedmodels, torchvision and timm.
 PUBLISHED = {
-    **dict.fromkeys(utils_sgm.RESNETS, PublishedGamma(0.2, 0.5, PAPER)),
-    **dict.fromkeys(utils_sgm.DENSENETS, PublishedGamma(0.5, 0.7, PAPER)),
-    **dict.fromkeys(
-        ("vit_base_patch16_224", "vit_b_16"),
-        PublishedGamma(0.775, None, f"{BLOCK}; {TA_BENCH} has 0.4"),
-    ),
-    "mixer_b16_224": PublishedGamma(0.775, None, f"{BLOCK}; {TA_BENCH} has 0.6"),
-    **dict.fromkeys(
-        ("inceptionv3", "inception_v3"),
-        PublishedGamma(0.6, None, f"{TPAMI}, for --branches 'Mixed.*\\.bn'"),
-    ),
-    "convnext_base": PublishedGamma(0.2, None, TA_BENCH),
-    "deit3_base_patch16_224": PublishedGamma(0.2, None, TA_BENCH),
-    "beit_base_patch16_224": PublishedGamma(0.4, None, TA_BENCH),
-    **dict.fromkeys(
-        ("tf_efficientnetv2_m", "efficientnet_v2_m"), PublishedGamma(0.1, None, TA_BENCH)
-    ),
-    **dict.fromkeys(
-        ("swin_base_patch4_window7_224", "swin_b"), PublishedGamma(0.4, None, TA_BENCH)
-    ),
+    name: PublishedGamma(several, one, where)
+    for names, several, one, where in (
+        (utils_sgm.RESNETS, 0.2, 0.5, PAPER),
+        (utils_sgm.DENSENETS, 0.5, 0.7, PAPER),
+        (("vit_base_patch16_224", "vit_b_16"), 0.775, None, f"{BLOCK}; {TA_BENCH} has 0.4"),
+        (("mixer_b16_224",), 0.775, None, f"{BLOCK}; {TA_BENCH} has 0.6"),
+        (("inceptionv3", "inception_v3"), 0.6, None, f"{TPAMI}, for --branches 'Mixed.*\\.bn'"),
+        (("convnext_base", "deit3_base_patch16_224"), 0.2, None, TA_BENCH),
+        (("beit_base_patch16_224",), 0.4, None, TA_BENCH),
+        (("tf_efficientnetv2_m", "efficientnet_v2_m"), 0.1, None, TA_BENCH),
+        (("swin_base_patch4_window7_224", "swin_b"), 0.4, None, TA_BENCH),
+    )
+    for name in names
 }
 
 

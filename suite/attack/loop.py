@@ -172,7 +172,9 @@ class GradientAttack(AdvertorchAttack):
             if attack.momentum:
                 momentum = attack.momentum * momentum + _of_norm_1(direction)
                 direction = momentum
-            delta = delta + uphill * step_size * direction.sign()
+            # torch's sign of what is not a number is 0, by which a broken gradient would be hidden.
+            sign = torch.where(direction.isnan(), direction, direction.sign())
+            delta = delta + uphill * step_size * sign
             delta = (start + delta).clamp(low, high) - start
         return (start + delta).clamp(low, high)
 

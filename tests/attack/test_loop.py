@@ -135,6 +135,22 @@ def test_tiny_gradients_give_the_same_attack_and_zero_ones_none(name):
     assert torch.equal(results[2], natural)
 
 
+@pytest.mark.parametrize("name", ["SI without momentum", "NI"])
+def test_gradient_that_is_no_number_shows_in_its_image_alone(name):
+    class Broken(Small):
+        def forward(self, x):
+            if x.requires_grad:
+                x.register_hook(
+                    lambda grad: grad * torch.tensor([1, torch.nan, 1])[:, None, None, None]
+                )
+            return super().forward(x)
+
+    natural, labels = images()
+    whole, broken = (attack_of(name, each).perturb(natural, labels) for each in (Small(), Broken()))
+    assert broken.isnan().flatten(1).any(1).tolist() == [False, True, False]
+    assert torch.equal(broken[::2], whole[::2])
+
+
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("momentum", [0, 0.9])
 def test_steps_are_those_of_advertorch_in_float64(momentum, targeted):

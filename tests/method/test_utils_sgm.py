@@ -1,7 +1,11 @@
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 import torchvision
-from conftest import calibrated, input_gradient
+from conftest import ROOT, calibrated, input_gradient
 from torch import nn
 
 from utils_sgm import (
@@ -168,3 +172,13 @@ def test_compiled_network_is_refused_and_what_it_compiled_is_not():
     with pytest.raises(ValueError, match=r"register SGM on the network itself \(model._orig_mod\)"):
         register_sgm(compiled, "resnet18", 0.5)
     assert register_sgm(compiled._orig_mod, "resnet18", 0.5)
+
+
+def test_file_alone_is_enough_for_the_released_hooks(tmp_path):
+    shutil.copy(ROOT / "utils_sgm.py", tmp_path)
+    code = "import torchvision, utils_sgm as s; net = torchvision.models.resnet18(); "
+    code += "print(len(s.register_sgm(net, 'resnet18', 0.5)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "13\n"), done.stderr
