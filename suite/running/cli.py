@@ -92,28 +92,6 @@ def add_running(add: Callable) -> None:
     # fmt: on
 
 
-def named_files(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, Path]:
-    """Return the file of --checkpoint that each network of --arch has, if it has one.
-
-    Raises:
-        UsageError: a file has no network, a network two files, or stands twice in --arch.
-    """
-    files = {}
-    for text in given or []:
-        # A path may contain an equals sign, too, so only networks' names are taken off.
-        named = [arch for arch in archs if text.startswith(f"{arch}=")]
-        if not named and len(archs) > 1:
-            raise UsageError(
-                f"--checkpoint {text} does not begin with one of {', '.join(archs)} and an equals "
-                "sign: with several networks each file needs its network's name"
-            )
-        arch = max(named, key=len) if named else archs[0]
-        if arch in files or archs.count(arch) > 1:
-            raise UsageError(f"--checkpoint {text}: which {arch}? A network has one file")
-        files[arch] = Path(text.removeprefix(f"{arch}=") if named else text).expanduser()
-    return files
-
-
 def refuse_unwritable(file: Path | None, *suffixes: str) -> None:
     """Raise a UsageError if a file has another suffix, or no folder; None is no file."""
     if file and file.suffix not in suffixes:
@@ -122,7 +100,7 @@ def refuse_unwritable(file: Path | None, *suffixes: str) -> None:
         raise UsageError(f"no such folder: {file.parent}")
 
 
-class UsageError(Exception):
+class UsageError(ValueError):
     """Options that do not go together; the exit status is 2, as for a wrong option."""
 
 
@@ -163,31 +141,19 @@ def progress(
         )
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived, as it does at a batch system's time limit."""
-
-
 def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     """Run a script: its log goes to standard error, a user's mistake is one line and status 1."""
-    try:
-        _run(main, parser)
-    finally:
-        _flush()
-
-
-def _run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
-    args = parser.parse_args()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it when it is imported
     logging.basicConfig(level=logging.ERROR if RANK else logging.INFO, format="%(message)s")
     logging.getLogger("timm").setLevel(logging.WARNING)
     name = f"{parser.prog} (rank {RANK})" if RANK else parser.prog
 
-    def terminate(number, frame):
-        raise Terminated
+    def stop(number, frame):
+        raise KeyboardInterrupt(number)
 
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, stop)  # which a batch system sends at its time limit
     try:
-        main(args)
+        main(parser.parse_args())
     except UsageError as error:
         parser.error(str(error))
     except BrokenPipeError:  # nobody reads the output any more
@@ -200,10 +166,12 @@ def _run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
         if not devices.out_of_memory(error):
             raise
         sys.exit(f"{name}: error: out of memory, with one image ({error})")
-    except (KeyboardInterrupt, Terminated) as stop:
+    except KeyboardInterrupt as stopped:
         print(f"{parser.prog}: stopped", file=sys.stderr, flush=True)
         # At once, since other threads may wait for ever for a lock that the main thread held.
-        os._exit(143 if isinstance(stop, Terminated) else 130)
+        os._exit(128 + (stopped.args[0] if stopped.args else signal.SIGINT))
+    finally:
+        _flush()
 
 
 def _flush() -> None:

@@ -61,13 +61,6 @@ def _keep_freed_memory() -> None:
         mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # the most in older glibcs
 
 
-def _give_back_freed_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def batch_size(device: str, wanted: int | None = None) -> int:
     """Return the wanted batch size, or the one for this kind of device: 16 on a CPU, 64 on a GPU.
 
@@ -116,7 +109,9 @@ class Parts:
                 reason = str(error).partition("\n")[0]
             # Not in the handler, where the error would keep the failed part's tensors alive.
             self.most = part // 2
-            _give_back_freed_memory()
+            torch.cuda.empty_cache()
+            with contextlib.suppress(AttributeError, OSError):
+                ctypes.CDLL(None).malloc_trim(0)
             logger.warning("memory is short: %d images at a time now (%s)", self.most, reason)
 
 

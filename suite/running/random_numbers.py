@@ -26,40 +26,23 @@ def _drawn_seed(generator: torch.Generator) -> int:
 
 def uniform_noise(pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Return numbers like the pixels, N x 3 x H x W, drawn uniformly from [-1, 1]."""
-    return _noise(pixels, generators, _uniform)
+    return _noise(pixels, generators, lambda image, g: image.uniform_(-1, 1, generator=g))
 
 
 def normal_noise(pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Return numbers like the pixels, N x 3 x H x W, drawn from the normal distribution."""
-    return _noise(pixels, generators, _normal)
-
-
-def _uniform(image: Tensor, generator: torch.Generator) -> Tensor:
-    return image.uniform_(-1, 1, generator=generator)
-
-
-def _normal(image: Tensor, generator: torch.Generator) -> Tensor:
-    return image.normal_(generator=generator)
+    return _noise(pixels, generators, lambda image, g: image.normal_(generator=g))
 
 
 def _noise(pixels: Tensor, generators: Sequence[torch.Generator], fill: Callable) -> Tensor:
     noise = torch.empty(pixels.shape, dtype=pixels.dtype, device=pixels.device)
-    if noise.device.type != "cpu":
-        return drawn_by_seeds(noise, generators, fill)
-    pairs = list(zip(noise, generators, strict=True))
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda pair: fill(*pair), pairs))
+    pairs = zip(noise, generators, strict=True)
+    if noise.device.type == "cpu":
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda pair: fill(*pair), pairs))
+    else:
+        # A CPU would take longer to draw the numbers than a GPU takes for a pass.
+        on_device = torch.Generator(noise.device)
+        for image, generator in pairs:
+            fill(image, on_device.manual_seed(_drawn_seed(generator)))
     return noise
-
-
-def drawn_by_seeds(
-    pixels: Tensor, generators: Sequence[torch.Generator], fill: Callable = _uniform
-) -> Tensor:
-    """Fill pixels in place with random numbers made on their own device, seeded from the CPU.
-
-    A CPU would take longer to draw the numbers than a GPU takes for a pass.
-    """
-    on_device = torch.Generator(pixels.device)
-    for image, generator in zip(pixels, generators, strict=True):
-        fill(image, on_device.manual_seed(_drawn_seed(generator)))
-    return pixels

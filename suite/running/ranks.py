@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 Shared = TypeVar("Shared")
 
-_store: "dist.Store | None" = None
+_store: dist.Store = dist.HashStore()
 _counter_numbers = itertools.count()
 
 
@@ -73,14 +73,5 @@ def first(function: Callable[[], Shared]) -> Shared:
 
 def counter() -> Callable[[int], int]:
     """Return a function that adds a number to a sum over all ranks, and returns the sum."""
-    if _store:
-        key = f"counter {next(_counter_numbers)}"
-        return lambda number: _store.add(key, number)
-    total = 0
-
-    def add(number: int) -> int:
-        nonlocal total
-        total += number
-        return total
-
-    return add
+    key = f"counter {next(_counter_numbers)}"
+    return lambda number: _store.add(key, number)

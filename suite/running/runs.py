@@ -14,13 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 from suite.images.labels import LABELS, LabelledImage, whole_file
 from suite.running import ranks
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None
 
 logger = logging.getLogger(__name__)
 
@@ -72,15 +69,9 @@ def write_run(folder: Path, run: dict) -> None:
         part.write_text(json.dumps(run, indent=2) + "\n")
 
 
-def resumed_batch_size(folder: Path) -> int | None:
-    """Return the batch size of the run to be resumed, since rounding depends on it; None if new."""
-    return read_run(folder).get("batch_size")
-
-
 def run_settings(run: dict) -> dict:
     """Return what the images of a run depend on: options, device, digests of weights and pool."""
-    unused = (*NEUTRAL, *RETIRED)
-    options = {key: v for key, v in run.get("options", {}).items() if key not in unused}
+    options = {key: v for key, v in run.get("options", {}).items() if key not in NEUTRAL + RETIRED}
     if "gamma_from" in run:  # as if the gammas that "auto" stood for had been given
         gamma = run.get("gamma")
         options["gamma"] = gamma if isinstance(gamma, list) else [gamma]
@@ -134,12 +125,12 @@ def locked(folder: Path) -> Iterator[None]:
     """
     with (folder / ".lock").open("w") as file:
         try:
-            if fcntl is None:
-                raise OSError("no fcntl")
+            import fcntl  # which only POSIX systems have
+
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise ValueError(f"another run is writing to {folder}") from error
-        except OSError:
+        except (ImportError, OSError):
             logger.warning("%s has no locks here: make sure that no other run writes there", folder)
         yield
 
@@ -183,13 +174,10 @@ def listing_digest(listed: Iterable[LabelledImage]) -> str:
 
 def machine(device: str) -> dict:
     """Return what rounding depends on: the kind of device, a GPU's model and version of cuDNN."""
-    kind = device.partition(":")[0]
-    if kind == "cpu":
-        return {"device": kind}
-    import torch
-
+    if device == "cpu":
+        return {"device": device}
     hardware = {"gpu": torch.cuda.get_device_name(device), "cudnn": torch.backends.cudnn.version()}
-    return {"device": kind, "hardware": hardware}
+    return {"device": "cuda", "hardware": hardware}
 
 
 def versions() -> dict[str, str]:

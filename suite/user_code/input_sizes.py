@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import operator
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -29,12 +28,16 @@ def input_size(network: nn.Module, name: str = "") -> Size:
         ValueError: it is neither a size, nor height and width, nor channels, height and width.
     """
     name = name or type(network).__name__
-    modules = list(_unwrapped_modules(network))
+    modules = [network]
+    while (inner := _wrapped(modules[-1])) is not None:
+        modules.append(inner)
     for module in modules:
-        if _attribute(module) is not None:
+        size = getattr(module, "input_size", None)
+        # That of a recurrent module is a number of features.
+        if size is not None and not isinstance(module, nn.RNNBase | nn.RNNCellBase):
             if module is not network:
                 logger.info("%s: takes the input_size of its %s", name, type(module).__name__)
-            return _size(name, _attribute(module))
+            return _size(name, size)
     for size in filter(None, map(_traced_size, modules)):
         logger.info("%s: takes images of the size that it was traced with, %dx%dx%d", name, *size)
         return size
@@ -42,27 +45,13 @@ def input_size(network: nn.Module, name: str = "") -> Size:
     return ASSUMED
 
 
-def _attribute(module: nn.Module) -> object:
-    # That of a recurrent module is a number of features.
-    recurrent = isinstance(module, nn.RNNBase | nn.RNNCellBase)
-    return None if recurrent else getattr(module, "input_size", None)
-
-
-def _unwrapped_modules(network: nn.Module | None) -> Iterator[nn.Module]:
-    """Yield a network and what its wrappers hold, down to the module that adds layers."""
-    while network is not None:
-        yield network
-        network = _wrapped(network)
-
-
 def _wrapped(module: nn.Module) -> nn.Module | None:
-    for name in ("_orig_mod", "module"):
-        inner = getattr(module, name, None)
-        if isinstance(inner, nn.Module):
-            return inner
-    parts = [part for part in module.children() if any(True for _ in part.parameters())]
-    adds = any(True for _ in module.parameters(recurse=False))
-    return parts[0] if len(parts) == 1 and not adds else None
+    """Return the part of a module that is alone or has all parameters; None if there is none."""
+    parts = list(module.children())
+    if len(parts) > 1:
+        parts = [part for part in parts if list(part.parameters())]
+    own_parameters = list(module.parameters(recurse=False))
+    return parts[0] if len(parts) == 1 and not own_parameters else None
 
 
 def _traced_size(module: nn.Module) -> Size | None:
@@ -70,15 +59,16 @@ def _traced_size(module: nn.Module) -> Size | None:
     shapes = []
     if isinstance(module, torch.jit.ScriptModule):
         with contextlib.suppress(RuntimeError):  # it has no forward
-            kinds = [value.type() for value in module.graph.inputs()][1:2]
+            kinds = [value.type() for value in module.graph.inputs()]
             shapes = [kind.sizes() for kind in kinds if isinstance(kind, torch.TensorType)]
     elif isinstance(module, torch.fx.GraphModule):
         notes = [node.meta for node in module.graph.nodes if node.op == "placeholder"]
         values = [note.get("val", note.get("tensor_meta")) for note in notes]
         shapes = [value.shape for value in values if value is not None]
-    size = list(shapes[0])[1:] if shapes and shapes[0] else []
-    known = len(size) == 3 and all(isinstance(length, int) for length in size)
-    return tuple(size) if known and size[0] == 3 else None
+    match shapes:
+        case [[_, 3, int(height), int(width)], *_]:
+            return 3, height, width
+    return None
 
 
 def _size(name: str, size: object) -> Size:

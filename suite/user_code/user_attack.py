@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from suite.running.runs import sha256
 from suite.user_code import user_file
-from suite.user_code.isolated_import import isolated_import
+from suite.user_code.user_network import kind_text
 
 
 class UserAttack:
@@ -36,9 +36,9 @@ class UserAttack:
     """
 
     def __init__(self, name: str, settings: Collection[str]):
-        self.function, files = user_file.load_function(name, lambda function: function)
+        with user_file.loaded(name) as (self.function, files):
+            self.file = files[0]
         self.digests = {str(file): sha256(file) for file in files}
-        self.file = user_file.python_file(name)
         self.name = name.rpartition(":")[2]
         self.asks = _asked(name, self.function, [*settings, "generators"])
 
@@ -64,34 +64,26 @@ class UserAttack:
             seeded(seed)
         settings = vars(attack) | {"step_size": attack.step_size / 255, "generators": generators}
         asked = {name: settings[name] for name in self.asks}
-        with isolated_import(self.file), user_file.blamed(self.file):
+        with user_file.isolated_import(self.file), user_file.blamed(self.file):
             result = self.function(
                 model, natural.clone(), labels.clone(), attack.epsilon / 255, **asked
             )
         model.eval()
         if not isinstance(result, Tensor) or result.shape != natural.shape:
             raise ValueError(
-                f"{self.file}: {self.name} returns {_described(result)}, not adversarial pixels, "
-                + _described(natural)
+                f"{self.file}: {self.name} returns {kind_text(result)}, not adversarial pixels, "
+                + kind_text(natural)
             )
         return result.detach().to(natural)
-
-
-def _described(value: object) -> str:
-    is_tensor = isinstance(value, Tensor)
-    return f"a tensor of {' x '.join(map(str, value.shape))}" if is_tensor else type(value).__name__
 
 
 def _asked(name: str, function: Callable, settings: Collection[str]) -> list[str]:
     """Return the names of the function's parameters, after the first four, that are settings."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} does not tell what its parameters are") from error
-    asks = [parameter for parameter in list(signature.parameters)[4:] if parameter in settings]
-    try:
+        asks = [parameter for parameter in list(signature.parameters)[4:] if parameter in settings]
         signature.bind(*range(4), **dict.fromkeys(asks))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # a function written in C may have no signature
         raise ValueError(
             f"{name} can't be called as function(model, images, labels, epsilon), with more "
             f"parameters out of {', '.join(settings)} ({error})"

@@ -1,4 +1,4 @@
-"""A function from a user's Python file: path/to/file.py:function."""
+"""A user's Python file, run isolated from the suite: neither finds the other's modules."""
 
 import contextlib
 import importlib.util
@@ -6,13 +6,22 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import TypeVar
+
+import torch
 
 from suite.running import devices
-from suite.user_code.isolated_import import isolated_import
 
-Loaded = TypeVar("Loaded")
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = (ROOT, ROOT / "scripts")
+# These can't be loaded twice, even if a file beside the user's has such a name.
+KEPT = {*sys.stdlib_module_names, "__main__", "torch", "torchvision", "numpy"}
+TORCH_SETTINGS = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_default_device, torch.set_default_device),
+)
 
 
 def is_user_file(name: str) -> bool:
@@ -20,27 +29,24 @@ def is_user_file(name: str) -> bool:
     return re.search(r"\.py(:\w*)?$", name) is not None
 
 
-def python_file(name: str) -> Path:
-    """Return the file in path/to/file.py:function."""
-    return Path(name.rpartition(":")[0] or name)
+@contextlib.contextmanager
+def loaded(name: str) -> Iterator[tuple[Callable, list[Path]]]:
+    """Yield path/to/file.py:function, and a list of the files that it comes from.
 
-
-def load_function(name: str, use: Callable[[Callable], Loaded]) -> tuple[Loaded, tuple[Path, ...]]:
-    """Return `use(path/to/file.py:function)`, and the files that the function comes from.
-
-    Those are the given one and what it imports from its own folder. `use` runs isolated, too.
+    The list begins with the given file; at the end it also has what was imported from the file's
+    own folder. The code inside runs isolated, too.
 
     Raises:
         OSError: there is no such file.
         ValueError: it fails, or has no such function.
     """
-    file, function = python_file(name), name.rpartition(":")[2]
-    if not is_user_file(name):
+    path, _, function = name.rpartition(":")
+    if not path.endswith(".py") or not function:
         raise ValueError(f"{name} is not of the form path/to/file.py:FUNCTION")
-    if not name.endswith(f".py:{function}") or not function:
-        raise ValueError(f"{name} lacks the function to call: {file}:FUNCTION")
+    file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"no such file: {file}")
+    files = [file]
     with isolated_import(file) as imported:
         module_name = f"own_{file.stem.replace('.', '_')}"
         spec = importlib.util.spec_from_file_location(module_name, file)
@@ -51,9 +57,75 @@ def load_function(name: str, use: Callable[[Callable], Loaded]) -> tuple[Loaded,
         found = getattr(module, function, None)
         if not callable(found):
             raise ValueError(f"{file} has no function {function}")
-        used = use(found)
-    siblings = {path for path in imported if path.suffix == ".py" and not _is_same_file(path, file)}
-    return used, (file, *sorted(siblings))
+        yield found, files
+    siblings = {path for path in imported if path.suffix == ".py"} - {file.absolute()}
+    files += sorted(siblings)
+
+
+@contextlib.contextmanager
+def isolated_import(file: Path) -> Iterator[list[Path]]:
+    """Search a file's own folder first for modules, and the suite's folders last, inside this.
+
+    Afterwards sys.path, the modules loaded before and torch's settings are what they were. Modules
+    from the file's folder, and from folders that it added to sys.path, leave sys.modules, so that
+    another file's `import models` does not get them.
+
+    Yields:
+        a list, which at the end holds the files of those modules.
+    """
+    own = [str(file.absolute().parent), str(file.resolve().parent)]
+    entries, path, modules = sys.path, sys.path[:], dict(sys.modules)
+    settings = [get() for get, _ in TORCH_SETTINGS]
+    hidden = {
+        name
+        for name, folder in _folders().items()
+        if folder in FOLDERS or _stands_elsewhere(name, own)
+    }
+    for name in modules:
+        if _top(name) in hidden:
+            del sys.modules[name]
+    sys.path[:] = own + sorted(path, key=lambda entry: Path(entry).resolve() in FOLDERS)
+    importlib.invalidate_caches()
+    files = []
+    try:
+        yield files
+    finally:
+        added = {Path(entry).resolve() for entry in {*sys.path} - {*path} | {*own}}
+        folders = _folders()
+        for name, module in list(sys.modules.items()):
+            folder = folders.get(_top(name))
+            if folder in added.union(FOLDERS) and modules.get(name) is not module:
+                if folder not in FOLDERS and getattr(module, "__file__", None):
+                    files.append(Path(module.__file__))
+                del sys.modules[name]
+        sys.modules.update(modules)
+        sys.path, entries[:] = entries, path
+        for (get, restore), before in zip(TORCH_SETTINGS, settings, strict=True):
+            if get() != before:
+                restore(before)
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _folders() -> dict[str, Path]:
+    """Return the folder on sys.path in which each loaded top-level module was found."""
+    folders = {}
+    for name in {_top(name) for name in sys.modules} - KEPT:
+        module = sys.modules.get(name)
+        place = next(iter(getattr(module, "__path__", [])), getattr(module, "__file__", None))
+        if place:
+            folders[name] = Path(place).resolve().parent
+    return folders
+
+
+def _stands_elsewhere(name: str, folders: list[str]) -> bool:
+    """Return whether these folders have another module than the loaded one of this name."""
+    spec = PathFinder.find_spec(name, folders)
+    if spec is None or spec.loader is None:  # a folder without __init__.py comes last
+        return False
+    return spec.origin != getattr(sys.modules.get(name), "__file__", None)
 
 
 @contextlib.contextmanager
@@ -64,24 +136,23 @@ def blamed(file: Path) -> Iterator[None]:
     except (Exception, SystemExit) as error:  # a script that parses its own command line exits
         if devices.out_of_memory(error):
             raise
-        line = _last_line(error, file)
-        place = f"{file}, line {line}" if line else file
-        raise ValueError(f"{place}: {type(error).__name__}: {message_line(error)}") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [(frame.filename, frame.lineno) for frame in frames]
+        if isinstance(error, SyntaxError):
+            places.append((error.filename or "", error.lineno))
+        lines = [line for path, line in places if Path(path).absolute() == file.absolute()]
+        place = f"{file}, line {lines[-1]}" if lines else file
+        raise ValueError(f"{place}: {cause(error)}") from error
+
+
+def cause(error: BaseException) -> str:
+    """Return an error's type and message in one line."""
+    text = message_line(error)
+    if "TorchScript interpreter" in text:  # the cause comes after a traceback
+        text = text.rpartition("Error: ")[2]
+    return f"{type(error).__name__}: {text}"
 
 
 def message_line(error: object) -> str:
     """Return an error's message without line breaks and a terminal's colours."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-
-
-def _last_line(error: BaseException, file: Path) -> int | None:
-    """Return the last line of the file on the way to the error; None if it was never there."""
-    if isinstance(error, SyntaxError) and error.filename and _is_same_file(error.filename, file):
-        return error.lineno
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if _is_same_file(frame.filename, file)]
-    return lines[-1] if lines else None
-
-
-def _is_same_file(filename: str | Path, file: Path) -> bool:
-    return Path(filename).absolute() == file.absolute()

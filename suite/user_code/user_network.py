@@ -6,6 +6,7 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,32 +15,34 @@ from torch import Tensor, nn
 
 from suite.running import devices
 from suite.user_code import user_file
-from suite.user_code.input_sizes import Size
-from suite.user_code.user_file import message_line
+from suite.user_code.input_sizes import Size, input_size
 
 logger = logging.getLogger(__name__)
 
 
-def call_function(name: str) -> tuple[nn.Module, tuple[Path, ...]]:
-    """Return the network that path/to/file.py:function stands for, and the files it comes from.
+def load_user_network(name: str) -> tuple[nn.Module, Size, tuple[Path, ...]]:
+    """Return the network path/to/file.py:function, its images' size, and the files it comes from.
 
-    That is what the function returns, or the module that the file has under that name.
+    It is what the function returns, or the module that the file has under that name, frozen and in
+    evaluation mode, from float32 pixels to logits. Hooks do what is needed, so that modules keep
+    their names: pixels are cast to the network's dtype; of several outputs the first one is taken,
+    of a dict or an object its `logits`. It is an error to ask for gradients that do not reach the
+    pixels.
 
     Raises:
         OSError: there is no such file.
-        ValueError: it fails, has no such function, or returns something else than a module.
+        ValueError: it fails, has no such function, or returns something else than a module; or a
+            pass of the module fails, or returns no logits.
     """
-
-    def network(made: object) -> nn.Module:
-        if not isinstance(made, nn.Module):
-            _refuse_arguments(name, made)
-            with user_file.blamed(user_file.python_file(name)):
-                made = made()
-        if not isinstance(made, nn.Module):
-            raise ValueError(f"{name} returns {type(made).__name__}, not an nn.Module")
-        return made
-
-    return user_file.load_function(name, network)
+    with user_file.loaded(name) as (network, files):
+        if not isinstance(network, nn.Module):
+            _refuse_arguments(name, network)
+            with user_file.blamed(files[0]):
+                network = network()
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{name} returns {type(network).__name__}, not an nn.Module")
+    size = input_size(network, name)
+    return _adapted(name, network, size), size, tuple(files)
 
 
 def _refuse_arguments(name: str, function: Callable) -> None:
@@ -54,16 +57,7 @@ def _refuse_arguments(name: str, function: Callable) -> None:
         ) from error
 
 
-def adapted(name: str, network: nn.Module, input_size: Size) -> nn.Module:
-    """Return a user's network, frozen and in evaluation mode, from float32 pixels to logits.
-
-    Hooks do what is needed, so that modules keep their names: pixels are cast to the network's
-    dtype; of several outputs the first one is taken, of a dict or an object its `logits`. It is an
-    error to ask for gradients that do not reach the pixels.
-
-    Raises:
-        ValueError: a pass fails, or returns no logits; names the network and the cause.
-    """
+def _adapted(name: str, network: nn.Module, size: Size) -> nn.Module:
     if isinstance(getattr(network, "_orig_mod", None), nn.Module):
         logger.info("%s is compiled: runs uncompiled, since hooks would not run", name)
         network = network._orig_mod
@@ -77,11 +71,11 @@ def adapted(name: str, network: nn.Module, input_size: Size) -> nn.Module:
     device = next(network.parameters(), torch.empty(0)).device
     if device.type == "meta":
         raise ValueError(f"{name} has no weights: they are on the device meta")
-    pixels = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0)).to(device)
+    pixels = torch.rand(1, *size, generator=torch.Generator().manual_seed(0)).to(device)
     try:
         network.eval()
     except Exception as error:
-        raise ValueError(f"{name} has no evaluation mode ({_cause(error)})") from error
+        raise ValueError(f"{name} has no evaluation mode ({user_file.cause(error)})") from error
     with undisturbed(device):
         if any(map(nn.parameter.is_lazy, network.parameters())):
             _try(name, network, pixels)
@@ -89,13 +83,14 @@ def adapted(name: str, network: nn.Module, input_size: Size) -> nn.Module:
         leaf, output = _try(name, network, pixels)
         logits = _checked(name, output)
         reason = _why_no_gradient(leaf, logits)
-    if reason or leaf.dtype != pixels.dtype:
-        network.register_forward_pre_hook(_prepared(name, leaf.dtype, reason))
+    if reason:
+        network.register_forward_pre_hook(partial(_refuse_gradients, name, reason))
     if leaf.dtype != pixels.dtype:
         logger.info("%s: pixels are cast to its %s", name, leaf.dtype)
+        network.register_forward_pre_hook(partial(_cast, leaf.dtype))
     if logits is not output:
-        logger.info("%s returns %s, of which its logits are taken", name, _kind(output))
-        network.register_forward_hook(lambda module, args, output: logits_of(output))
+        logger.info("%s returns %s, of which its logits are taken", name, kind_text(output))
+        network.register_forward_hook(lambda module, args, output: _logits_of(name, output))
     return network
 
 
@@ -134,25 +129,17 @@ def _try(name: str, network: nn.Module, pixels: Tensor) -> tuple[Tensor, object]
 
 
 def _checked(name: str, output: object) -> Tensor:
-    try:
-        logits = logits_of(output)
-    except ValueError as error:
-        raise ValueError(f"{name} {error}") from error
+    logits = _logits_of(name, output)
     rows = logits.dim() > 1 and logits.numel() == logits.shape[1] > 0
     if not rows or not logits.is_floating_point():
         raise ValueError(
-            f"{name} returns {logits.dtype} numbers of the shape {_shape(logits)} for an image: "
-            "that is not a logit for each class"
+            f"{name} returns {logits.dtype} numbers of the shape {shape_text(logits)} for an "
+            "image: that is not a logit for each class"
         )
     return logits
 
 
-def logits_of(output: object) -> Tensor:
-    """Return the logits among what a network returns.
-
-    Raises:
-        ValueError: there are none.
-    """
+def _logits_of(name: str, output: object) -> Tensor:
     while not isinstance(output, Tensor):
         if getattr(output, "logits", None) is not None:
             output = output.logits
@@ -161,12 +148,16 @@ def logits_of(output: object) -> Tensor:
         elif isinstance(output, tuple | list) and output:
             output = output[0]
         else:
-            raise ValueError(f"returns {_kind(output)}, in which nothing is called logits")
+            kind = kind_text(output)
+            raise ValueError(f"{name} returns {kind}, in which nothing is called logits")
     return output
 
 
-def _kind(output: object) -> str:
+def kind_text(output: object) -> str:
+    """Return in words what a user's function returns, such as a tuple of 2."""
     kind = type(output).__name__
+    if isinstance(output, Tensor):
+        return f"a tensor of {shape_text(output)}"
     if isinstance(output, Mapping):
         return f"a {kind} of {', '.join(map(str, output)) or 'nothing'}"
     return f"a {kind} of {len(output)}" if isinstance(output, tuple | list) else f"a {kind}"
@@ -181,38 +172,31 @@ def _why_no_gradient(leaf: Tensor, logits: Tensor) -> str:
     except Exception as error:
         if devices.out_of_memory(error):
             raise
-        return _cause(error)
+        return user_file.cause(error)
     return "" if leaf.grad is not None else "its forward cuts them off, as by detach"
 
 
-def _prepared(name: str, dtype: torch.dtype, reason: str) -> Callable:
-    """Return a hook that casts pixels, and refuses those with gradients if there is a reason."""
+def _refuse_gradients(name: str, reason: str, module: nn.Module, args: tuple[Tensor]) -> None:
+    if args[0].requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name}: gradients do not reach the pixels ({reason}): it can be a target, but not a "
+            "source"
+        )
 
-    def hook(module: nn.Module, args: tuple[Tensor]) -> Tensor:
-        (pixels,) = args
-        if reason and pixels.requires_grad and torch.is_grad_enabled():
-            raise ValueError(
-                f"{name}: gradients do not reach the pixels ({reason}): it can be a target, but "
-                "not a source"
-            )
-        # Autocast casts by itself, but does nothing for float64.
-        casts = torch.is_autocast_enabled(pixels.device.type) and dtype != torch.float64
-        return pixels if casts else pixels.to(dtype)
 
-    return hook
+def _cast(dtype: torch.dtype, module: nn.Module, args: tuple[Tensor]) -> Tensor:
+    (pixels,) = args
+    # Autocast casts by itself, but does nothing for float64.
+    casts = torch.is_autocast_enabled(pixels.device.type) and dtype != torch.float64
+    return pixels if casts else pixels.to(dtype)
 
 
 def failure(name: str, pixels: Tensor, error: Exception) -> ValueError:
     """Return the error for a pass of a user's network that failed."""
-    return ValueError(f"{name}: a pass of {_shape(pixels)} pixels fails ({_cause(error)})")
+    cause = user_file.cause(error)
+    return ValueError(f"{name}: a pass of {shape_text(pixels)} pixels fails ({cause})")
 
 
-def _cause(error: Exception) -> str:
-    text = message_line(error)
-    if "TorchScript interpreter" in text:  # the cause comes after a traceback
-        text = text.rpartition("Error: ")[2]
-    return f"{type(error).__name__}: {text}"
-
-
-def _shape(tensor: Tensor) -> str:
+def shape_text(tensor: Tensor | np.ndarray) -> str:
+    """Return a tensor's shape as people write it, such as 2x3x32x32."""
     return "x".join(map(str, tensor.shape)) or "a number"

@@ -92,17 +92,16 @@ def test_bfloat16_leaves_pixels_gradient_and_logits_float32():
     assert 0 < abs(logits - exact).max() < 0.1 * abs(exact).max()
 
 
-def test_success_at_lower_precision_agrees_with_float32s(run, natural, tmp_path):
+def test_success_at_lower_precision_agrees_with_float32s(succeed, natural, tmp_path):
     """The 95 % intervals overlap on the source, where hardly any image withstands."""
     names = ("fp32", "tf32", "bf16")
     for name in names:
         attack = f"attack_iter --input-dir {{nat}} --output-dir {{out}}/{name} --gamma 0.5"
         options = f"--num-steps 2 --step-size 8 --precision {name}"
-        status, _, err = run(f"{attack} {options}", nat=natural, out=tmp_path)
-        assert status == 0, err
+        succeed(f"{attack} {options}", nat=natural, out=tmp_path)
     folders = " ".join(f"{{out}}/{name}" for name in names)
     evaluation = f"evaluate --input-dir {folders} --arch efficientnet_lite0 --json"
-    rows = json.loads(run(evaluation, out=tmp_path)[1])
+    rows = json.loads(succeed(evaluation, out=tmp_path)[0])
     exact, *lower = (row["targets"]["efficientnet_lite0"]["success"] for row in rows)
     assert exact["rate"] > 80
     for rounded in lower:

@@ -1,6 +1,5 @@
 """Runs that torchrun divides among processes, on the CPU."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,10 +12,10 @@ import PIL.Image
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import ROOT
+from conftest import ROOT, contents, run_json
 from small import filled, label
 
-from suite.networks.classifier import load_model, predict_classes
+from suite.networks.classifier import load_model
 from suite.running import ranks
 
 # torchrun gives each process one thread, and rounding depends on how many there are.
@@ -41,7 +40,7 @@ def natural(tmp_path_factory):
     """Images of noise, of which the constant network gets all but the second right."""
     root = filled(tmp_path_factory.mktemp("natural"))
     network = load_model(f"{root}/nets.py:constant")
-    answer = predict_classes(network, torch.zeros(1, 3, 32, 32)).item()
+    answer = network(torch.zeros(1, 3, 32, 32)).argmax(1).item()
     label(root / "nat", [answer, (answer + 1) % 10, *[answer] * 4])
     return root
 
@@ -66,21 +65,13 @@ def torchrun(command, ranks=2, **paths):
     )
 
 
-def contents(root):
-    files = {file.name: file for file in root.rglob("*") if file.is_file()}
-    return {
-        name: file.read_bytes().replace(str(root).encode(), b"") for name, file in files.items()
-    }
-
-
 @pytest.mark.parametrize(
     "command",
     [SELECT, ATTACK, FOR_ONE_RANK, EVALUATE],
     ids=["select", "attack", "attack of one batch", "evaluate"],
 )
-def test_two_ranks_give_the_bytes_and_the_table_of_one(run, natural, tmp_path, command):
-    status, alone, _ = run(command, nat=natural, out=tmp_path / "one")
-    assert status == 0
+def test_two_ranks_give_the_bytes_and_the_table_of_one(succeed, natural, tmp_path, command):
+    alone, _ = succeed(command, nat=natural, out=tmp_path / "one")
     process = torchrun(command, nat=natural, out=tmp_path / "two")
     out, err = process.communicate()
     assert process.returncode == 0, err
@@ -90,7 +81,7 @@ def test_two_ranks_give_the_bytes_and_the_table_of_one(run, natural, tmp_path, c
         assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
-def test_run_whose_rank_was_killed_fails_and_is_finished_by_one_rank(run, natural, tmp_path):
+def test_run_whose_rank_was_killed_fails_and_is_finished_by_one_rank(succeed, natural, tmp_path):
     attack = ATTACK.replace("--batch-size 2 --num-steps 2", "--batch-size 1 --num-steps 150")
     process = torchrun(attack, nat=natural, out=tmp_path / "two")
     folder = tmp_path / "two" / "adversarial"
@@ -101,9 +92,9 @@ def test_run_whose_rank_was_killed_fails_and_is_finished_by_one_rank(run, natura
     _, err = process.communicate()
     assert process.returncode == 1
     assert "is unfinished: the same command does the rest" in err
-    assert json.loads((folder / "run.json").read_text())["status"] == "running"
-    assert run(attack, nat=natural, out=tmp_path / "two")[0] == 0
-    assert run(attack, nat=natural, out=tmp_path / "one")[0] == 0
+    assert run_json(folder)["status"] == "running"
+    succeed(attack, nat=natural, out=tmp_path / "two")
+    succeed(attack, nat=natural, out=tmp_path / "one")
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
@@ -136,7 +127,7 @@ def test_group_ends_before_the_interpreter_does(monkeypatch):
     ranks.join()
     assert not dist.is_initialized()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(ranks, "_store", None)
+    monkeypatch.setattr(ranks, "_store", ranks._store)
     monkeypatch.setattr(dist, "rendezvous", lambda url: iter([(dist.HashStore(), 0, 1)]))
     monkeypatch.setattr("atexit.register", registered.append)
     ranks.join()

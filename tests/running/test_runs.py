@@ -12,7 +12,7 @@ import time
 
 import PIL.Image
 import pytest
-from conftest import ROOT
+from conftest import ROOT, contents, run_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import filled
@@ -37,13 +37,6 @@ def natural(tmp_path_factory):
     for n in range(3):
         PIL.Image.new("RGB", (128, 128), "grey").save(root / "nat" / f"{n}.png")
     return root
-
-
-def contents(folder):
-    """Every file but for the output folder's own name in run.json."""
-    files = {f.name: f.read_bytes().replace(str(folder).encode(), b"") for f in folder.iterdir()}
-    assert not [name for name in files if name.endswith(".part")]
-    return files
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +76,7 @@ def test_killed_run_is_finished_by_the_same_command(natural, tmp_path, undisturb
         time.sleep(random.uniform(0, 0.4))
         process.send_signal(number)
         _, err = process.communicate(timeout=120)
-        made = json.loads((folder / "run.json").read_text())
-        if made["status"] == "done":  # it was faster
+        if run_json(folder)["status"] == "done":  # it was faster
             shutil.rmtree(folder)
             continue
         left.pop(0)
@@ -136,8 +128,7 @@ def attacked(attack, tmp_path):
 
 
 def edit(folder, **changes):
-    made = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(made | changes))
+    (folder / "run.json").write_text(json.dumps(run_json(folder) | changes))
 
 
 def test_second_run_on_a_folder_is_refused_until_the_first_is_dead(attack, tmp_path):
@@ -202,7 +193,7 @@ def test_damaged_image_is_made_again(attack, attacked, tmp_path, damage):
 def test_resumed_run_keeps_to_its_batch_size(attack, attacked, tmp_path):
     min(tmp_path.glob("*.png")).unlink()
     assert attack()[0] == 0
-    made = json.loads((tmp_path / "run.json").read_text())
+    made = run_json(tmp_path)
     assert (made["options"]["batch_size"], made["batch_size"]) == (None, 4)
     del attacked["run.json"]
     assert {name: contents(tmp_path)[name] for name in attacked} == attacked

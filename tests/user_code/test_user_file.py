@@ -1,14 +1,13 @@
 """A user's Python file: what it imports, what the suite still imports, and what is wrong in it."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, shell
 
 from suite.networks.classifier import load_model
-from suite.user_code import isolated_import
+from suite.user_code import user_file
 
 NETWORK = """
 from torch import nn
@@ -80,6 +79,7 @@ def test_files_of_several_folders_get_their_own_modules(tmp_path, module, net):
 def test_suite_is_there_for_a_file_that_has_no_module_of_that_name(tmp_path):
     text = NETWORK + "from suite import networks\nfrom utils_sgm import register_sgm\n"
     assert classes(write(tmp_path, net=text)) == 5
+    assert user_file.ROOT == ROOT
 
 
 def test_what_a_file_imports_from_elsewhere_stays(tmp_path, monkeypatch):
@@ -123,11 +123,6 @@ def test_switches_of_a_file_do_not_stay(tmp_path):
     assert torch.is_grad_enabled()
 
 
-def test_names_are_those_of_the_suite_s_files():
-    assert {*SUITES, "select_images", "list_networks"} <= isolated_import._names()
-    assert Path(ROOT) == isolated_import.ROOT
-
-
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -168,7 +163,7 @@ def test_what_is_wrong_in_a_file_is_one_line(tmp_path, text, reason):
     [
         ("absent.py:tiny", "no such file"),
         ("net.py:absent", "has no function absent"),
-        ("net.py", "lacks the function to call"),
+        ("net.py", "net.py is not of the form path.to.file.py:FUNC"),
     ],
 )
 def test_name_that_is_no_function_is_refused(tmp_path, name, reason):

@@ -1,17 +1,15 @@
 """Networks from a user's file, in the suite and in its scripts."""
 
 import hashlib
-import json
 
 import torch
+from conftest import run_json
 from own_networks import PIXELS, load
-from small import ATTACK, folder, label
+from small import ATTACK, label
 
 from suite.defences import defended
 from suite.networks.classifier import load_model
 from suite.networks.protocols import TARGETS
-
-__all__ = ["folder"]
 
 
 def sha256(file):
@@ -33,17 +31,16 @@ def test_function_of_a_file_gives_the_network(tmp_path):
     assert model.digests == {str(file): sha256(file), str(weights): sha256(weights)}
 
 
-def test_target_with_other_weights_than_the_source_is_no_white_box(run, folder, caplog):
+def test_target_with_other_weights_than_the_source_is_no_white_box(succeed, folder, caplog):
     torch.save(load_model(f"{folder}/nets.py:ten").network.state_dict(), folder / "own.pth")
-    assert run(f"{ATTACK}ten", x=folder)[0] == 0
+    succeed(f"{ATTACK}ten", x=folder)
     command = "evaluate --input-dir {x}/adv --arch {x}/nets.py:ten"
-    assert "white-box" in run(command, x=folder)[2]
+    assert "white-box" in succeed(command, x=folder)[1]
     caplog.clear()
-    status, _, err = run(f"{command} --checkpoint {{x}}/own.pth", x=folder)
-    assert (status, "white-box" in err) == (0, False)
+    assert "white-box" not in succeed(f"{command} --checkpoint {{x}}/own.pth", x=folder)[1]
 
 
-def test_paper_names_the_ten_targets(run, folder, monkeypatch):
+def test_paper_names_the_ten_targets(succeed, folder, monkeypatch):
     loaded = []
 
     def record(name, **options):
@@ -51,17 +48,15 @@ def test_paper_names_the_ten_targets(run, folder, monkeypatch):
         return load_model(f"{folder}/nets.py:thousand")
 
     monkeypatch.setattr(defended, "load_model", record)
-    status, out, err = run("evaluate --input-dir {x}/nat --arch paper resnet152", x=folder)
-    assert status == 0, err
+    out, _ = succeed("evaluate --input-dir {x}/nat --arch paper resnet152", x=folder)
     assert loaded == list(TARGETS["paper"])
     assert all(name in out for name in TARGETS["paper"])
 
 
-def test_digest_of_a_user_s_file_stands_in_run_json(run, folder):
-    status, _, err = run(f"{ATTACK}ten --json --branches 2", x=folder)
-    assert status == 0, err
+def test_digest_of_a_user_s_file_stands_in_run_json(succeed, folder):
+    succeed(f"{ATTACK}ten --json --branches 2", x=folder)
     file = folder / "nets.py"
-    assert json.loads((folder / "adv/run.json").read_text())["weights"] == {str(file): sha256(file)}
+    assert run_json(folder / "adv")["weights"] == {str(file): sha256(file)}
 
 
 def test_networks_of_an_ensemble_must_have_the_same_classes(run, folder):

@@ -8,7 +8,7 @@ import torch
 from conftest import input_gradient
 from own_networks import PIXELS, load, returning
 
-from utils_sgm import residual_branches
+from branches import residual_branches
 
 OUTPUTS = {
     "tuple": "return out, x",
