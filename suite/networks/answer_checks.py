@@ -4,18 +4,17 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from suite.images.labels import LabelledImage
+from suite.networks.classifier import predict_logits
 
 logger = logging.getLogger(__name__)
 
 
 def warn_of_probabilities(arch: str, logits: Tensor) -> None:
     """Warn if a network, N x 3 x H x W to N x classes, seems to return probabilities."""
-    one = torch.ones(len(logits), device=logits.device)
-    if (logits >= 0).all() and torch.allclose(logits.sum(1), one, atol=1e-3):
+    if (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all():
         logger.warning(
             "%s seems to return probabilities, not logits: their gradients vanish where the "
             "network is sure, and attacks on it look weaker than they are",
@@ -61,10 +60,18 @@ def refuse_no_answer(arch: str, answers: list[int]) -> None:
         raise ValueError(f"{arch} answers with logits that are not finite: are its weights broken?")
 
 
-def warn_of_batch_dependence(arch: str) -> None:
-    """Warn that a network answers an image otherwise alone than in a batch."""
-    logger.warning(
-        "%s answers an image otherwise alone than in a batch: its numbers depend on --batch-size "
-        "(has it a batch norm without running statistics?)",
-        arch,
-    )
+def warn_of_batch_dependence(arch: str, network: nn.Module, pixels: Tensor) -> None:
+    """Warn if a network answers the first image otherwise alone than in a batch with the second.
+
+    Args:
+        pixels: float in [0, 1], N x 3 x H x W; of a single image nothing can be said.
+    """
+    if len(pixels) < 2:
+        return
+    alone, together = (predict_logits(network, pixels[:number])[0] for number in (1, 2))
+    if (alone - together).abs().max() > 0.05 * together.abs().max():  # bf16 rounds to 0.02
+        logger.warning(
+            "%s answers an image otherwise alone than in a batch: its numbers depend on "
+            "--batch-size (has it a batch norm without running statistics?)",
+            arch,
+        )

@@ -8,34 +8,24 @@ from pathlib import Path
 from torch import nn
 
 from suite.networks import cifar10, libraries, protocols, weights
-from suite.networks.libraries import EMBEDDED_SIZES, NetworkSpec
-from suite.user_code import user_network
-from suite.user_code.input_sizes import input_size
+from suite.networks.libraries import NetworkSpec
 from suite.user_code.user_file import is_user_file
+from suite.user_code.user_network import load_user_network
 
-# Of the embedded networks' family, but in no package: timm has the same authors' weights.
-LARGER_LITES = {
-    "efficientnet_lite3": "timm/tf_efficientnet_lite3.in1k",
-    "efficientnet_lite4": "timm/tf_efficientnet_lite4.in1k",
-}
-# The papers' names of TF-Slim's released networks: the architecture, MMdnn's file of the weights,
-# and timm's network.
+# The papers' names of TF-Slim's released networks: the architecture, the file of the weights that
+# MMdnn converted, and the tag of timm's copy.
 SLIM = {
-    "inc_v3": ("inception_v3", "tf2torch_inception_v3", "inception_v3.tf_in1k"),
-    "inc_v4": ("inception_v4", "tf2torch_inception_v4", "inception_v4.tf_in1k"),
-    "incres_v2": ("inception_resnet_v2", "tf2torch_inc_res_v2", "inception_resnet_v2.tf_in1k"),
-    "inc_v3_adv": ("inception_v3", "tf2torch_adv_inception_v3", "inception_v3.tf_adv_in1k"),
-    "inc_v3_ens3": ("inception_v3", "tf2torch_ens3_adv_inc_v3", None),
-    "inc_v3_ens4": ("inception_v3", "tf2torch_ens4_adv_inc_v3", None),
-    "incres_v2_ens": (
-        "inception_resnet_v2",
-        "tf2torch_ens_adv_inc_res_v2",
-        "inception_resnet_v2.tf_ens_adv_in1k",
-    ),
+    "inc_v3": ("inception_v3", "inception_v3", "tf_in1k"),
+    "inc_v4": ("inception_v4", "inception_v4", "tf_in1k"),
+    "incres_v2": ("inception_resnet_v2", "inc_res_v2", "tf_in1k"),
+    "inc_v3_adv": ("inception_v3", "adv_inception_v3", "tf_adv_in1k"),
+    "inc_v3_ens3": ("inception_v3", "ens3_adv_inc_v3", None),
+    "inc_v3_ens4": ("inception_v3", "ens4_adv_inc_v3", None),
+    "incres_v2_ens": ("inception_resnet_v2", "ens_adv_inc_res_v2", "tf_ens_adv_in1k"),
 }
 # Names that no library has.
-SUITE_NAMES = (*EMBEDDED_SIZES, *LARGER_LITES, *SLIM, *cifar10.FILES, *protocols.FED)
-SLIM_URL = "https://github.com/ylhz/tf_to_pytorch_model/releases/download/v1.0"
+SUITE_NAMES = (*libraries.LITES, *SLIM, *cifar10.FILES, *protocols.FED)
+SLIM_URL = "https://github.com/ylhz/tf_to_pytorch_model/releases/download/v1.0/tf2torch_"
 # Other copies of pretrainedmodels' weights, whose server is often down. Those of the SE-ResNets and
 # Xception are the same files; the others were saved again under the same or other names.
 ELSEWHERE = {
@@ -67,11 +57,11 @@ def find_network(name: str) -> NetworkSpec:
     if name in protocols.FED:
         other, feeding = protocols.FED[name]
         return dataclasses.replace(find_network(other), **feeding)
-    if name in EMBEDDED_SIZES:
-        return libraries.embedded_network(name)
+    if name in libraries.LITES:
+        return libraries.lite_network(name)
     if name in SLIM:
         return _slim(name)
-    library, _, rest = LARGER_LITES.get(name, name).rpartition("/")
+    library, _, rest = name.rpartition("/")
     if library == "cifar10":
         return cifar10.cifar10_network(name)
     if library == "torchvision":
@@ -99,15 +89,13 @@ def network_identity(name: str) -> Hashable:
 
 
 def _user_network(name: str) -> NetworkSpec:
-    network, code = user_network.call_function(name)
-    size = input_size(network, name)
-    network = user_network.adapted(name, network, size)
+    network, size, code = load_user_network(name)
     return NetworkSpec(lambda *_: network, size, (0.0,) * 3, (1.0,) * 3, None, code=code)
 
 
 def _slim(name: str) -> NetworkSpec:
-    architecture, released, other = SLIM[name]
-    url = f"{SLIM_URL}/{released}.npy"
+    architecture, released, tag = SLIM[name]
+    url = f"{SLIM_URL}{released}.npy"
     converted = weights.weights_folder() / f"{name}.safetensors"  # by scripts/convert_slim.py
     file = converted if converted.is_file() else weights.kept_file(url)
 
@@ -116,16 +104,15 @@ def _slim(name: str) -> NetworkSpec:
 
         from suite.networks import slim
 
-        network = slim.slim_network(architecture)
-        if classes != 1000:
-            network.reset_classifier(classes)
+        network = slim.slim_network(architecture, classes)
         if file:
             state = load_file(file) if file == converted else slim.read_mmdnn(file, architecture)
             network.load_state_dict(state)
         return network
 
     alternative = None
-    if other:
+    if tag:
+        other = f"{architecture}.{tag}"
         differs = (
             "its average pools count the padding, slim's do not, which moves the logits by some "
             "percent of their range"
@@ -164,37 +151,27 @@ def _pretrainedmodels(name: str) -> NetworkSpec:
         bgr=settings["input_space"] == "BGR",
         scale=max(settings["input_range"]),
     )
-    return dataclasses.replace(spec, alternative=_elsewhere(name, spec))
+    if name not in ELSEWHERE:
+        return spec
+    other = find_network(ELSEWHERE[name])
+
+    def build_from_other(file: Path) -> nn.Module:
+        network = build(None)
+        # Names may differ, but the order and the shapes of the tensors are the same.
+        libraries.copy_in_order(other.build(file).state_dict(), network)
+        return network
+
+    note = f"taking {ELSEWHERE[name]}'s copy of the weights of {name}"
+    elsewhere = {"build": build_from_other, "file": other.file, "url": other.url, "note": note}
+    return dataclasses.replace(spec, alternative=dataclasses.replace(spec, **elsewhere))
 
 
 def _replace_classifiers(network: nn.Module, classes: int) -> None:
     """Give a network with 1000 classes new last layers, also of its auxiliary classifiers."""
-    for parent in list(network.modules()):
-        for name, layer in list(parent.named_children()):
-            bias = getattr(layer, "bias", None) is not None
-            if isinstance(layer, nn.Linear) and layer.out_features == 1000:
-                setattr(parent, name, nn.Linear(layer.in_features, classes, bias))
-            elif isinstance(layer, nn.Conv2d) and layer.out_channels == 1000:
-                kernel = layer.kernel_size
-                setattr(parent, name, nn.Conv2d(layer.in_channels, classes, kernel, bias=bias))
-
-
-def _elsewhere(name: str, spec: NetworkSpec) -> NetworkSpec | None:
-    """Return the same network of pretrainedmodels with another library's copy of its weights.
-
-    Modules, preprocessing and names stay; the tensors are the other network's, in its order.
-    """
-    if name not in ELSEWHERE:
-        return None
-    other = find_network(ELSEWHERE[name])
-    note = f"taking {ELSEWHERE[name]}'s copy of the weights of {name}"
-
-    def build(file: Path | None, classes: int = 1000) -> nn.Module:
-        if other.file == spec.file:
-            return spec.build(file, classes)
-        network = spec.build(None, classes)
-        if file:
-            libraries.copy_in_order(other.build(file).state_dict(), network)
-        return network
-
-    return dataclasses.replace(spec, build=build, file=other.file, url=other.url, note=note)
+    for name, layer in list(network.named_modules()):
+        bias = getattr(layer, "bias", None) is not None
+        if isinstance(layer, nn.Linear) and layer.out_features == 1000:
+            network.set_submodule(name, nn.Linear(layer.in_features, classes, bias))
+        elif isinstance(layer, nn.Conv2d) and layer.out_channels == 1000:
+            new = nn.Conv2d(layer.in_channels, classes, layer.kernel_size, bias=bias)
+            network.set_submodule(name, new)

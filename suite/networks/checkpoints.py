@@ -1,32 +1,33 @@
-"""Reading checkpoints as training scripts leave them, without running code from them."""
+"""Checkpoints as training scripts leave them: reading them, and fitting them to a network.
+
+No code from them runs. A network's keys may stand under other prefixes in them.
+"""
 
 import argparse
+import dataclasses
+import itertools
 import logging
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from suite.networks import weights
+from suite.networks.libraries import NetworkSpec
 from suite.networks.unpickled import GLOBALS, Array
 
 logger = logging.getLogger(__name__)
 
 # Where training scripts put a state dict, the likeliest first.
 STATE_DICTS = (
-    "state_dict",
-    "model",
-    "model_state_dict",
-    "net",
-    "network",
-    "module",
-    "model_ema",
+    "state_dict", "model", "model_state_dict", "net", "network", "module", "model_ema",
     "state_dict_ema",
-)
+)  # fmt: skip
 WRAPPERS = ("module", "_orig_mod")  # of nn.DataParallel and AveragedModel; of torch.compile
 # What robust training saves besides the network.
 MEAN, STD = (
@@ -34,6 +35,153 @@ MEAN, STD = (
 )
 NORMALISER = re.compile(f"{MEAN.pattern}|{STD.pattern}")
 BESIDE = re.compile(rf"{NORMALISER.pattern}|^(normali[sz]|preprocess|attacker)\w*(\.|$)")
+
+
+def load_checkpoint(spec: NetworkSpec, file: Path) -> tuple[nn.Module, NetworkSpec]:
+    """Return a network with the weights of a checkpoint, and what it takes.
+
+    The number of classes is read off the checkpoint. See `read_state_dict` for files, and
+    `_with_normaliser` for a mean and a standard deviation in them.
+
+    Raises:
+        OSError, ValueError: the file is not usable; names missing, unexpected and misshapen keys.
+    """
+    found = read_state_dict(file)
+    with weights.usable_file(None):
+        network = spec.build(None, 1000)
+        if any("_packed_params" in key for key in network.state_dict()):
+            raise ValueError(
+                f"{file}: a quantised network takes no --checkpoint, since its weights are no "
+                "tensors; load them in the function that returns it"
+            )
+        tensors, beside = _fitted(_state_tensors(network), found, file)
+        classes = _number_of_classes(_state_tensors(network), tensors)
+        if classes != 1000:
+            logger.info("%s: %d classes", file, classes)
+            network = spec.build(None, classes)
+    wrong = weights.key_differences(_state_tensors(network), tensors)
+    if wrong:
+        raise ValueError(
+            f"{file} does not fit this network: {'; '.join(wrong)}. Is --arch the network that it "
+            "was trained as? Libraries name layers differently: resnet50 is that of "
+            "pretrainedmodels, torchvision/resnet50 and timm/resnet50 are the others'."
+        )
+    with weights.usable_file(file):
+        network.load_state_dict(tensors, strict=False)
+    return network, _with_normaliser(spec, beside, file)
+
+
+def _state_tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
+
+
+def _number_of_classes(expected: dict[str, Tensor], found: dict[str, Tensor]) -> int:
+    """Return how many rows the classifiers have, where all agree on another number than 1000."""
+    numbers = {
+        len(found[key])
+        for key, tensor in expected.items()
+        if key in found and found[key].dim() and tensor.shape == (1000, *found[key].shape[1:])
+    }
+    return numbers.pop() if len(numbers) == 1 else 1000
+
+
+def _fitted(
+    expected: dict[str, Tensor], found: dict[str, Tensor], file: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return a checkpoint's tensors by a network's keys, and those that are not the network's.
+
+    On both sides the keys may stand under a prefix such as `model.` or `1.`. The one under which a
+    checkpoint has all keys of the network is taken off. Tensors under other prefixes are not the
+    network's: a normaliser, an attacker's copy of the weights. A network's own normaliser stays as
+    it is where the checkpoint has none.
+    """
+    keys = unwrapped(expected)
+    paths = dict.fromkeys(path for key in found for path in _paths(key))
+    prefixes = sorted(paths, key=_unlikeliness)
+    for outer in _outer_prefixes(keys):
+        inner = {bare.removeprefix(outer): keys[bare] for bare in keys if bare.startswith(outer)}
+        needed = [bare for bare in inner if not weights.OPTIONAL.search(bare)]
+        whole = [prefix for prefix in prefixes if all(prefix + bare in found for bare in needed)]
+        if not whole:
+            continue
+        prefix, *copies = whole
+        for copy in copies:
+            tied = _unlikeliness(copy) == _unlikeliness(prefix)
+            if tied and not all(torch.equal(found[prefix + k], found[copy + k]) for k in needed):
+                raise ValueError(
+                    f"{file} has different weights of this network under {prefix.strip('.')} and "
+                    f"{copy.strip('.')}: save one of them alone"
+                )
+        if prefix:
+            logger.info("%s: took the keys under %s", file, prefix.strip("."))
+        tensors = {key: expected[key] for bare, key in keys.items() if not bare.startswith(outer)}
+        beside = {}
+        for key, tensor in found.items():
+            bare = key.removeprefix(prefix)
+            other = BESIDE.search(bare) or key.startswith(tuple(copies))
+            if key.startswith(prefix) and (bare in inner or not other):
+                tensors[inner.get(bare, bare)] = tensor
+            else:
+                beside[key] = tensor
+        return tensors, beside
+    # The likeliest prefix is taken off, so that the error names no keys but those that are wrong.
+    counts = {prefix: sum(prefix + bare in found for bare in keys) for prefix in prefixes}
+    prefix = max(prefixes, key=counts.get)
+    prefix = prefix if 2 * counts[prefix] > len(keys) else ""
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in found.items()}
+    return {keys.get(bare, bare): tensor for bare, tensor in tensors.items()}, {}
+
+
+def _outer_prefixes(keys: Iterable[str]) -> Iterator[str]:
+    """Yield the prefixes under which a network, with a normaliser in front, has its own keys."""
+    for path in sorted({path for key in keys for path in _paths(key)}, key=len):
+        inside = [key.removeprefix(path) for key in keys if key.startswith(path)]
+        outside = [key for key in keys if not key.startswith(path)]
+        # A network's only layer is no wrapper, unless it is called as one.
+        usual = (name.isdigit() or name in STATE_DICTS for name in path.split(".")[:-1])
+        layers = any("." in key for key in inside) or all(usual)
+        if layers and all(map(NORMALISER.search, outside)):
+            yield path
+
+
+def _paths(key: str) -> Iterator[str]:
+    """Return what a key can begin with: of `1.conv.weight` nothing, `1.` and `1.conv.`."""
+    return itertools.accumulate((f"{part}." for part in key.split(".")[:-1]), initial="")
+
+
+def _unlikeliness(prefix: str) -> tuple[int, int]:
+    """Return what prefixes are sorted by: the shortest first, and among these the usual ones."""
+    usual, name = STATE_DICTS, prefix.partition(".")[0]
+    return prefix.count("."), usual.index(name) if name in usual else len(usual)
+
+
+def _with_normaliser(spec: NetworkSpec, beside: dict[str, Tensor], file: Path) -> NetworkSpec:
+    """Return a network with the mean and the standard deviation that a checkpoint brings along.
+
+    A warning names the other tensors that the checkpoint holds besides the network. It also names
+    the mean and the standard deviation where they are not used: for a network that takes other
+    pixels than RGB in [0, 1], or the user's own, which may normalise by itself.
+    """
+    mean, std = (
+        {tuple(tensor.flatten().tolist()) for key, tensor in beside.items() if name.search(key)}
+        for name in (MEAN, STD)
+    )
+    if len(mean) == len(std) == 1 and not spec.code and spec.scale == 1 and not spec.bgr:
+        (mean,), (std,) = mean, std
+        if len(mean) == len(std) == 3 and 0 <= min(mean) <= max(mean) <= 1 and min(std) > 0:
+            difference = torch.tensor([mean, std]) - torch.tensor([spec.mean, spec.std])
+            if difference.abs().max() > 1e-3:
+                values = (" ".join(f"{value:.4g}" for value in each) for each in (mean, std))
+                logger.warning(
+                    "%s: pixels get its mean %s and standard deviation %s", file, *values
+                )
+                spec = dataclasses.replace(spec, mean=mean, std=std)
+            beside = {key: beside[key] for key in beside if not NORMALISER.search(key)}
+    if beside:
+        groups = Counter(key.partition(".")[0] for key in beside)
+        listed = ", ".join(f"{name} ({number} tensors)" for name, number in groups.items())
+        logger.warning("%s: beside the network it holds %s: not used", file, listed)
+    return spec
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
@@ -104,9 +252,9 @@ def _data() -> list[type | tuple[Callable, str]]:
     """
     numpy = [(stand_in, name) for name, stand_in in GLOBALS.items()]
     paths = [
-        (pure, f"{module}.{name}")
-        for pure in (pathlib.PurePosixPath, pathlib.PureWindowsPath)
-        for name in (pure.__name__, pure.__name__.removeprefix("Pure"))
+        (getattr(pathlib, f"Pure{kind}Path"), f"{module}.{pure}{kind}Path")
+        for kind in ("Posix", "Windows")
+        for pure in ("Pure", "")
         for module in ("pathlib", "pathlib._local")  # the latter in Python 3.13
     ]
     return [argparse.Namespace, *numpy, *paths]
@@ -141,9 +289,7 @@ def _tensor(value: object) -> Tensor | None:
     if isinstance(value, Tensor):
         return value
     array = value.numbers() if isinstance(value, Array) else None
-    if array is None or array.dtype.kind not in "fi":
-        return None
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    return None if array is None else torch.from_numpy(array)
 
 
 def _outline(content: object) -> str:

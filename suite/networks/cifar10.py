@@ -10,24 +10,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch.nn.functional import pad
+from torchvision.models.resnet import BasicBlock
 
 from suite.networks.libraries import NetworkSpec, unknown_network
 from suite.networks.protocols import IMAGENET
 from suite.networks.weights import kept_file
 
 CIFAR10_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
+)  # fmt: skip
 URL = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models"
 FILES = {
     "cifar10/resnet20": "resnet20-12fca82f.th",
@@ -71,39 +63,23 @@ class ResNet(nn.Sequential):
         layers = OrderedDict(
             conv1=nn.Conv2d(3, 16, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(16), relu=nn.ReLU()
         )
-        for stage, (before, channels) in enumerate([(16, 16), (16, 32), (32, 64)], start=1):
-            widths = [before, *[channels] * ((depth - 2) // 6)]
-            blocks = [Block(width, channels) for width in widths[:-1]]
-            layers[f"layer{stage}"] = nn.Sequential(*blocks)
+        for stage, channels in enumerate((16, 32, 64), start=1):
+            narrowing = (channels // 2, channels, 2, Shortcut())
+            first = BasicBlock(*narrowing) if stage > 1 else BasicBlock(16, 16)
+            others = (BasicBlock(channels, channels) for _ in range((depth - 2) // 6 - 1))
+            layers[f"layer{stage}"] = nn.Sequential(first, *others)
         layers |= OrderedDict(
             pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), linear=nn.Linear(64, classes)
         )
         super().__init__(layers)
 
 
-class Block(nn.Module):
-    """A residual block of two convolutions, with stride 2 where the number of channels grows."""
+class Shortcut(nn.Module):
+    """The paper's option A, N x C x H x W to N x 2 C x H/2 x W/2: a skip without parameters.
 
-    def __init__(self, before: int, channels: int):
-        super().__init__()
-        stride = 1 if channels == before else 2
-        self.conv1 = nn.Conv2d(before, channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+    It keeps every second pixel, and pads as many channels of zeros before the others as behind.
+    """
 
     def forward(self, features: Tensor) -> Tensor:
-        branch = self.bn2(self.conv2(relu(self.bn1(self.conv1(features)))))
-        return relu(shortcut(features, branch.shape[1]) + branch)
-
-
-def shortcut(features: Tensor, channels: int) -> Tensor:
-    """Return the paper's option A of features, N x C x H x W: a skip without parameters.
-
-    Where channels are added, it keeps every second pixel, and pads as many channels of zeros before
-    the others as behind them.
-    """
-    added = channels - features.shape[1]
-    if not added:
-        return features
-    return pad(features[:, :, ::2, ::2], (0, 0, 0, 0, added // 2, added // 2))
+        added = features.shape[1] // 2
+        return pad(features[:, :, ::2, ::2], (0, 0, 0, 0, added, added))

@@ -1,6 +1,5 @@
 """Image classifiers by name, each as one frozen module from [0, 1] RGB pixels to logits."""
 
-import functools
 import logging
 import math
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 
-from suite.networks import catalogue, fitting, weights
+from suite.networks import catalogue, checkpoints, weights
 from suite.networks.acceleration import speed_up
 from suite.networks.fetching import obtain
 from suite.networks.folding import fold_batch_norms
@@ -36,9 +35,6 @@ class Classifier(nn.Module):
         network: the bare network.
         input_size: channels, height and width that the bare network takes.
         classes: their number; None before `accelerate`.
-        weights: the file that the weights came from; None if they are random or the user's code
-            sets them.
-        own: whether it comes from the user's code.
         digests: SHA-256 of each file that the network was made from, as hexadecimal digits; by the
             file's name, or by the path that the user gave.
     """
@@ -47,32 +43,29 @@ class Classifier(nn.Module):
         super().__init__()
         self.network = network
         self.input_size = tuple(spec.input_size)
-        self.weights = file
         self.digests = {
             str(made_of) if made_of != spec.file else made_of.name: sha256(made_of)
             for made_of in (*spec.code, file)
             if made_of
         }
-        self.own = bool(spec.code)
         self.classes: int | None = None
-        self._class_names = spec.class_names
+        self.crop_pct = spec.crop_pct
         self.bfloat16 = False
-        self.crop_pct, self.interpolation = spec.crop_pct, spec.interpolation
-        self.bgr, self.scale = spec.bgr, spec.scale
+        self._spec = spec
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)  # parameter gradients would cost a third of a step
 
     def forward(self, pixels: Tensor) -> Tensor:
         pixels = self._at_input_size(pixels)
-        if self.bgr:
+        if self._spec.bgr:
             pixels = pixels.flip(1)
-        pixels = (pixels * self.scale - self.mean) / self.std
+        pixels = (pixels * self._spec.scale - self.mean) / self.std
         try:
             with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bfloat16):
                 logits = self.network(pixels)
         except Exception as error:
-            if not self.own or isinstance(error, ValueError) or devices.out_of_memory(error):
+            if not self._spec.code or isinstance(error, ValueError) or devices.out_of_memory(error):
                 raise
             raise failure(next(iter(self.digests)), pixels, error) from error
         return logits.flatten(1).float()
@@ -83,7 +76,7 @@ class Classifier(nn.Module):
             same = pixels.shape[-2:] == (height, width)
             return pixels if same else resized(pixels, (height, width), antialias=True)
         rows, columns = (math.floor(side / self.crop_pct) for side in (height, width))
-        pixels = resized(pixels, (rows, columns), mode=self.interpolation)
+        pixels = resized(pixels, (rows, columns), mode=self._spec.interpolation)
         top, left = round((rows - height) / 2), round((columns - width) / 2)
         return pixels[..., top : top + height, left : left + width]
 
@@ -116,7 +109,7 @@ class Classifier(nn.Module):
 
     def class_name(self, index: int) -> str:
         """Return the name of a class, after `accelerate`; `class 7` where it has no name."""
-        names = self._class_names or ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+        names = self._spec.class_names or ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
         return names[index] if len(names) == self.classes else f"class {index}"
 
 
@@ -137,8 +130,7 @@ def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = Non
     """
     spec = catalogue.find_network(name)
     if pretrained and checkpoint:
-        network, beside = fitting.load_checkpoint(functools.partial(spec.build, None), checkpoint)
-        return Classifier(network, fitting.normalised(spec, beside, checkpoint), checkpoint)
+        return Classifier(*checkpoints.load_checkpoint(spec, checkpoint), checkpoint)
     file = None
     if pretrained and not spec.code:
         spec = obtain(name, spec)
@@ -147,8 +139,7 @@ def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = Non
     with weights.usable_file(file, advice):
         network = spec.build(file)
     model = Classifier(network, spec, file)
-    digits = file and weights.digest_in_name(file)
-    if digits and not model.digests[file.name].startswith(digits):
+    if file and not model.digests[file.name].startswith(weights.digest_in_name(file)):
         logger.warning("%s: its SHA-256 does not begin with the digits in its name", file)
     return model
 
@@ -159,27 +150,9 @@ def predict_logits(model: nn.Module, pixels: Tensor) -> Tensor:
     return model(pixels)
 
 
-def predict_classes(model: nn.Module, pixels: Tensor) -> Tensor:
-    """Return the classes that a network predicts, N, of float pixels in [0, 1], N x 3 x H x W.
-
-    Where an image's logits are not finite, the class is -1: raising an error here would mean to
-    wait for a GPU.
-    """
-    return predicted_classes(predict_logits(model, pixels))
-
-
 def predicted_classes(logits: Tensor) -> Tensor:
-    """Return the classes, N, of logits, N x classes; -1 where an image's are not all finite."""
-    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
+    """Return the classes, N, of logits, N x classes; -1 where an image's are not all finite.
 
-
-def depends_on_batch(model: nn.Module, pixels: Tensor) -> bool:
-    """Return whether a network answers the first image otherwise alone than beside the second.
-
-    Args:
-        pixels: float in [0, 1], N x 3 x H x W; of a single image nothing can be said.
+    Raising an error there would mean to wait for a GPU.
     """
-    if len(pixels) < 2:
-        return False
-    alone, beside = (predict_logits(model, pixels[:number])[0] for number in (1, 2))
-    return bool((alone - beside).abs().max() > 0.05 * beside.abs().max())  # bf16 rounds to 0.02
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)

@@ -3,6 +3,7 @@
 import http.client
 import logging
 import os
+import shutil
 import urllib.request
 from pathlib import Path
 
@@ -26,22 +27,20 @@ def obtain(name: str, spec: NetworkSpec) -> NetworkSpec:
     """
     if spec.file is None:
         raise ValueError(f"{name} has no weights for ImageNet-1k's 1000 classes")
-    ways = [each for each in (spec, spec.alternative) if each]
-    found = next((each for each in ways if each.file.is_file()), None)
-    errors = []
-    for each in ways if not found else ():
+    failures = []
+    here_first = sorted(spec.ways, key=lambda way: not way.file.is_file())
+    for way in here_first:
         try:
-            download(name, each.url, each.file)
-            found = each
-            break
+            if not way.file.is_file():
+                download(name, way.url, way.file)
         except OSError as error:
-            errors.append(str(error))
-    if not found:
-        raise OSError("\nOtherwise: ".join(errors))
-    if found is not spec:
-        for message in (*errors, found.note):
-            logger.warning("%s", message)
-    return found
+            failures.append(str(error))
+            continue
+        if way is not spec:
+            for message in (*failures, way.note):
+                logger.warning("%s", message)
+        return way
+    raise OSError("\nOtherwise: ".join(failures))
 
 
 def download(name: str, url: str, file: Path) -> None:
@@ -73,9 +72,7 @@ def _fetch(url: str, part: Path) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "torch.hub"})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, part.open("wb") as file:
         length = int(answer.headers.get("Content-Length") or 0)  # 0 where the server does not say
-        with tqdm(total=length or None, unit="B", unit_scale=True, disable=None) as bar:
-            while block := answer.read(1 << 16):
-                file.write(block)
-                bar.update(len(block))
+        with tqdm.wrapattr(answer, "read", total=length or None, disable=None) as reader:
+            shutil.copyfileobj(reader, file)
         if length and file.tell() != length:
             raise OSError(f"{file.tell()} of {length} bytes came")

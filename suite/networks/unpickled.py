@@ -20,30 +20,24 @@ class Dtype:
 
 
 class Array:
-    """Stands for numpy.ndarray.
+    """Stands for numpy.ndarray; its `data` are bytes, or a list if the elements are objects."""
 
-    Attributes:
-        shape: of the array.
-        dtype: of its elements.
-        data: bytes, or a list if the elements are objects.
-    """
+    def __init__(self, *_: object):
+        pass
 
     def __setstate__(self, state: tuple) -> None:
         _, self.shape, self.dtype, self._fortran, self.data = state
 
     def numbers(self) -> np.ndarray | None:
-        """Return the array; None if its elements are no integers or floats of up to 64 bits."""
-        if not re.fullmatch("[fiu][1248]", self.dtype.text):
+        """Return the array; None if its elements are no signed integers or floats."""
+        if not re.fullmatch("[fi][1248]", self.dtype.text):
             return None
         # Python 2 pickled bytes as text.
         data = self.data.encode("latin1") if isinstance(self.data, str) else self.data
-        order = self.dtype.order if self.dtype.order in ("<", ">") else "="
-        array = np.frombuffer(data, np.dtype(order + self.dtype.text))
-        return array.reshape(self.shape, order="F" if self._fortran else "C")
-
-
-def _reconstruct(*_: object) -> Array:
-    return Array()
+        array = np.frombuffer(data, self.dtype.order + self.dtype.text)
+        return array.astype(self.dtype.text).reshape(
+            self.shape, order="F" if self._fortran else "C"
+        )
 
 
 def _scalar(dtype: Dtype, data: object = b"") -> Array:
@@ -56,5 +50,5 @@ def _scalar(dtype: Dtype, data: object = b"") -> Array:
 GLOBALS = {"numpy.ndarray": Array, "numpy.dtype": Dtype} | {
     f"{module}.multiarray.{name}": function
     for module in ("numpy.core", "numpy._core")
-    for name, function in (("_reconstruct", _reconstruct), ("scalar", _scalar))
+    for name, function in (("_reconstruct", Array), ("scalar", _scalar))
 }

@@ -5,17 +5,22 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from suite.user_code.user_file import message_line
+from suite.user_code.user_network import shape_text
 
 # Their messages say what is wrong without the name of the error.
-SELF_EXPLAINING = (RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError)
+SELF_EXPLAINING = (RuntimeError, ValueError, SafetensorError)
+# Counters that evaluation does not use; checkpoints from before PyTorch 0.4.1 lack the first one.
+OPTIONAL = re.compile(r"(^|\.)(num_batches_tracked|n_averaged)$")
 
 
 def weights_folder() -> Path:
@@ -28,10 +33,10 @@ def kept_file(url: str) -> Path:
     return weights_folder() / url.rpartition("/")[2]
 
 
-def digest_in_name(file: Path) -> str | None:
-    """Return the first digits of the SHA-256 in a file's name; None if the name has none."""
+def digest_in_name(file: Path) -> str:
+    """Return the first digits of the SHA-256 in a file's name; empty if the name has none."""
     match = re.search(r"-([0-9a-f]{8,})\.", file.name)
-    return match and match[1]
+    return match[1] if match else ""
 
 
 @contextlib.contextmanager
@@ -79,6 +84,24 @@ def _reason(error: Exception) -> str:
     if re.fullmatch(r"Unsupported operand 1(4\d|5[01])", text):
         text = "its pickle protocol is above 2, that of torch.save"
     return f"damaged, or a pickle that would run code: {text}"
+
+
+def key_differences(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor | np.ndarray]
+) -> list[str]:
+    """Return how tensors differ from the expected ones: wrong shapes, missing and unexpected keys.
+
+    Each kind of difference is one text that names ten keys at most; the list is empty if all fits.
+    """
+    shapes = [
+        f"{key} is {shape_text(found[key])}, not {shape_text(tensor)}"
+        for key, tensor in expected.items()
+        if key in found and tensor.shape != found[key].shape
+    ]
+    missing = [key for key in expected if key not in found and not OPTIONAL.search(key)]
+    unexpected = [key for key in found if key not in expected]
+    kinds = {"": shapes, "missing ": missing, "unexpected ": unexpected}
+    return [what + first_names(keys, 10) for what, keys in kinds.items() if keys]
 
 
 def first_names(names: Collection[object], most: int = 20) -> str:

@@ -4,8 +4,9 @@ import torchvision
 from conftest import calibrated, input_gradient
 from torch import nn
 
+from branches import residual_branches
 from suite.networks.acceleration import DenseBlock, Stem, speed_up
-from utils_sgm import register_sgm, residual_branches
+from utils_sgm import register_sgm
 
 
 def gradient(convolution, pixels, weights):

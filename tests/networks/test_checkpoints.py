@@ -8,12 +8,10 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from small import ATTACK, folder
+from small import ATTACK
 
 from suite.networks import catalogue
 from suite.networks.classifier import load_model
-
-__all__ = ["folder"]
 
 PIXELS = torch.rand(2, 3, 32, 32)
 
@@ -66,12 +64,11 @@ def test_keys_and_shapes_that_do_not_fit_are_one_error(resnet):
         assert part in str(error.value)
 
 
-def test_ensemble_takes_each_checkpoint_by_its_name(run, folder):
+def test_ensemble_takes_each_checkpoint_by_its_name(succeed, folder):
     own = folder / "own.pth"
     torch.save(timm.create_model("resnet10t").state_dict(), own)
     command = f"{ATTACK}thousand timm/resnet10t --checkpoint timm/resnet10t={own}"
-    status, _, err = run(command, x=folder)
-    assert status == 0, err
+    succeed(command, x=folder)
     digests = json.loads((folder / "adv" / "run.json").read_text())["weights"]
     assert digests[str(own)] == hashlib.sha256(own.read_bytes()).hexdigest()
     assert len(digests) == 2

@@ -9,13 +9,13 @@ import torch
 from conftest import calibrated
 from torch.nn import functional
 
+from branches import residual_branches
 from suite.images.folders import list_images
 from suite.images.pictures import to_float
 from suite.networks import catalogue, cifar10, fetching
 from suite.networks.classifier import load_model, predict_logits
 from suite.results.targets import Targets
 from suite.results.transfer import gallery_examples
-from utils_sgm import residual_branches
 
 NAME, FILE = "cifar10/resnet20", "resnet20-12fca82f.th"
 pytestmark = pytest.mark.usefixtures("checkpoints")
@@ -93,8 +93,7 @@ def test_layers_have_the_published_names():
 def test_shortcut_is_the_paper_s_option_a(channels):
     features = torch.rand(2, channels // 2, 8, 8)
     expected = torch.from_numpy(shortcut(features.numpy(), channels))
-    assert torch.equal(cifar10.shortcut(features, channels), expected)
-    assert cifar10.shortcut(features, channels // 2) is features
+    assert torch.equal(cifar10.Shortcut()(features), expected)
 
 
 def test_each_block_has_a_residual_branch():

@@ -17,11 +17,10 @@ def v3():
     return variables_of("inception_v3")
 
 
-def test_script_writes_weights_that_load(tmp_path, v3, run):
+def test_script_writes_weights_that_load(tmp_path, v3, succeed):
     file, output = tmp_path / "ens3_adv.npz", tmp_path / "ens3_adv.safetensors"
     np.savez(file, **v3)
-    status, text, _ = run(f"convert_slim {file} {output}")
-    assert status == 0
+    text, _ = succeed(f"convert_slim {file} {output}")
     assert text == f"{output}: inception_v3, 566 tensors\n"
     with safetensors.safe_open(output, "pt") as written:
         assert written.metadata()["architecture"] == "inception_v3"

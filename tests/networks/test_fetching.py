@@ -70,9 +70,8 @@ def kept():
     return sorted(file.name for file in weights.weights_folder().glob("*"))
 
 
-def test_missing_weights_are_downloaded_once(run, asked):
-    status, out, _ = run("fetch_weights a d")
-    assert status == 0
+def test_missing_weights_are_downloaded_once(succeed, asked):
+    out, _ = succeed("fetch_weights a d")
     assert [line.split()[:4] for line in out.splitlines()] == [
         ["a", "missing", "0.0", "MB"],
         ["d", "missing", "0.0", "MB"],
@@ -80,16 +79,14 @@ def test_missing_weights_are_downloaded_once(run, asked):
     assert kept() == [f"a-{RIGHT}.pth", "copy.pth"]
     assert (weights.weights_folder() / f"a-{RIGHT}.pth").read_bytes() == b"right"
     before = list(asked)
-    status, out, _ = run("fetch_weights a d efficientnet_lite0")
-    assert status == 0
+    out, _ = succeed("fetch_weights a d efficientnet_lite0")
     assert [line.split()[1] for line in out.splitlines()] == ["here"] * 3
     assert "18.8 MB" in out
     assert asked == before
 
 
-def test_dry_run_asks_for_sizes_and_downloads_nothing(run, asked):
-    status, out, _ = run("fetch_weights a --dry-run")
-    assert status == 0
+def test_dry_run_asks_for_sizes_and_downloads_nothing(succeed, asked):
+    out, _ = succeed("fetch_weights a --dry-run")
     assert f"a-{RIGHT}.pth" in out
     assert len(asked) == 1
     assert kept() == []

@@ -2,14 +2,9 @@
 
 import json
 
-from small import folder
 
-__all__ = ["folder"]
-
-
-def test_each_connection_is_a_line(run):
-    status, out, _ = run("list_branches torchvision/resnet18 cifar10/resnet20")
-    assert status == 0
+def test_each_connection_is_a_line(succeed):
+    out, _ = succeed("list_branches torchvision/resnet18 cifar10/resnet20")
     lines = out.splitlines()
     assert lines[0] == "torchvision/resnet18:"
     assert "addition       branch layer1.0.bn2" in lines
@@ -20,9 +15,8 @@ def test_each_connection_is_a_line(run):
     ]
 
 
-def test_json_is_a_line_for_each_network(run):
-    status, out, _ = run("list_branches --json torchvision/resnet18 cifar10/resnet20")
-    assert status == 0
+def test_json_is_a_line_for_each_network(succeed):
+    out, _ = succeed("list_branches --json torchvision/resnet18 cifar10/resnet20")
     first, second = map(json.loads, out.splitlines())
     assert (first["arch"], second["arch"]) == ("torchvision/resnet18", "cifar10/resnet20")
     branch = {"kind": "addition", "place": "layer1.0", "module": "layer1.0.bn2", "residual": True}

@@ -20,7 +20,7 @@ from suite.networks.protocols import TARGETS
 def slim(monkeypatch):
     """A stand-in of slim's networks: tiny, with the right number of classes."""
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1000))
-    monkeypatch.setattr("suite.networks.slim.slim_network", lambda name: copy.deepcopy(network))
+    monkeypatch.setattr("suite.networks.slim.slim_network", lambda *_: copy.deepcopy(network))
     return network
 
 
@@ -45,7 +45,7 @@ def offer(monkeypatch, files):
         raise OSError("no answer")
 
     monkeypatch.setattr(fetching, "_fetch", fetch)
-    monkeypatch.setattr(fetching, "digest_in_name", lambda file: None)
+    monkeypatch.setattr(fetching, "digest_in_name", lambda file: "")
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_short_name_takes_the_converted_file(checkpoints, slim):
 
 @pytest.mark.parametrize("name", ["inc_v3_ens3", "inc_v3_ens4", "incres_v2_ens"])
 def test_short_name_without_any_weights_says_what_to_do(checkpoints, name):
-    _, released, other = catalogue.SLIM[name]
+    architecture, released, tag = catalogue.SLIM[name]
     with pytest.raises(OSError, match="ylhz/tf_to_pytorch_model") as error:
         load_model(name)
-    assert f"Put that file into {checkpoints} as {released}.npy" in str(error.value)
-    assert f"timm/{other}" in str(error.value) or not other
+    assert f"Put that file into {checkpoints} as tf2torch_{released}.npy" in str(error.value)
+    assert f"timm/{architecture}.{tag}" in str(error.value) or not tag
 
 
 def test_short_name_falls_back_to_timm_and_says_how_it_differs(checkpoints, caplog):
@@ -138,9 +138,8 @@ def test_paper_stands_for_its_ten_targets():
     assert set(TARGETS["paper"]) <= set(network_names())
 
 
-def test_list_shows_what_is_on_this_machine(run, checkpoints):
-    status, before, _ = run("list_networks inc_v3*")
-    assert status == 0
+def test_list_shows_what_is_on_this_machine(run, succeed, checkpoints):
+    before, _ = succeed("list_networks inc_v3*")
     assert "tf2torch_ens3_adv_inc_v3.npy" in before
     assert " here" not in before
     (checkpoints / "inc_v3_ens3.safetensors").touch()

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from suite.networks import fitting
+from suite.networks import checkpoints
+from suite.networks.libraries import NetworkSpec
 
 PIXELS = torch.rand(2, 3, 8, 8)
 
@@ -42,7 +43,8 @@ def file(tmp_path):
 
 
 def loaded(file, make=build):
-    return fitting.load_checkpoint(lambda _: make(), file)[0]
+    spec = NetworkSpec(lambda *_: make(), (3, 8, 8), (0.0,) * 3, (1.0,) * 3, None)
+    return checkpoints.load_checkpoint(spec, file)[0]
 
 
 def assert_loaded(file, network, make=build):
