@@ -8,7 +8,6 @@ is saved. With --all every image is kept, and no network is run.
 """
 
 import contextlib
-import functools
 import json
 import logging
 import random
@@ -56,9 +55,8 @@ def main(args) -> None:
         raise cli.UsageError("--checkpoint is for a network, and --all runs none")
     checkpoints = defence_names.checkpoints(args.arch, args.checkpoint)
 
-    from suite.images.class_folders import UNFINISHED
     from suite.images.folders import EMBEDDED, list_images
-    from suite.images.labels import write_labels
+    from suite.images.labels import UNFINISHED, write_labels
     from suite.images.selection import prepare_folder, square
     from suite.networks.answer_checks import refuse_other_classes, warn_of_accuracy
     from suite.results.targets import Targets
@@ -81,18 +79,32 @@ def main(args) -> None:
     size = args.size or default_size(targets.networks.values())
     if args.resize and args.resize < size:
         raise cli.UsageError(f"--resize {args.resize} is less than --size {size}")
-    prepare = functools.partial(
-        square, size=size, resize=args.resize, whole=args.whole, bicubic=args.bicubic
-    )
+    untouched = set()
+
+    def prepare(picture, name: str):
+        prepared = square(picture, size, args.resize, args.whole, args.bicubic)
+        if prepared is picture:
+            untouched.add(name)
+        return prepared
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with contextlib.nullcontext() if ranks.rank() else runs.locked(args.output_dir):
         ranks.first(lambda: prepare_folder(args.output_dir, args.overwrite))
-        kept, answered, unreadable, untouched = select(args, targets, candidates, prepare, device)
+        kept, answered, unreadable = select(args, targets, candidates, prepare, device)
+        untouched = {name for names in ranks.gather(untouched) for name in names}
         if ranks.rank():
             return
         if kept:
-            write_labels(args.output_dir, [labels_row(image, folder) for image in kept])
+            rows = [
+                {
+                    "filename": image.name,
+                    "label": image.label,
+                    "source": image.path.relative_to(folder),
+                    "target": image.target,
+                }
+                for image in kept
+            ]
+            write_labels(args.output_dir, rows)
         (args.output_dir / UNFINISHED).unlink()
 
     records = {
@@ -131,18 +143,12 @@ def default_size(networks) -> int:
     return min(224, largest)
 
 
-def labels_row(image, folder: Path) -> dict:
-    """Return a row of labels.csv; its `source` is the image's file, relative to its folder."""
-    row = {"filename": image.name, "label": image.label, "source": image.path.relative_to(folder)}
-    return row if image.target is None else row | {"target": image.target}
-
-
 def select(args, targets, candidates, prepare, device: str):
     """Save the images that all networks classify correctly.
 
     Returns:
-        These images; all images that were classified, each with the networks' answers; the names of
-        unreadable images; and those of the images that had the size already.
+        These images; all images that were classified, each with the networks' answers; and the
+        names of unreadable images.
     """
     from suite.images.folders import in_batches
     from suite.images.pictures import Writer, read_batches
@@ -150,8 +156,8 @@ def select(args, targets, candidates, prepare, device: str):
 
     workers, wanted = devices.decoders(args.workers), args.num_images or len(candidates)
     batches = in_batches(candidates, devices.batch_size(device, args.batch_size))
-    kept, answered, unreadable, untouched = [], [], [], []
-    decoded = read_batches(ranks.share(batches), workers, prepare, unreadable, untouched)
+    kept, answered, unreadable = [], [], []
+    decoded = read_batches(ranks.share(batches), workers, prepare, unreadable)
     decoded = cli.progress(decoded, len(candidates))
     judged = ((*each, {}) for each in decoded) if args.all else targets.answers(decoded)
     with Writer(workers) as writer:
@@ -164,8 +170,7 @@ def select(args, targets, candidates, prepare, device: str):
             if len(kept) == wanted:
                 break
     unreadable = sorted(name for names in ranks.gather(unreadable) for name in names)
-    untouched = {name for names in ranks.gather(untouched) for name in names}
-    return kept, answered, unreadable, untouched
+    return kept, answered, unreadable
 
 
 def in_order(batches, judged):

@@ -27,13 +27,14 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from suite.images.class_folders import SYNSET, UNFINISHED, class_folders, class_images, look_into
+from suite.images.class_folders import SYNSET, Contents, class_folders, look_into, look_into_class
 from suite.images.labels import (
     LABELS,
     NIPS,
     NIPS2017,
     SUFFIXES,
     SUITE_LABELS,
+    UNFINISHED,
     LabelFile,
     LabelledImage,
     other_label_files,
@@ -61,9 +62,8 @@ def list_images(folder: Path) -> list[LabelledImage]:
             f"{folder} is unfinished: the command that wrote it was interrupted; give it again, "
             "with --overwrite"
         )
-    left = Counter()
-    images = _listed(folder, left)
-    left_out = ", ".join(f"{count} {what}" for what, count in (+left).items())
+    images, left = _listed(look_into(folder))
+    left_out = ", ".join(f"{count} {what}" for what, count in left.items())
     if not images:
         hint = f"; it has {left_out}" if left_out else ""
         raise ValueError(f"no images in {folder} (looked for {', '.join(SUFFIXES)}{hint})")
@@ -73,14 +73,14 @@ def list_images(folder: Path) -> list[LabelledImage]:
             image.name.encode()
         except UnicodeEncodeError:
             raise ValueError(f"{image.path!r}: a file name must be valid UTF-8") from None
-        if image.name in by_name:
+        other = by_name.setdefault(image.name, image.path)
+        if other != image.path:
             raise ValueError(
-                f"{printable(by_name[image.name])} and {printable(image.path)} would both become "
+                f"{printable(other)} and {printable(image.path)} would both become "
                 f"{printable(image.name)}"
             )
-        by_name[image.name] = image.path
     if left_out:
-        harmless = (+left).keys() <= {"files that are not images"}
+        harmless = left.keys() == {"files that are not images"}
         level = logging.INFO if harmless else logging.WARNING
         logger.log(level, "left out of %s: %s", folder, left_out)
     return images
@@ -121,97 +121,84 @@ def in_batches(images: list[LabelledImage], size: int) -> list[list[LabelledImag
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def _listed(folder: Path, left: Counter) -> list[LabelledImage]:
-    images, folders = look_into(folder, left)
-    found = _label_file(folder, images, folders)
+def _listed(top: Contents) -> tuple[list[LabelledImage], Counter]:
+    """Return a folder's images, and what is left out, counted by kind."""
+    images, inner, unmatched = [], [], Counter()
+    found = _label_file(top)
+    classes = {} if found else class_folders(top)
     if found:
         labels, place = found
-        if labels.path.parent == folder and labels.path.name not in (LABELS, NIPS2017):
-            left["files that are not images"] -= 1
-        if place != folder:
-            left[f"images outside its {place.name}/"] += len(images)
-            left["folders in it"] += len(folders) - 1
-            images, folders = look_into(place, left)
-        left["folders in it"] += len(folders)
-        return _with_labels(labels, images, place, left)
-    classes = class_folders(folder, images, folders)
-    if classes:
-        left["images outside its folders"] += len(images)
-        left["folders in it"] += len(folders) - len(classes)
-        return [
-            _named(f, label, "" if OF_SYNSET.match(f.stem) else f"{c.name}_")
-            for c, label in classes.items()
-            for f in class_images(c, left)
-        ]
-    left["folders in it"] += len(folders)
-    return [
-        _named(f, synset_class(match[1], f) if match else None)
-        for f in images
-        for match in [OF_SYNSET.match(f.stem)]
-    ]
+        inner = [place] if place is not top else []
+        images, unmatched = _with_labels(labels, place)
+        if labels.path.parent == top.path and labels.path.name not in (LABELS, NIPS2017):
+            unmatched["files that are not images"] -= 1
+    elif classes:
+        for folder, label in classes.items():
+            contents = look_into_class(folder)
+            inner += contents
+            for image in contents[-1].images:
+                before = "" if OF_SYNSET.match(image.stem) else f"{folder.name}_"
+                images.append(_named(image, label, before=before))
+    else:
+        for image in top.images:
+            synset = OF_SYNSET.match(image.stem)
+            images.append(_named(image, synset_class(synset[1], image) if synset else None))
+    left = sum((contents.left for contents in [top, *inner]), Counter())
+    if inner:
+        left[f"images outside its {'images/' if found else 'folders'}"] = len(top.images)
+    left["folders in it"] = sum(len(each.folders) for each in [top, *inner]) - len(inner)
+    return images, left + unmatched
 
 
 def _named(
-    path: Path, label: int | None, before: str = "", target: int | None = None
+    path: Path, label: int | None, target: int | None = None, before: str = ""
 ) -> LabelledImage:
     """Return an image; file systems differ in the normal form of names, so that NFC is taken."""
     name = unicodedata.normalize("NFC", f"{before}{path.stem}.png")
     return LabelledImage(path, name, label, target)
 
 
-def _label_file(
-    folder: Path, images: list[Path], folders: list[Path]
-) -> tuple[LabelFile, Path] | None:
-    """Return the label file of a folder, and the folder of its images; None without one.
-
-    Args:
-        images, folders: what lies in `folder`.
-    """
-    inner = folder / "images"
+def _label_file(top: Contents) -> tuple[LabelFile, Contents] | None:
+    """Return the label file of a folder, and the folder of its images; None without one."""
+    folder = top.path
+    places = [top, *(look_into(f) for f in top.folders if f.name == "images")]
     if (folder / LABELS).is_file():
         labels = LabelFile(folder / LABELS, SUITE_LABELS)
-        return labels, _place(labels, [folder, inner])
+        return labels, _place(labels, places)
     if (folder / NIPS2017).is_file():
         labels = LabelFile(folder / NIPS2017, NIPS)
-        return labels, _place(labels, [inner, folder])
+        return labels, _place(labels, places[::-1])
     here = folder.resolve() if folder.name in ("", "..") else folder
     beside = here.parent
     if here.name == "images" and (beside / NIPS2017).is_file():
-        return LabelFile(beside / NIPS2017, NIPS), folder
-    if any(SYNSET.fullmatch(f.name) for f in folders):
+        return LabelFile(beside / NIPS2017, NIPS), top
+    if any(SYNSET.fullmatch(f.name) for f in top.folders):
         return None
-    if here.name == "images" and images and (beside / LABELS).is_file():
+    if here.name == "images" and top.images and (beside / LABELS).is_file():
         try:
-            found = _fitting([LabelFile(beside / LABELS, SUITE_LABELS)], [folder], folder)
+            found = _fitting([LabelFile(beside / LABELS, SUITE_LABELS)], [top])
         except ValueError as error:  # it may be about anything
             logger.warning("%s is not used: %s", beside / LABELS, error)
         else:
             if found:
                 return found
-    if images and all(OF_SYNSET.match(image.stem) for image in images):
+    if top.images and all(OF_SYNSET.match(image.stem) for image in top.images):
         return None
-    found = _fitting(other_label_files(folder), [folder, inner], folder)
-    return found or (_fitting(other_label_files(beside), [folder], folder) if images else None)
+    found = _fitting(other_label_files(folder), places)
+    return found or (_fitting(other_label_files(beside), [top]) if top.images else None)
 
 
-def _place(labels: LabelFile, places: list[Path]) -> Path:
+def _place(labels: LabelFile, places: list[Contents]) -> Contents:
     """Return the first folder that has images with a row, else the first that has images."""
-
-    def fit(place: Path) -> tuple[bool, bool]:
-        images, _ = look_into(place, Counter())
-        return any(map(labels.has, images)), bool(images)
-
-    return max(filter(Path.is_dir, places), key=fit)
+    return max(places, key=lambda place: (labels.names_some(place.images), bool(place.images)))
 
 
-def _fitting(
-    files: list[LabelFile], places: list[Path], folder: Path
-) -> tuple[LabelFile, Path] | None:
+def _fitting(files: list[LabelFile], places: list[Contents]) -> tuple[LabelFile, Contents] | None:
     """Return the label file that has rows for images in one of the places, and that place."""
-    found = []
+    folder, found = places[0].path, []
     for labels in files:
         place = _place(labels, places)
-        if any(map(labels.has, look_into(place, Counter())[0])):
+        if labels.names_some(place.images):
             found.append((labels, place))
         else:
             logger.warning("%s is not used: it names no image in %s", labels.path, folder)
@@ -223,20 +210,19 @@ def _fitting(
     return found[0] if found else None
 
 
-def _with_labels(
-    labels: LabelFile, images: list[Path], place: Path, left: Counter
-) -> list[LabelledImage]:
-    file = labels.path
-    absent = labels.without_image(images)
+def _with_labels(labels: LabelFile, place: Contents) -> tuple[list[LabelledImage], Counter]:
+    """Return the images with their classes, and how many rows and images have no partner."""
+    file, keys = labels.path, {image: labels.key(image.name) for image in place.images}
+    absent = labels.rows.keys() - keys.values()
     if absent and labels.form.strict:
-        raise ValueError(f"{file} names {printable(absent[0])}, which is not an image in {place}")
-    left[f"rows of {file.name} without an image"] += len(absent)
-    if labels.form.selects:
-        selected = [image for image in images if labels.has(image)]
-        left[f"images without a row in {file.name}"] += len(images) - len(selected)
-        images = selected
-    listed = []
-    for image in images:
-        label, target = labels.classes(image)
-        listed.append(_named(image, label, target=target))
-    return listed
+        first = min(labels.rows[key][labels.form.key] for key in absent)
+        raise ValueError(f"{file} names {printable(first)}, which is not an image in {place.path}")
+    unlabelled = [image.name for image, key in keys.items() if key not in labels.rows]
+    if unlabelled and not labels.form.selects:
+        raise ValueError(f"{file} has no row for {printable(unlabelled[0])}")
+    left = {
+        f"rows of {file.name} without an image": len(absent),
+        f"images without a row in {file.name}": len(unlabelled),
+    }
+    listed = {image: key for image, key in keys.items() if key in labels.rows}
+    return [_named(image, *labels.classes(key)) for image, key in listed.items()], Counter(left)

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,60 +14,45 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff")
 LABELS = "labels.csv"
 NIPS2017 = "dev_dataset.csv"
 TINY = "val_annotations.txt"
+RUN = "run.json"
+UNFINISHED = ".unfinished"  # lies in a folder while a script writes images to it
 
 
 @dataclass(frozen=True)
 class Format:
-    """What the columns of a label file mean.
+    """What the columns of a label file mean."""
 
-    Attributes:
-        key: the column of the file names.
-        label: the column of the classes.
-        targets: columns of the target classes; the first one that is filled in counts.
-        synset: the column of the classes' WordNet ids, which the labels must agree with.
-        first: the number of the first class.
-        classes: the number of classes; None if it depends on the network.
-        strict: whether names are compared with their suffixes, and a row without an image is an
-            error.
-        selects: whether images without a row are left out; else they are an error.
-        columns: the columns of a file with tabs and without a header.
-    """
-
-    key: str
-    label: str
-    targets: tuple[str, ...] = ()
-    synset: str | None = None
-    first: int = 0
-    classes: int | None = None
-    strict: bool = False
-    selects: bool = False
-    columns: tuple[str, ...] = ()
+    key: str  # column of the file names
+    label: str  # column of the classes
+    targets: tuple[str, ...] = ()  # columns of target classes, of which the first that is filled in
+    synset: str | None = None  # column of WordNet ids, which the labels must agree with
+    indices: range = range(10**6)  # of the classes, as the file counts them
+    strict: bool = False  # names are compared with their suffixes, and all rows must have an image
+    selects: bool = False  # images without a row are left out; else they are an error
+    columns: tuple[str, ...] = ()  # of a file with tabs and without a header
 
 
 SUITE_LABELS = Format("filename", "label", targets=("target", "targeted_label"), strict=True)
-NIPS = Format("ImageId", "TrueLabel", targets=("TargetClass",), first=1, classes=1000)
+NIPS = Format("ImageId", "TrueLabel", targets=("TargetClass",), indices=range(1, 1001))
 TA_BENCH_LABELS = Format("image_name", "class_index", synset="class", selects=True)
 TINY_IMAGENET = Format("image", "synset", synset="synset", columns=("image", "synset"))
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image file and its classes.
-
-    Attributes:
-        name: the file name of images that are made from it.
-        label: its class index; None if unknown.
-        target: the class of a targeted attack; None if the label file has no such column.
-    """
+    """An image file and its classes."""
 
     path: Path
-    name: str
-    label: int | None
-    target: int | None = None
+    name: str  # the file name of images that are made from it
+    label: int | None  # its class index; None if unknown
+    target: int | None = None  # class of a targeted attack; None if the label file names none
 
 
 class LabelFile:
-    """A label file and its rows, by the names of their images.
+    """A label file.
+
+    Attributes:
+        rows: its rows by the keys of their images, see `key`.
 
     Raises:
         ValueError: it is not a CSV file in UTF-8, lacks a column, or contradicts itself.
@@ -82,7 +67,7 @@ class LabelFile:
                 f"{path} needs a header with the columns {form.key} and {form.label}, separated by "
                 f"commas; it has {header}"
             )
-        self._rows: dict[str, dict] = {}
+        self.rows: dict[str, dict] = {}
         for cells in rows:
             row = dict.fromkeys(header) | dict(zip(header, cells, strict=False))
             name = row[form.key]
@@ -90,44 +75,29 @@ class LabelFile:
                 raise ValueError(f"{path}: {name!r} is not the name of a file beside it")
             if name.startswith("."):
                 continue
-            other = self._rows.setdefault(self._key(name), row)
+            other = self.rows.setdefault(self.key(name), row)
             if other[form.label] != row[form.label]:
                 raise ValueError(f"{path} has two labels for {printable(name)}")
             if self._target(other) != self._target(row):
                 raise ValueError(f"{path} has two targets for {printable(name)}")
 
-    def _key(self, name: str) -> str:
+    def key(self, name: str) -> str:
+        """Return what stands for an image's name in `rows`."""
         if not self.form.strict:
-            name = _without_suffix(name.strip())
+            name = without_suffix(name.strip())
         return unicodedata.normalize("NFC", name)
 
-    def _target(self, row: dict) -> str | None:
-        cells = [(row.get(column) or "").strip() for column in self.form.targets]
-        return next(filter(None, cells), None)
+    def names_some(self, images: list[Path]) -> bool:
+        """Return whether there is a row for one of these images."""
+        return any(self.key(image.name) in self.rows for image in images)
 
-    def rows(self) -> list[tuple[str, int, int | None]]:
-        """Return each image's name without suffix, label and target, in the file's order."""
-        names = [(key, row[self.form.key]) for key, row in self._rows.items()]
-        return [(_without_suffix(key), *self.classes(Path(name))) for key, name in names]
-
-    def has(self, image: Path) -> bool:
-        """Return whether there is a row for an image."""
-        return self._key(image.name) in self._rows
-
-    def without_image(self, images: list[Path]) -> list[str]:
-        """Return the names in the file that none of these images has."""
-        missing = self._rows.keys() - {self._key(image.name) for image in images}
-        return sorted(self._rows[key][self.form.key] for key in missing)
-
-    def classes(self, image: Path) -> tuple[int, int | None]:
+    def classes(self, key: str) -> tuple[int, int | None]:
         """Return an image's label and its target class, if any; both count from 0.
 
         Raises:
-            ValueError: it has no row, or a class that can't be.
+            ValueError: there is no such class, or the label contradicts the synset.
         """
-        row = self._rows.get(self._key(image.name))
-        if row is None:
-            raise ValueError(f"{self.path} has no row for {printable(image.name)}")
+        row = self.rows[key]
         target = self._target(row)
         target = None if target is None else self._class(target)
         synset = (row.get(self.form.synset) or "").strip()
@@ -140,18 +110,21 @@ class LabelFile:
             )
         return label, target
 
+    def _target(self, row: dict) -> str | None:
+        cells = [(row.get(column) or "").strip() for column in self.form.targets]
+        return next(filter(None, cells), None)
+
     def _class(self, text: str | None) -> int:
-        first, classes = self.form.first, self.form.classes
+        first, last = self.form.indices[0], self.form.indices[-1]
         digits = re.fullmatch(r"([0-9]{1,6})(\.0)?", (text or "").strip())  # .0 comes from pandas
-        if digits:
-            index = int(digits[1]) - first
-            if index >= 0 and (classes is None or index < classes):
-                return index
-        allowed = f" from {first} to {first + classes - 1}" if classes else ": a class index from 0"
+        if digits and int(digits[1]) in self.form.indices:
+            return int(digits[1]) - first
+        allowed = f" from {first} to {last}" if first else ": a class index from 0"
         raise ValueError(f"{self.path}: {text!r} is not a label{allowed}")
 
 
-def _without_suffix(name: str) -> str:
+def without_suffix(name: str) -> str:
+    """Return a file name without an image's suffix, if it has one."""
     return name.rpartition(".")[0] if name.lower().endswith(SUFFIXES) else name
 
 
@@ -173,15 +146,12 @@ def other_label_files(folder: Path) -> list[LabelFile]:
     tiny = folder / TINY
     found = [LabelFile(tiny, TINY_IMAGENET)] if tiny.is_file() else []
     for file in sorted(folder.glob("[!.]*.[cC][sS][vV]")):
-        header = []
-        if file.is_file():
-            with contextlib.suppress(OSError, ValueError):
-                header = next(_rows(file), [])
-        found += [
-            LabelFile(file, form)
-            for form in (NIPS, TA_BENCH_LABELS)
-            if {form.key, form.label} <= set(header)
-        ]
+        try:
+            header = set(next(_rows(file), []))
+        except (OSError, ValueError):
+            continue
+        forms = [form for form in (NIPS, TA_BENCH_LABELS) if {form.key, form.label} <= header]
+        found += [LabelFile(file, form) for form in forms]
     return found
 
 
@@ -205,9 +175,12 @@ def printable(name: str | Path) -> str:
     return str(name) if str(name).isprintable() else repr(str(name))
 
 
-def write_labels(folder: Path, rows: Iterable[dict]) -> None:
-    """Write labels.csv; each row has filename and label, and any further columns."""
-    rows = list(rows)
+def write_labels(folder: Path, rows: list[dict]) -> None:
+    """Write labels.csv; each row has filename and label, and any further columns.
+
+    A value of None is an empty cell, and a column without any value is left out.
+    """
+    rows = [{column: v for column, v in row.items() if v is not None} for row in rows]
     columns = dict.fromkeys(column for row in rows for column in row)
     with (
         whole_file(folder / LABELS) as part,

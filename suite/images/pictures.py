@@ -1,13 +1,12 @@
 """8-bit pixels in and out: images decoded ahead of the network, PNGs encoded behind it."""
 
 import contextlib
-import functools
 import io
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,9 +20,9 @@ from suite.images.labels import LabelledImage, printable, whole_file
 from suite.images.metadata import without_metadata
 
 logger = logging.getLogger(__name__)
-# An image's pixels, uint8 3 x H x W, and whether `prepare` left them as they were. numpy holds and
-# stacks them, since torch would start threads of its own in each of ours.
-Decoded = tuple[np.ndarray, bool]
+# An image's pixels, uint8 3 x H x W, or why there are none. numpy holds and stacks them, since
+# torch would start threads of its own in each of ours.
+Decoded = np.ndarray | ValueError
 
 
 def read_image(path: Path) -> PIL.Image.Image:
@@ -68,27 +67,27 @@ def to_pixels(image: PIL.Image.Image) -> Tensor:
 def read_batches(
     batches: list[list[LabelledImage]],
     workers: int = 0,
-    prepare: Callable[[PIL.Image.Image], PIL.Image.Image] | None = None,
+    prepare: Callable[[PIL.Image.Image, str], PIL.Image.Image] | None = None,
     skipped: list[str] | None = None,
-    untouched: list[str] | None = None,
 ) -> Iterator[tuple[list[LabelledImage], Tensor]]:
     """Yield batches with their pixels as uint8, N x 3 x H x W.
 
     Args:
         workers: threads that decode up to two batches ahead; 0 to decode in the calling thread.
-        prepare: applied to each picture, for example a resize.
+        prepare: applied to each picture and its image's name, for example a resize.
         skipped: gets the names of unreadable images, which are left out of their batches, even if
             none is left; None to raise at the first one.
-        untouched: gets the names of the images that `prepare` returns as they are.
 
     Raises:
         ValueError: an image is not readable, or has another size than others of its batch.
     """
 
     def decode(image: LabelledImage) -> Decoded:
-        picture = read_image(image.path)
-        prepared = prepare(picture) if prepare else picture
-        return to_pixels(prepared).numpy(), prepared is picture
+        try:
+            picture = read_image(image.path)
+            return to_pixels(prepare(picture, image.name) if prepare else picture).numpy()
+        except ValueError as error:
+            return error
 
     images = [image for batch in batches for image in batch]
     ahead = 2 * max([workers, *map(len, batches)])
@@ -96,19 +95,16 @@ def read_batches(
         for batch in batches:
             kept, pixels = [], []
             for image in batch:
-                try:
-                    decoded, as_it_was = next(results)()
-                except ValueError as error:
+                decoded = next(results)
+                if isinstance(decoded, ValueError):
                     if skipped is None:
-                        raise
+                        raise decoded
                     skipped.append(image.path.name)
-                    logger.warning("skipped: %s", error)
+                    logger.warning("skipped: %s", decoded)
                     continue
                 if pixels and decoded.shape != pixels[0].shape:
                     sizes = [(each.shape[2], each.shape[1]) for each in (decoded, pixels[0])]
                     raise ValueError(size_error((image.path, sizes[0]), (kept[0].path, sizes[1])))
-                if as_it_was and untouched is not None:
-                    untouched.append(image.name)
                 kept.append(image)
                 pixels.append(decoded)
             yield kept, torch.from_numpy(np.stack(pixels) if pixels else np.empty(0))
@@ -116,16 +112,13 @@ def read_batches(
 
 def _decoded_ahead(
     decode: Callable[[LabelledImage], Decoded],
-    images: Iterable[LabelledImage],
+    images: list[LabelledImage],
     threads: int,
     ahead: int,
-) -> Iterator[Callable[[], Decoded]]:
-    """Yield, for each image in order, a function that returns it decoded or raises its error.
-
-    Threads decode up to `ahead` images before they are asked for; without threads none is.
-    """
+) -> Iterator[Decoded]:
+    """Yield images decoded; threads decode up to `ahead` of them before they are asked for."""
     if not threads:
-        yield from (functools.partial(decode, image) for image in images)
+        yield from map(decode, images)
         return
     PIL.Image.init()  # in two threads at once it would leave one of them without some formats
     pool = ThreadPoolExecutor(threads)
@@ -134,9 +127,9 @@ def _decoded_ahead(
         for image in images:
             jobs.append(pool.submit(decode, image))
             if len(jobs) == ahead:
-                yield jobs.popleft().result
+                yield jobs.popleft().result()
         while jobs:
-            yield jobs.popleft().result
+            yield jobs.popleft().result()
     finally:
         # Without waiting, since Ctrl-C may have come while a lock was held that the threads need.
         pool.shutdown(wait=False, cancel_futures=True)

@@ -6,8 +6,7 @@ import PIL.Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from suite.images.class_folders import UNFINISHED
-from suite.images.labels import LABELS
+from suite.images.labels import LABELS, UNFINISHED
 
 
 def square(

@@ -11,13 +11,10 @@ import PIL.Image
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import folder
 
 from suite.images import pictures
 from suite.images.folders import list_images
 from suite.images.labels import write_labels
-
-__all__ = ["folder"]
 
 GREY = np.linspace(0, 255, 64).reshape(8, 8).round()
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -153,21 +150,6 @@ def test_bad_label_file_is_refused(tmp_path, content, words):
         list_images(tmp_path)
     assert words in str(error.value)
     assert str(tmp_path / "labels.csv") in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\xef\xbb\xbffilename,label\na.png,7\n",
-        b"filename,label\r\na.png,7\r\n",
-        b"label,else,filename\n 7 ,x,a.png\n",
-        b"filename,label\na.png,7\na.png,7\n",
-    ],
-)
-def test_label_file_of_another_kind_is_read(tmp_path, content):
-    rgb().save(tmp_path / "a.png")
-    (tmp_path / "labels.csv").write_bytes(content)
-    assert [image.label for image in list_images(tmp_path)] == [7]
 
 
 def test_file_name_that_no_csv_can_hold_is_refused(tmp_path):

@@ -6,12 +6,10 @@ import numpy as np
 import PIL.Image
 import pytest
 from conftest import pixels_of
-from small import ATTACK, folder
+from small import ATTACK
 
 from suite.images.folders import list_images
 from suite.images.labels import write_labels
-
-__all__ = ["folder"]
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (25, 3, 4, 6), np.uint8)
 UNPACK = "unpack_arrays --input-dir {x} --output-dir {x}/out"
