@@ -1,45 +1,31 @@
 import csv
+import importlib
+import json
 import os
 import shlex
 import subprocess
 import sys
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
-import convert_slim
-import fetch_weights
-import figure1
-import list_branches
-import list_networks
-import load_networks
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-import unpack_arrays
+from small import filled
 from torch import nn
 
-import attack_iter
-import evaluate
 import select_images
 from suite.running import cli
 
 ROOT = Path(__file__).parent.parent
-
+STEPS = ("select_images", "attack_iter", "evaluate")
+FILES = [*ROOT.glob("*.py"), *ROOT.glob("scripts/*.py")]
 SCRIPTS = {
-    script.__name__: script
-    for script in (
-        attack_iter,
-        evaluate,
-        select_images,
-        convert_slim,
-        fetch_weights,
-        figure1,
-        list_branches,
-        list_networks,
-        load_networks,
-        unpack_arrays,
-    )
+    file.stem: importlib.import_module(file.stem)
+    for file in FILES
+    if "def get_parser" in file.read_text()
 }
 
 
@@ -83,6 +69,24 @@ def run(monkeypatch, capsys, caplog):
     return run
 
 
+@pytest.fixture
+def succeed(run):
+    """Run a script that must succeed; return its output, and log with errors."""
+
+    def succeed(command: str, **paths) -> tuple[str, str]:
+        status, out, err = run(command, **paths)
+        assert status == 0, err
+        return out, err
+
+    return succeed
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six images of noise with the labels 0 to 5, in nat; their networks in nets.py."""
+    return filled(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def natural(tmp_path_factory):
     """A folder of embedded images that all three embedded networks classify correctly."""
@@ -114,12 +118,20 @@ def calibrated(model: nn.Module, size: int = 64) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def input_gradient(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Return the gradient of the cross-entropy with the labels 0, 1, ... at the pixels."""
+def input_gradient(model: nn.Module, pixels: torch.Tensor, labels=None) -> torch.Tensor:
+    """Return the gradient of the cross-entropy, with the labels 0, 1, ... if none are given."""
     pixels = pixels.detach().clone().requires_grad_()
-    labels = torch.arange(len(pixels))
+    labels = torch.arange(len(pixels)) if labels is None else labels
     nn.functional.cross_entropy(model(pixels), labels, reduction="sum").backward()
     return pixels.grad
+
+
+@contextmanager
+def hooked(handles):
+    """Take hooks off where the block ends."""
+    yield handles
+    for handle in handles:
+        handle.remove()
 
 
 def pixels_of(folder):
@@ -128,5 +140,25 @@ def pixels_of(folder):
 
 
 def labels_of(folder):
-    with (folder / "labels.csv").open(newline="") as stream:
-        return {row["filename"]: int(row["label"]) for row in csv.DictReader(stream)}
+    return {row["filename"]: int(row["label"]) for row in rows_of(folder / "labels.csv")}
+
+
+def bytes_of(folder):
+    """Return the content of each file but run.json, which has the options, and the lock."""
+    return {f.name: f.read_bytes() for f in folder.glob("[!.]*") if f.name != "run.json"}
+
+
+def contents(folder):
+    """Return the content of each file in a folder, without the folder's own name in run.json."""
+    assert not list(folder.rglob("*.part"))
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {f.name: f.read_bytes().replace(str(folder).encode(), b"") for f in files}
+
+
+def run_json(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def rows_of(table):
+    with table.open(newline="") as stream:
+        return list(csv.DictReader(stream))

@@ -2,7 +2,6 @@
 
 import numpy as np
 import PIL.Image
-import pytest
 
 from suite.images.labels import write_labels
 
@@ -60,13 +59,8 @@ def compiled(): return Compiled()
 """
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Six images of noise with the labels 0 to 5, in nat; their networks in nets.py."""
-    return filled(tmp_path)
-
-
 def filled(root, size=32):
+    """Six images of noise with the labels 0 to 5, in nat; their networks in nets.py."""
     (root / "nets.py").write_text(NETWORKS)
     (root / "nat").mkdir()
     noise = np.random.default_rng(0)
@@ -83,9 +77,5 @@ def label(folder, labels, target=None):
 
 
 ATTACK = "attack_iter --input-dir {x}/nat --output-dir {x}/adv --num-steps 2 --arch {x}/nets.py:"
-
-
 EVALUATE = "evaluate --input-dir {x}/nat --arch {x}/nets.py:"
-
-
 SELECT = "select_images --input-dir {x}/nat --output-dir {x}/kept --size 32 --arch {x}/nets.py:"

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bases import SIZE, Small, images
+from bases import SIZE, Small, generators, images
+from conftest import input_gradient
 
 from suite.attack.gammas import chosen_gammas
 from suite.attack.loop import GradientAttack
@@ -13,7 +14,6 @@ from suite.attack.sources import Source, Sources
 from suite.defences import defence_names
 from suite.defences.defended import Defended, is_random
 from suite.defences.inputs import BitDepth
-from suite.running.random_numbers import image_generators
 
 PGD = Attack(24, 6, num_steps=3)
 
@@ -22,21 +22,15 @@ def behind(name, seed=0):
     """Return a small network behind the defences of a name, as of a classifier."""
     network = Small(seed)
     network.input_size, network.classes = (3, SIZE, SIZE), 4
-    network.weights, network.own, network.digests, network.crop_pct = None, False, {}, None
+    network.digests, network.crop_pct = {}, None
     return Defended(network, "small", defence_names.split_defences(name + "+small")[0])
-
-
-def gradient(network, pixels, labels):
-    pixels = pixels.detach().requires_grad_()
-    loss = torch.nn.functional.cross_entropy(network(pixels), labels, reduction="sum")
-    return torch.autograd.grad(loss, pixels)[0]
 
 
 def test_bpda_steps_by_the_gradient_at_the_defended_pixels():
     natural, labels = images()
     x = natural
     for _ in range(PGD.num_steps):
-        step = gradient(Small(), BitDepth(2)(x), labels).sign() * 6 / 255
+        step = input_gradient(Small(), BitDepth(2)(x), labels).sign() * 6 / 255
         x = (x + step).clamp(natural - 24 / 255, natural + 24 / 255).clamp(0, 1)
     ours = GradientAttack(PGD, [behind("bits:2")]).perturb(natural, labels)
     torch.testing.assert_close(ours, x, atol=1e-7, rtol=0)
@@ -48,10 +42,10 @@ def test_eot_steps_by_the_average_gradient_of_the_draws():
     attack = Attack(24, 24, num_steps=1, momentum=1, eot=5)
     ours = GradientAttack(attack, [behind("smooth:0.3")]).perturb(natural, labels)
     total = torch.zeros_like(natural)
-    drawn = image_generators(0, "012")
+    drawn = generators("012")
     for _ in range(5):
         noise = [torch.randn(natural.shape[1:], dtype=torch.double, generator=g) for g in drawn]
-        total += gradient(Small(), natural + 0.3 * torch.stack(noise), labels)
+        total += input_gradient(Small(), natural + 0.3 * torch.stack(noise), labels)
     assert attack.evaluations == 5
     assert attack.name.endswith("+EOT")
     same = (ours - natural).sign() == total.sign()
@@ -63,11 +57,11 @@ def test_eot_steps_by_the_average_gradient_of_the_draws():
 def test_random_defence_is_of_the_image_alone(attack):
     natural, labels = images()
     attacker = GradientAttack(attack, [behind("smooth:0.3:20")])
-    together = attacker(natural, labels, image_generators(0, "abc"))
-    alone = attacker(natural[2:], labels[2:], image_generators(0, "c"))
+    together = attacker(natural, labels, generators())
+    alone = attacker(natural[2:], labels[2:], generators("c"))
     torch.testing.assert_close(alone, together[2:], atol=1e-9, rtol=0)
     other = GradientAttack(attack, [behind("smooth:0.3:20")])
-    assert not other(natural, labels, image_generators(1, "abc")).allclose(together)
+    assert not other(natural, labels, generators(seed=1)).allclose(together)
 
 
 def test_hooks_are_those_of_the_network_behind_the_defence():

@@ -4,16 +4,14 @@ import json
 
 import pytest
 import torch
-from small import ATTACK, folder, label
+from bases import generators
+from small import ATTACK, label
 
 from suite.attack import crafting
 from suite.attack.loop import GradientAttack
 from suite.images.folders import list_images
 from suite.images.pictures import read_batches, to_float
-from suite.networks.classifier import load_model, predict_classes
-from suite.running.random_numbers import image_generators
-
-__all__ = ["folder"]
+from suite.networks.classifier import load_model
 
 
 @pytest.mark.parametrize(
@@ -23,7 +21,7 @@ __all__ = ["folder"]
 def test_labels_are_held_against_the_answers_to_the_natural_images(run, folder, options):
     ((_, pixels),) = read_batches([list_images(folder / "nat")])
     model = load_model(f"{folder}/nets.py:ten")
-    label(folder / "nat", predict_classes(model, to_float(pixels)).tolist())
+    label(folder / "nat", model(to_float(pixels)).argmax(1).tolist())
     status, _, err = run(f"{ATTACK}ten {options}", x=folder)
     assert (status, "natural images" in err) == (0, False)
 
@@ -54,8 +52,7 @@ def test_run_out_of_memory_goes_on_with_smaller_batches(run, folder, monkeypatch
 
 
 def test_random_targets_are_never_the_label_and_reach_every_class():
-    drawn_from = image_generators(0, list(map(str, range(9000))))
-    targets = crafting.random_targets([7] * 9000, drawn_from)
+    targets = crafting.random_targets([7] * 9000, generators(map(str, range(9000))))
     assert set(targets) == set(range(1000)) - {7}
 
 

@@ -4,13 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bases import BASES, EVERYTHING, MI, Small, images, pool
-from quadratic import Quadratic, perturbed
+from bases import BASES, EVERYTHING, MI, Quadratic, Small, images, perturbed, pool
 
 from suite.attack.ensembles import LogitEnsemble, with_unit_gradient
 from suite.attack.loop import GradientAttack
 from suite.attack.losses import cross_entropy_loss
-from utils_sgm import register_sgm
 
 
 @pytest.mark.parametrize("ensemble", ["logits", "gradients"])
@@ -67,13 +65,10 @@ def test_gradient_ensemble_without_gradients_stays_finite():
 @pytest.mark.parametrize("name", [*BASES, "all"])
 def test_sgm_and_both_kinds_of_ensembles_change_the_attack(name):
     attack, (natural, labels) = EVERYTHING[name], images()
-    scaled, halved = Small(), Small(1)
-    register_sgm(scaled, "", 0.2, input_size=(3, 6, 6))
-    register_sgm(halved, "", 0.5, input_size=(3, 6, 6))
     results = [
-        GradientAttack(attack, [scaled], pool()),
+        GradientAttack(attack, [Small(gamma=0.2)], pool()),
         GradientAttack(attack, [Small()], pool()),
-        GradientAttack(attack, [Small(), halved], pool()),
+        GradientAttack(attack, [Small(), Small(1, gamma=0.5)], pool()),
         GradientAttack(replace(attack, ensemble="gradients"), [Small(), Small(1)], pool()),
     ]
     results = [each.perturb(natural, labels) for each in results]

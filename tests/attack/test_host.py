@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bases import ALL, Small, images, pool
-from quadratic import generators
+from bases import ALL, Small, generators, images, pool
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from suite.attack.loop import GradientAttack
@@ -39,7 +38,7 @@ def test_steps_of_pgd_and_mi_read_nothing(hooks, momentum):
     settings = {"di_prob": 1, "ti_kernel": 5, "ensemble": "gradients", "num_steps": 3}
     attack = GradientAttack(Attack(momentum=momentum, **settings), [network, network])
     with NoHostReads():
-        attack.perturb(torch.rand(2, 3, 32, 32), torch.tensor([1, 2]), generators(names="ab"))
+        attack.perturb(torch.rand(2, 3, 32, 32), torch.tensor([1, 2]), generators("ab"))
 
 
 @pytest.mark.parametrize("attack", [ALL, replace(ALL, targeted=True, loss="margin")])

@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision
-from bases import ALL, MI, Small, images, pool
-from conftest import calibrated
-from small import ATTACK, folder
-from torch import nn
+from bases import ALL, MI, Small, generators, images, perturbed, pool
+from conftest import hooked
+from small import ATTACK
 
 import attack_iter
 from suite.attack import settings
@@ -20,10 +19,7 @@ from suite.attack.settings import Attack
 from suite.attack.sources import Source, Sources
 from suite.images.folders import list_images
 from suite.images.pictures import read_batches, to_float, to_uint8
-from suite.networks.classifier import load_model, predict_classes
-from suite.running.random_numbers import image_generators
-
-__all__ = ["folder"]
+from suite.networks.classifier import load_model
 
 
 @pytest.mark.parametrize(
@@ -45,47 +41,28 @@ def test_script_saves_what_the_attack_on_tensors_returns(run, folder, options, a
 
     source = Source(load_model(f"{folder}/nets.py:ten").accelerate(), 0.5)
     source.register_sgm()
-    result = GradientAttack(attack, [source.network]).perturb(
-        to_float(pixels),
-        torch.tensor([image.label for image in listed]),
-        image_generators(attack.seed, [image.name for image in listed]),
-    )
+    labels = torch.tensor([image.label for image in listed])
+    drawn = generators([image.name for image in listed], attack.seed)
+    result = GradientAttack(attack, [source.network]).perturb(to_float(pixels), labels, drawn)
     assert torch.equal(to_uint8(result, pixels, attack.epsilon), saved)
 
 
-class Residual(nn.Module):
-    input_size = 8
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.branch = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1)
-
-    def forward(self, pixels):
-        features = self.stem(pixels)
-        return (features + self.branch(features)).flatten(1)
-
-
 def test_any_module_can_be_a_source():
-    module = Residual().eval().requires_grad_(False)
-    natural, labels = torch.rand(2, 3, 8, 8), torch.tensor([1, 2])
+    module, (natural, labels) = Small(), images()
     attack, source = GradientAttack(Attack(num_steps=1), [module]), Source(module, gamma=0.1)
     plain = attack.perturb(natural, labels)
-    handles = source.register_sgm()
-    assert (source.hooks, len(handles)) == ("branch", 1)
-    assert not torch.equal(attack.perturb(natural, labels), plain)
-    torch.testing.assert_close(Sources([source]).logits(natural, ["a", "b"]), module(natural))
-    for handle in handles:
-        handle.remove()
+    with hooked(source.register_sgm()) as handles:
+        assert (source.hooks, len(handles)) == ("branch", 1)
+        assert not torch.equal(attack.perturb(natural, labels), plain)
+        logits = Sources([source]).logits(natural, ["a", "b", "c"])
+    torch.testing.assert_close(logits, module(natural))
     assert torch.equal(attack.perturb(natural, labels), plain)
 
 
 def test_random_numbers_depend_on_seed_and_place_where_none_are_given():
-    network = Residual().eval().requires_grad_(False)
-    natural, labels = torch.rand(3, 3, 8, 8), torch.tensor([0, 0, 0])
+    natural, labels = images()
     first, again, other = (
-        GradientAttack(
-            Attack(num_steps=1, step_size=0, rand_init=True, seed=seed), [network]
-        ).perturb(natural, labels)
+        perturbed(Small(), natural, labels, num_steps=1, step_size=0, rand_init=True, seed=seed)
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
@@ -95,12 +72,11 @@ def test_random_numbers_depend_on_seed_and_place_where_none_are_given():
 
 def test_network_in_training_mode_is_refused():
     with pytest.raises(ValueError, match="mine is in training mode"):
-        Source(Residual().train(), name="mine")
+        Source(Small().train(), name="mine")
 
 
 def test_ensembles_are_named_by_their_members():
-    network = calibrated(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), 2)
-    both = [Source(network, name="a"), Source(network, name="b")]
+    both = [Source(Small(), name="a"), Source(Small(), name="b")]
     assert Sources(both).name == "a + b"
     assert Sources(both, "gradients").name == "a + b (gradients)"
     assert Sources(both[:1], "gradients").name == "a"
@@ -149,7 +125,7 @@ def test_absent_labels_of_a_pool_are_what_the_sources_answer(folder):
     listed = [replace(image, label=None) for image in list_images(folder / "nat")]
     listed[2] = replace(listed[2], label=3)
     found = read_pool(listed, 0, sources)
-    expected = predict_classes(sources.networks[0], to_float(found.pixels))
+    expected = sources.networks[0](to_float(found.pixels)).argmax(1)
     expected[2] = 3
     assert torch.equal(found.labels, expected)
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from quadratic import gaussian, generators
+from bases import gaussian, generators
 from torch.nn.functional import grid_sample
 from torchvision.transforms.functional import InterpolationMode, rotate
 
@@ -35,14 +35,14 @@ def test_di_with_probability_0_is_the_identity():
 
 def test_di_transforms_as_often_as_its_probability_says():
     pixels = torch.rand(600, 3, 9, 9)
-    diverse = input_diversity(pixels, 0.3, 330 / 299, generators(names=MANY))
+    diverse = input_diversity(pixels, 0.3, 330 / 299, generators(MANY))
     assert (diverse == pixels).flatten(1).all(1).float().mean() == pytest.approx(0.7, abs=0.07)
 
 
 def test_di_shrinks_images_by_a_uniform_factor_on_average():
     """White images keep the share (s / r)^2 of their area, s uniform in [1, r]; else black."""
     resize, white = 1.5, torch.ones(400, 3, 40, 40)
-    means = input_diversity(white, 1, resize, generators(names=MANY[:400])).mean((1, 2, 3))
+    means = input_diversity(white, 1, resize, generators(MANY[:400])).mean((1, 2, 3))
     expected = (resize**3 - 1) / (3 * (resize - 1)) / resize**2
     assert means.mean() == pytest.approx(expected, abs=0.02)
     assert means.min() == pytest.approx(1 / resize**2, abs=0.02)
@@ -51,7 +51,7 @@ def test_di_shrinks_images_by_a_uniform_factor_on_average():
 
 def test_di_places_images_everywhere():
     white = torch.ones(400, 1, 40, 40)
-    average = input_diversity(white, 1, 1.5, generators(names=MANY[:400])).mean(0)[0]
+    average = input_diversity(white, 1, 1.5, generators(MANY[:400])).mean(0)[0]
     torch.testing.assert_close(average, average.flip(0), atol=0.12, rtol=0)
     torch.testing.assert_close(average, average.flip(1), atol=0.12, rtol=0)
     assert average[0, 0] < average[20, 20]
@@ -65,7 +65,7 @@ def test_transformation_is_of_the_image_alone_and_drawn_anew_in_each_pass(transf
     first, second = transform(pixels, drawn), transform(pixels, drawn)
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
-    assert torch.equal(transform(pixels[1:2], generators(names="b")), first[1:2])
+    assert torch.equal(transform(pixels[1:2], generators("b")), first[1:2])
 
 
 def rotated(block, angle):
@@ -96,8 +96,8 @@ def blocks_by_hand(image, generator, degrees=24):
 @pytest.mark.parametrize("size", [(17, 24), (2, 3)])  # of few pixels many a block has none
 def test_blocks_are_those_that_are_cut_rotated_and_put_together_by_hand(size):
     pixels, names = torch.rand(40, 3, *size, dtype=torch.double), MANY[:40]
-    expected = [blocks_by_hand(*pair) for pair in zip(pixels, generators(names=names), strict=True)]
-    found = shuffle_blocks(pixels, generators(names=names))
+    expected = [blocks_by_hand(*pair) for pair in zip(pixels, generators(names), strict=True)]
+    found = shuffle_blocks(pixels, generators(names))
     torch.testing.assert_close(found, torch.stack(expected))
 
 
@@ -122,7 +122,7 @@ def pool_of(labels):
 
 def test_admix_draws_every_image_of_another_class_as_often():
     labels, classes = [5, 7, 5, 9, 7, 5], torch.tensor([5, 7, 1] * 1000)
-    drawn_from = generators(names=map(str, range(3000)))
+    drawn_from = generators(map(str, range(3000)))
     drawn = admixed(pool_of(labels), classes, 0.2, drawn_from)
     assert drawn.shape == (3000, 3, 2, 2)
     numbers = (drawn[:, 0, 0, 0] * 255 / 0.2).round().long()
@@ -138,4 +138,4 @@ def test_admix_draws_for_an_image_alone_and_anew():
     pool, classes, drawn = pool_of(range(200)), torch.tensor([1, 2, 3]), generators()
     first, second = (admixed(pool, classes, 0.2, drawn) for _ in range(2))
     assert not torch.equal(first, second)
-    assert torch.equal(admixed(pool, classes[1:2], 0.2, generators(names="b")), first[1:2])
+    assert torch.equal(admixed(pool, classes[1:2], 0.2, generators("b")), first[1:2])

@@ -36,155 +36,103 @@ def conv(channels=4, kernel=3):
     return nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
 
 
-class Additive(nn.Module):
-    def __init__(self, join):
-        super().__init__()
-        self.join = join
-        self.f = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(inplace=True), conv())
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, z):
-        return self.relu(self.join(z, self.f(z)))
-
-
-class PreActivation(Additive):
-    def forward(self, z):
-        return self.join(z, self.f(torch.relu(z)))
-
-
-class SqueezeAndExcitation(nn.Module):
-    def __init__(self, join):
-        super().__init__()
-        self.join, self.f, self.squeeze = join, conv(), conv(kernel=1)
-        self.excite = Gate(self.squeeze)
-
-    def forward(self, z):
-        return self.join(z, self.excite(self.f(z)))
-
-
 class Gate(nn.Module):
-    def __init__(self, squeeze):
+    """Squeeze and excitation."""
+
+    def __init__(self):
         super().__init__()
-        self.squeeze = squeeze
+        self.squeeze = conv(kernel=1)
 
     def forward(self, z):
         return z * torch.sigmoid(self.squeeze(z.mean((2, 3), keepdim=True)))
 
 
-class Transformer(nn.Module):
-    """The attention returns a tuple, positions are no residual, drop_path is shared."""
+class Net(nn.Module):
+    """A network whose forward is a function of itself, an input, and what scales a branch.
 
-    def __init__(self, join):
+    The last is a function of a skip connection and a branch, or of a branch alone.
+    """
+
+    def __init__(self, function, how=None):
         super().__init__()
-        self.join = join
-        self.positions = nn.Parameter(torch.randn(1, 36, 4))
-        self.norm = nn.LayerNorm(4)
+        self.function, self.how = function, how
+        self.f, self.g, self.relu = conv(), conv(), nn.ReLU(inplace=True)
+        self.layers = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(inplace=True), conv())
+        if function is nested:
+            self.layers = nn.Sequential(conv(), Net(additive, how), conv())
+        self.of_two, self.of_other_two, self.of_tokens = conv(2), conv(2), nn.Linear(36, 1)
+        self.gate, self.drop_path = Gate(), nn.Identity()
+        self.gamma = nn.Parameter(torch.rand(4, 1, 1))
+        self.weights = nn.Parameter(torch.randn(2, 4, 4, 3, 3) / 6)
+        self.positions, self.norm = nn.Parameter(torch.randn(1, 36, 4)), nn.LayerNorm(4)
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
         self.mlp = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4), nn.Dropout(0.1))
-        self.drop_path = nn.Identity()
+        self.view = nn.Sequential(nn.Flatten(), nn.Linear(144, 144), nn.Unflatten(1, (4, 6, 6)))
 
     def forward(self, z):
-        tokens = z.flatten(2).transpose(1, 2) + self.positions
-        n = self.norm(tokens)
-        tokens = self.join(tokens, self.drop_path(self.attention(n, n, n, need_weights=False)[0]))
-        tokens = self.join(tokens, self.drop_path(self.mlp(self.norm(tokens))))
-        return tokens.transpose(1, 2).reshape(z.shape)
+        return self.function(self, z, self.how)
 
 
-class LayerScale(Additive):
-    def __init__(self, join):
-        super().__init__(join)
-        self.gamma = nn.Parameter(torch.rand(4, 1, 1))
-
-    def forward(self, z):
-        return self.join(z, self.gamma * self.f(z))
+def additive(net, z, join):
+    return net.relu(join(z, net.layers(z)))
 
 
-class Nested(nn.Module):
-    def __init__(self, join):
-        super().__init__()
-        self.join = join
-        self.f = nn.Sequential(conv(), Additive(join), conv())
+def transformer(net, z, join):
+    """The attention returns a tuple, positions are no residual, drop_path is shared."""
+    tokens = z.flatten(2).transpose(1, 2) + net.positions
+    n = net.norm(tokens)
+    tokens = join(tokens, net.drop_path(net.attention(n, n, n, need_weights=False)[0]))
+    tokens = join(tokens, net.drop_path(net.mlp(net.norm(tokens))))
+    return tokens.transpose(1, 2).reshape(z.shape)
 
-    def forward(self, z):
-        return self.join(z, self.f(z))
+
+def nested(net, z, join):
+    return join(z, net.layers(z))
 
 
-class Recurrent(Additive):
+def recurrent(net, z, join):
     """One module, several times: each call is a branch's output."""
-
-    def forward(self, z):
-        for _ in range(3):
-            z = self.join(z, self.f(z))
-        return z
+    for _ in range(3):
+        z = join(z, net.layers(z))
+    return z
 
 
-class SharedDropPath(nn.Module):
+def shared_drop_path(net, z, join):
     """Branches computed without modules, that an Identity hands on."""
-
-    def __init__(self, join):
-        super().__init__()
-        self.join, self.drop_path = join, nn.Identity()
-        self.weights = nn.Parameter(torch.randn(2, 4, 4, 3, 3) / 6)
-
-    def forward(self, z):
-        for weight in self.weights:
-            y = nn.functional.conv2d(z, weight, padding=1) * torch.sigmoid(z)
-            z = self.join(z, self.drop_path(y))
-        return z
+    for weight in net.weights:
+        y = nn.functional.conv2d(z, weight, padding=1) * torch.sigmoid(z)
+        z = join(z, net.drop_path(y))
+    return z
 
 
-class ControlFlow(Additive):
-    def forward(self, z):
-        for _ in range(2 if z.sum() > 0 else 2):
-            if z.shape[1] == 4:
-                z = self.join(z, self.f(z))
-        return z
+def control_flow(net, z, join):
+    for _ in range(2 if z.sum() > 0 else 2):
+        if z.shape[1] == 4:
+            z = join(z, net.layers(z))
+    return z
 
 
-class ReturnsView(nn.Module):
-    """The branch is a view, which an addition in place then changes."""
-
-    def __init__(self, join):
-        super().__init__()
-        self.join = join
-        self.f = nn.Sequential(nn.Flatten(), nn.Linear(144, 144), nn.Unflatten(1, (4, 6, 6)))
-
-    def forward(self, z):
-        return self.join(z, self.f(z))
-
-
-class TwoTerms(nn.Module):
+def two_terms(net, z, join):
     """x + f(x) + g(x): both f and g are residual modules of the one skip connection."""
-
-    def __init__(self, join):
-        super().__init__()
-        self.join, self.f, self.g = join, conv(), conv()
-
-    def forward(self, z):
-        return self.join(self.join(z, self.f(z)), self.g(z))
+    return join(join(z, net.f(z)), net.g(z))
 
 
-class SumOfTwo(TwoTerms):
-    """x + (f(x) + g(x)): the branch is a sum, which no module returns."""
-
-    def forward(self, z):
-        return self.join(z, self.f(z) + self.g(z))
-
-
+# With the number of their residual modules.
 NETWORKS = {
-    Additive: 1,
-    PreActivation: 1,
-    SqueezeAndExcitation: 1,
-    Transformer: 2,
-    LayerScale: 1,
-    Nested: 2,
-    Recurrent: 1,
-    SharedDropPath: 1,
-    ControlFlow: 1,
-    ReturnsView: 1,
-    TwoTerms: 2,
-    SumOfTwo: 2,
+    "additive": (additive, 1),
+    "pre-activation": (lambda net, z, join: join(z, net.layers(torch.relu(z))), 1),
+    "squeeze and excitation": (lambda net, z, join: join(z, net.gate(net.f(z))), 1),
+    "transformer": (transformer, 2),
+    "layer scale": (lambda net, z, join: join(z, net.gamma * net.layers(z)), 1),
+    "nested": (nested, 2),
+    "recurrent": (recurrent, 1),
+    "shared drop path": (shared_drop_path, 1),
+    "control flow": (control_flow, 1),
+    # The branch is a view, which an addition in place then changes.
+    "returns view": (lambda net, z, join: join(z, net.view(z)), 1),
+    "two terms": (two_terms, 2),
+    # x + (f(x) + g(x)): the branch is a sum, which no module returns.
+    "sum of two": (lambda net, z, join: join(z, net.f(z) + net.g(z)), 2),
 }
 
 
@@ -203,30 +151,3 @@ def assert_scaled_as_by_autograd(plain: nn.Module, oracle: nn.Module, modules: i
     handles = register_hook_for_branches(plain, GAMMA, (3, 6, 6))
     assert len(handles) == modules
     torch.testing.assert_close(input_gradient(plain, pixels), expected)
-
-
-class Dense(nn.Module):
-    def __init__(self, branch):
-        super().__init__()
-        self.branch = branch
-        self.layers = nn.ModuleList(nn.Conv2d(4 + 2 * n, 2, 3, padding=1) for n in range(3))
-        self.transition = nn.Conv2d(10, 4, 1)
-
-    def forward(self, z):
-        features = [z]
-        for layer in self.layers:
-            features.append(self.branch(layer(torch.relu(torch.cat(features, 1)))))
-        return self.transition(torch.cat(features, 1))
-
-
-class Res2Net(nn.Module):
-    """Part of the channels feeds the next part's layer, and both are concatenated."""
-
-    def __init__(self, branch):
-        super().__init__()
-        self.branch, self.f, self.g = branch, conv(2), conv(2)
-
-    def forward(self, z):
-        first, second = z.chunk(2, 1)
-        first = self.f(first)
-        return torch.cat([first, self.branch(self.g(first + second))], 1)

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from blocks import GAMMA, JOINS, Additive, classifier
+from blocks import GAMMA, JOINS, Net, additive, classifier
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from utils_sgm import register_sgm, residual_branches
+from branches import residual_branches
+from utils_sgm import register_sgm
+
+PLUS = JOINS["+"][0]
 
 
 class Checkpointed(nn.Module):
@@ -14,7 +17,7 @@ class Checkpointed(nn.Module):
 
     def __init__(self, reentrant):
         super().__init__()
-        self.first, self.second = (Additive(JOINS["+"][0]) for _ in range(2))
+        self.first, self.second = (Net(additive, PLUS) for _ in range(2))
         self.reentrant = reentrant
 
     def forward(self, z):
@@ -41,32 +44,26 @@ class Doubled(torch.autograd.Function):
         return 2 * grad
 
 
-class OwnFunction(Additive):
-    def forward(self, z):
-        return super().forward(Doubled.apply(z))
-
-
 def test_branches_after_a_function_of_one_s_own_are_found(caplog):
-    (branch,) = residual_branches(classifier(OwnFunction(JOINS["+"][0])), (3, 6, 6))
-    assert branch.module == "1.f.3"
+    network = Net(lambda net, z, join: additive(net, Doubled.apply(z), join), PLUS)
+    (branch,) = residual_branches(classifier(network), (3, 6, 6))
+    assert branch.module == "1.layers.3"
     assert not caplog.text
 
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 def test_network_without_gradients_is_refused(off):
-    class Off(Additive):
-        forward = off()(Additive.forward)
-
     class WhollyOff(nn.Sequential):
         forward = off()(nn.Sequential.forward)
 
-    for network in (classifier(Off(JOINS["+"][0])), WhollyOff(*classifier(nn.Identity()))):
+    partly_off = classifier(Net(off()(additive), PLUS))
+    for network in (partly_off, WhollyOff(*classifier(nn.Identity()))):
         with pytest.raises(ValueError, match="no gradient goes through this network"):
             register_sgm(network, "mine", GAMMA, input_size=(3, 6, 6))
 
 
 def test_scripted_part_is_refused_and_leaves_no_hooks():
-    network = classifier(Additive(JOINS["+"][0]))
+    network = classifier(Net(additive, PLUS))
     network.append(torch.jit.script(nn.Linear(5, 5).double()))
     with pytest.raises(ValueError, match="a part of this network is scripted or traced"):
         register_sgm(network, "mine", GAMMA, input_size=(3, 6, 6))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from blocks import GAMMA, JOINS, assert_scaled_as_by_autograd, classifier, conv, scaled
+from blocks import GAMMA, JOINS, Net, assert_scaled_as_by_autograd, classifier, conv, scaled
 from torch import nn
 from torch.nn import functional
 
@@ -17,10 +17,6 @@ def every_second(z):
 def padded(z):
     """Four channels become sixteen."""
     return functional.pad(z, (0, 0, 0, 0, 6, 6))
-
-
-def zeros_beside(z):
-    return torch.cat([every_second(z), torch.zeros(len(z), 12, 3, 3, dtype=z.dtype)], 1)
 
 
 def times_zero_beside(z):
@@ -38,17 +34,9 @@ def patches_merged(z):
     return torch.cat([z[:, :, i::2, j::2] for i in range(2) for j in range(2)], 1)
 
 
-def shuffled_by_hand(z):
-    return z.view(len(z), 2, 2, 6, 6).transpose(1, 2).contiguous().view(z.shape)
-
-
-def handed_on(z):
-    return nn.Identity()(functional.dropout(z.clone().to(z.dtype), 0.5, training=False))
-
-
 TO_HALF_THE_SIZE = {
     "option A": lambda z: padded(every_second(z)),
-    "zeros beside": zeros_beside,
+    "zeros beside": lambda z: torch.cat([every_second(z), z.new_zeros(len(z), 12, 3, 3)], 1),
     "times zero beside": times_zero_beside,
     "written into zeros": written_into_zeros,
     "average pool": lambda z: padded(nn.AvgPool2d(2)(z)),
@@ -63,12 +51,14 @@ OF_THE_SAME_SIZE = {
     "flipped": lambda z: z.flip(1),
     "shifted": lambda z: z.roll((1, 1), (2, 3)),
     "shuffled": nn.ChannelShuffle(2),
-    "shuffled by hand": shuffled_by_hand,
+    "shuffled by hand": lambda z: (
+        z.view(len(z), 2, 2, 6, 6).transpose(1, 2).contiguous().view(z.shape)
+    ),
     "reshaped": lambda z: z.flatten(1).reshape(z.shape).mT.permute(0, 1, 3, 2),
     "cropped and padded": lambda z: functional.pad(z[:, :, 1:-1, 1:-1], (1, 1, 1, 1), "reflect"),
     "repeated": lambda z: functional.interpolate(every_second(z), scale_factor=2),
     "parts exchanged": lambda z: torch.cat(z.chunk(2, 1)[::-1], 1),
-    "handed on": handed_on,
+    "handed on": lambda z: nn.Identity()(functional.dropout(z.clone().to(z.dtype), training=False)),
 }
 
 
@@ -93,28 +83,6 @@ def test_branch_beside_a_shortcut_is_scaled(shortcut, join):
     function = (TO_HALF_THE_SIZE | OF_THE_SAME_SIZE)[shortcut]
     ours, oracle = (classifier(Shortcut(how, function, stride)) for how in JOINS[join])
     assert_scaled_as_by_autograd(ours, oracle, 1)
-
-
-class Net(nn.Module):
-    """A network whose forward is a function of itself, an input, and what scales a branch."""
-
-    def __init__(self, function, branch=None):
-        super().__init__()
-        self.function, self.branch = function, branch
-        self.f, self.g, self.of_two = conv(), conv(), conv(2)
-        self.of_tokens = nn.Linear(36, 1)
-
-    def forward(self, z):
-        return self.function(self, z, self.branch)
-
-
-def two_terms(net, z, branch):
-    return z.flip(1) + branch(net.f(z)) + branch(net.g(z))
-
-
-def sum_of_two(net, z, branch):
-    both = branch(net.f(z)) + branch(net.g(z))
-    return z.flip(1) + both
 
 
 def added_to_some_channels(net, z, branch):
@@ -159,8 +127,8 @@ def moved_between_two_branches(net, z, branch):
 @pytest.mark.parametrize(
     ("forward", "modules"),
     [
-        (two_terms, 2),
-        (sum_of_two, 2),
+        (lambda net, z, branch: z.flip(1) + branch(net.f(z)) + branch(net.g(z)), 2),
+        (lambda net, z, branch: z.flip(1) + (branch(net.f(z)) + branch(net.g(z))), 2),
         (added_to_some_channels, 1),
         (both_from_a_moved_value, 1),
         (branch_from_some_channels, 1),
@@ -225,10 +193,6 @@ def rotated_without_class_token(net, z, _):
     return torch.cat([tokens[:, :, :0], torch.sin(tokens[:, :, 0:])], 2).view(z.shape)
 
 
-def patches(net, z, _):
-    return patches_merged(z).view(z.shape)
-
-
 @pytest.mark.parametrize(
     "forward",
     [
@@ -237,7 +201,7 @@ def patches(net, z, _):
         class_token_apart,
         class_token_replaced,
         rotated_without_class_token,
-        patches,
+        lambda net, z, _: patches_merged(z).view(z.shape),
     ],
 )
 def test_part_of_the_values_beside_the_rest_is_no_dense_connection(forward):

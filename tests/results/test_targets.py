@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from small import folder
 
 from suite.images.folders import in_batches, list_images
 from suite.images.pictures import read_batches, to_float
@@ -12,8 +11,6 @@ from suite.networks.classifier import Classifier, predict_logits
 from suite.results import targets
 from suite.results.targets import Targets
 from suite.running import devices
-
-__all__ = ["folder"]
 
 
 @pytest.fixture

@@ -29,10 +29,10 @@ def commands_of(script, folder, **environment):
 
 def parsed(protocol, folder, **environment):
     """Return a protocol's commands as (script, options), which the scripts' own parsers took."""
-    found, parsers = [], {name: script.get_parser() for name, script in SCRIPTS.items()}
+    found = []
     for command in commands_of(f"protocol_{protocol}.sh", folder, **environment):
         name, *words = shlex.split(command)
-        args = parsers[name].parse_args(words)
+        args = SCRIPTS[name].get_parser().parse_args(words)
         getattr(SCRIPTS[name], "check", lambda args: None)(args)
         found.append((name, args))
     return found

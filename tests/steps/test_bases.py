@@ -2,14 +2,13 @@
 
 import PIL.Image
 import pytest
-from small import ATTACK, folder, label
+from conftest import bytes_of
+from small import ATTACK, label
 
 from suite.attack import pool
 from suite.attack.sources import Sources
 from suite.images.folders import list_images
 from suite.images.labels import LABELS
-
-__all__ = ["folder"]
 
 ALL = (
     "--momentum 1 --nesterov --variance 2 --scales 2 --admix 2 --block-shuffle 2 --di-prob 0.5 "
@@ -17,60 +16,52 @@ ALL = (
 )
 
 
-def images(folder):
-    return {f.name: f.read_bytes() for f in sorted(folder.glob("*.png")) + [folder / LABELS]}
-
-
 @pytest.mark.parametrize("options", [f"{ALL} --targeted --loss logit", f"{ALL} --loss margin"])
-def test_resumed_run_gives_the_bytes_of_an_undisturbed_one(run, folder, options):
+def test_resumed_run_gives_the_bytes_of_an_undisturbed_one(succeed, folder, options):
     command = f"{ATTACK}ten {options} --batch-size 2"
-    assert run(command, x=folder)[0] == 0
-    whole = images(folder / "adv")
+    succeed(command, x=folder)
+    whole = bytes_of(folder / "adv")
     for name in ("0.png", "5.png"):
         (folder / "adv" / name).unlink()
-    status, out, err = run(command, x=folder)
-    assert status == 0, err
-    assert images(folder / "adv") == whole
+    out, err = succeed(command, x=folder)
+    assert bytes_of(folder / "adv") == whole
     assert "24 gradient evaluations a step, of which PGD takes 1" in err
     assert "VNI-FGSM+SI+Admix+BSR+DI+TI" in out
 
 
-def test_images_do_not_depend_on_their_batches(run, folder):
+def test_images_do_not_depend_on_their_batches(succeed, folder):
     made = []
     for size in (1, 4):
-        command = f"{ATTACK}ten {ALL} --batch-size {size} --overwrite"
-        assert run(command, x=folder)[0] == 0
-        made.append(images(folder / "adv"))
+        succeed(f"{ATTACK}ten {ALL} --batch-size {size} --overwrite", x=folder)
+        made.append(bytes_of(folder / "adv"))
     assert made[0] == made[1]
 
 
-def test_attack_s_name_is_in_the_table_and_repeats_are_recognised(run, folder):
+def test_attack_s_name_is_in_the_table_and_repeats_are_recognised(succeed, folder):
     for seed in (1, 2):
-        command = f"{ATTACK}ten --admix 1 --output-dir {{x}}/{seed} --seed {seed}"
-        assert run(command, x=folder)[0] == 0
+        succeed(f"{ATTACK}ten --admix 1 --output-dir {{x}}/{seed} --seed {seed}", x=folder)
     table = "evaluate --input-dir {x}/1 {x}/2 --nat-dir {x}/nat --arch {x}/nets.py:ten"
-    status, out, err = run(table, x=folder)
-    assert status == 0, err
+    out, _ = succeed(table, x=folder)
     assert f"{folder}/1 +1 " in out
 
 
-def test_without_labels_admix_takes_what_the_source_answers(run, folder):
+def test_without_labels_admix_takes_what_the_source_answers(succeed, folder):
     (folder / "nat" / "labels.csv").unlink()
-    status, _, err = run(f"{ATTACK}ten --admix 1", x=folder)
-    assert status == 0, err
+    _, err = succeed(f"{ATTACK}ten --admix 1", x=folder)
     assert "6 images have no label" in err
 
 
 @pytest.mark.parametrize("change", ["more images", "other labels"])
-def test_admix_of_other_images_is_another_run(run, folder, change):
-    for options in ("", " --admix 1"):
-        command = f"{ATTACK}ten{options} --output-dir {{x}}/{len(options)} --batch-size 6"
-        assert run(command, x=folder)[0] == 0
+def test_admix_of_other_images_is_another_run(run, succeed, folder, change):
+    plain = f"{ATTACK}ten --output-dir {{x}}/plain --batch-size 6"
+    admix = f"{ATTACK}ten --admix 1 --output-dir {{x}}/admix --batch-size 6"
+    for command in (plain, admix):
+        succeed(command, x=folder)
     if change == "more images":
         PIL.Image.new("RGB", (32, 32)).save(folder / "nat" / "6.png")
     label(folder / "nat", range(7) if change == "more images" else range(1, 7))
-    assert run(f"{ATTACK}ten --output-dir {{x}}/0 --batch-size 6", x=folder)[0] == 0
-    status, _, err = run(f"{ATTACK}ten --admix 1 --output-dir {{x}}/10 --batch-size 6", x=folder)
+    succeed(plain, x=folder)
+    status, _, err = run(admix, x=folder)
     assert (status, "was made with other settings (pool '" in err) == (1, True)
 
 
@@ -79,7 +70,7 @@ def test_images_that_admix_cannot_read_are_left_out(run, folder):
     status, out, err = run(f"{ATTACK}ten --admix 1", x=folder)
     assert (status, "5\n" in out) == (1, True)
     assert "1 images were not readable: 2.png" in err
-    assert sorted(images(folder / "adv")) == ["0.png", "1.png", "3.png", "4.png", "5.png", LABELS]
+    assert sorted(bytes_of(folder / "adv")) == ["0.png", "1.png", "3.png", "4.png", "5.png", LABELS]
 
 
 def test_pool_is_part_of_a_large_folder_that_the_seed_chooses(folder, monkeypatch):

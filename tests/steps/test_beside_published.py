@@ -3,11 +3,9 @@
 import json
 
 import pytest
-from small import ATTACK, EVALUATE, folder
+from small import ATTACK, EVALUATE
 
 from evaluate import PUBLISHED_NAMES
-
-__all__ = ["folder"]
 
 HEADER = "source,attack,gamma,target,mean,std,from,num_steps\n"
 COMMAND = EVALUATE.replace("nat", "adv")

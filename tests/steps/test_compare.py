@@ -6,12 +6,10 @@ import json
 import numpy as np
 import PIL.Image
 import pytest
-from small import ATTACK, EVALUATE, folder, label
+from small import ATTACK, EVALUATE, label
 
 from suite.images.folders import list_images
 from suite.images.labels import write_labels
-
-__all__ = ["folder"]
 
 COMPARE = EVALUATE.replace("--input-dir {x}/nat", "--input-dir {x}/g1 {x}/g0.3")
 

@@ -7,13 +7,11 @@ from importlib.metadata import version
 import pytest
 import torch
 import torchvision
-from conftest import SCRIPTS, calibrated, labels_of, pixels_of
-from small import ATTACK, folder
+from conftest import SCRIPTS, calibrated, labels_of, pixels_of, run_json
+from small import ATTACK
 
 from suite.attack.settings import DEFAULTS
 from suite.running import runs
-
-__all__ = ["folder"]
 
 
 @pytest.mark.parametrize(
@@ -35,12 +33,9 @@ __all__ = ["folder"]
     ],
 )
 def test_commands_of_the_original_readme_run_unchanged(
-    run, tmp_path, natural, monkeypatch, arch, file, command
+    succeed, tmp_path, natural, checkpoints, monkeypatch, arch, file, command
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    checkpoints = tmp_path / "hub" / "checkpoints"
-    checkpoints.mkdir(parents=True)
     network = calibrated(torchvision.models.get_model(arch))
     *_, weight, _ = network.parameters()
     weight /= 100  # or it would be so sure of its answer that cross-entropy has no gradient
@@ -49,11 +44,10 @@ def test_commands_of_the_original_readme_run_unchanged(
     name = min(labels_of(natural))
     (tmp_path / "nat_images" / name).write_bytes((natural / name).read_bytes())
 
-    status, out, err = run(command.replace("python attack_iter.py", "attack_iter"))
-    assert status == 0, err
+    out, err = succeed(command.replace("python attack_iter.py", "attack_iter"))
     assert "1 images have no label" in err
     assert "images                1\n" in out
-    made = json.loads((tmp_path / "adv_images" / "run.json").read_text())
+    made = run_json(tmp_path / "adv_images")
     assert made["source"] == arch
     assert made["hooks"] == ["relu"]
     digest = hashlib.sha256((checkpoints / file).read_bytes()).hexdigest()
@@ -63,49 +57,28 @@ def test_commands_of_the_original_readme_run_unchanged(
     assert abs(difference).max() == made["largest_perturbation"] == 16
 
 
+FIRST = """{
+"checkpoint": null, "ensemble": "logits", "epsilon": 16.0, "num_steps": 2, "step_size": 2.0,
+"momentum": 0.0, "di_prob": 0.0, "di_resize": 1.1, "ti_kernel": 1, "ti_sigma": 3.0,
+"rand_init": false, "targeted": false, "seed": 0, "gamma": [1.0], "hooks": "auto",
+"branches": null, "list_branches": false, "overwrite": false, "on_error": "stop",
+"batch_size": null, "workers": null, "precision": "tf32", "no_cuda": false, "print_freq": 10,
+"json": false
+}"""
 LATER = DEFAULTS | {"through_defence": False}
 
 
 @pytest.mark.parametrize("later", [{}, LATER], ids=["first version", "later version"])
-def test_folder_of_an_earlier_version_is_resumed(run, folder, later):
+def test_folder_of_an_earlier_version_is_resumed(succeed, folder, later):
     """Its run.json has these options; one that came or went must not make it another run."""
-    assert run(f"{ATTACK}ten", x=folder)[0] == 0
-    made = folder / "adv" / "run.json"
-    run_json = json.loads(made.read_text())
-    before = {
-        "input_dir": f"{folder}/nat",
-        "output_dir": f"{folder}/adv",
-        "arch": [f"{folder}/nets.py:ten"],
-        "checkpoint": None,
-        "ensemble": "logits",
-        "epsilon": 16.0,
-        "num_steps": 2,
-        "step_size": 2.0,
-        "momentum": 0.0,
-        "di_prob": 0.0,
-        "di_resize": 1.1,
-        "ti_kernel": 1,
-        "ti_sigma": 3.0,
-        "rand_init": False,
-        "targeted": False,
-        "seed": 0,
-        "gamma": [1.0],
-        "hooks": "auto",
-        "branches": None,
-        "list_branches": False,
-        "overwrite": False,
-        "on_error": "stop",
-        "batch_size": None,
-        "workers": None,
-        "precision": "tf32",
-        "no_cuda": False,
-        "print_freq": 10,
-        "json": False,
-    }
-    made.write_text(json.dumps(run_json | {"options": later | before}))
+    succeed(f"{ATTACK}ten", x=folder)
+    made = run_json(folder / "adv")
+    paths = {name: made["options"][name] for name in ("input_dir", "output_dir", "arch")}
+    assert paths["arch"] == [f"{folder}/nets.py:ten"]
+    made["options"] = later | json.loads(FIRST) | paths
+    (folder / "adv" / "run.json").write_text(json.dumps(made))
     (folder / "adv" / "0.png").unlink()
-    status, _, err = run(f"{ATTACK}ten", x=folder)
-    assert status == 0, err
+    succeed(f"{ATTACK}ten", x=folder)
 
 
 def test_options_that_earlier_versions_lack_do_by_default_what_those_did(tmp_path):

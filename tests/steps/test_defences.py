@@ -8,11 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 from conftest import pixels_of
-from small import ATTACK, EVALUATE, SELECT, folder
+from small import ATTACK, EVALUATE, SELECT
 
 from suite.defences.randomised import RandomPadding
-
-__all__ = ["folder"]
 
 
 @pytest.fixture(autouse=True)

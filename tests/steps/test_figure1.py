@@ -7,16 +7,14 @@ import PIL.Image
 import pytest
 import torch
 from conftest import input_gradient, labels_of
-from figure1 import OneWay
-from small import folder, label
+from one_way import OneWay
+from small import label
 from torch import nn
 
 from suite.images.folders import list_images
 from suite.images.pictures import read_batches, to_float
-from suite.networks.classifier import load_model, predict_classes
+from suite.networks.classifier import load_model
 from utils_sgm import register_hook_for_branches
-
-__all__ = ["folder"]
 
 NETWORKS = """
 import torch
@@ -49,7 +47,7 @@ def labelled(folder):
     (folder / "deep.py").write_text(NETWORKS)
     listed = list_images(folder / "nat")
     ((_, pixels),) = read_batches([listed])
-    answers = predict_classes(load_model(f"{folder}/deep.py:three"), to_float(pixels)).tolist()
+    answers = load_model(f"{folder}/deep.py:three")(to_float(pixels)).argmax(1).tolist()
     label(folder / "nat", [*answers[:-1], (answers[-1] + 1) % 10])
     return folder
 

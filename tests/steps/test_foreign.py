@@ -7,9 +7,7 @@ import shutil
 
 import PIL.Image
 import pytest
-from small import ATTACK, folder
-
-__all__ = ["folder"]
+from small import ATTACK
 
 EVALUATE = "evaluate --nat-dir {x}/nat --arch {x}/nets.py:ten --json --input-dir"
 

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 import torch
-from conftest import SCRIPTS
-from option_values import ATTACK, EVALUATE, SELECT
+import torchvision
+from conftest import SCRIPTS, bytes_of, calibrated
 from small import NETWORKS
 
 from suite.images import folders as image_folders
@@ -17,21 +17,83 @@ from suite.networks.classifier import Classifier, load_model
 from suite.results import transfer
 from suite.running import devices
 
+LITE, LITES = "--arch efficientnet_lite0", "--arch efficientnet_lite0 efficientnet_lite1"
+EMBEDDED = "--data embedded --num-images"
+RESNET = "--arch torchvision/resnet18 --checkpoint {resnet} --gamma 0.5"
+RANDOM = "--input-dir {fewer} --arch rp+{nets}:thousand --answers {out}/a.csv"
+# For each option two sets of arguments whose outcomes must differ.
+ATTACK = {
+    "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
+    "--arch": ("", "--arch efficientnet_lite1"),
+    "--checkpoint": ("", "--checkpoint {own}"),
+    "--ensemble": (LITES, f"{LITES} --ensemble gradients"),
+    "--epsilon": ("--epsilon 4", "--epsilon 2"),
+    "--num-steps": ("--num-steps 1", "--num-steps 2"),
+    "--step-size": ("--step-size 2", "--step-size -1"),
+    "--momentum": ("--num-steps 3", "--num-steps 3 --momentum 1"),
+    "--di-prob": ("", "--di-prob 1"),
+    "--di-resize": ("--di-prob 1", "--di-prob 1 --di-resize 1.5"),
+    "--ti-kernel": ("", "--ti-kernel 5"),
+    "--ti-sigma": ("--ti-kernel 5", "--ti-kernel 5 --ti-sigma 1"),
+    "--rand-init": ("", "--rand-init"),
+    "--targeted": ("", "--targeted"),
+    "--seed": ("--rand-init", "--rand-init --seed 1"),
+    "--attack": ("", "--attack {attacks}:lighter"),
+    "--loss": ("--loss logit", "--loss margin"),
+    "--nesterov": ("--momentum 1 --num-steps 3", "--momentum 1 --num-steps 3 --nesterov"),
+    "--scales": ("", "--scales 2"),
+    "--variance": ("", "--variance 2"),
+    "--variance-bound": ("--variance 2", "--variance 2 --variance-bound 5"),
+    "--admix": ("", "--admix 2"),
+    "--admix-ratio": ("--admix 1", "--admix 1 --admix-ratio 0.5"),
+    "--block-shuffle": ("", "--block-shuffle 1"),
+    "--eot": ("--di-prob 1", "--di-prob 1 --eot 2"),
+    "--gamma": ("", "--gamma 0.5"),
+    "--hooks": (f"{RESNET} --hooks relu", f"{RESNET} --hooks branch"),
+    "--branches": ("--gamma 0.5", "--gamma 0.5 --branches norm"),
+    "--overwrite": ("", "--overwrite"),
+    "--print-freq": ("--batch-size 1", "--batch-size 1 --print-freq 1"),
+    "--json": ("", "--json"),
+}
+SELECT = {
+    "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
+    "--data": ("--input-dir {few}", f"{EMBEDDED} 2"),
+    "--arch": (f"{EMBEDDED} 4", f"{EMBEDDED} 4 --arch efficientnet_lite1"),
+    "--all": (f"{EMBEDDED} 4", f"{EMBEDDED} 4 --all"),
+    "--checkpoint": ("--input-dir {few}", "--input-dir {few} --checkpoint {own}"),
+    "--num-images": ("--input-dir {few}", "--input-dir {few} --num-images 1"),
+    "--seed": (f"{EMBEDDED} 2 --seed 1", f"{EMBEDDED} 2 --seed 2"),
+    "--size": ("--input-dir {few}", "--input-dir {few} --size 200"),
+    "--resize": ("--input-dir {few}", "--input-dir {few} --resize 240"),
+    "--whole": (f"{EMBEDDED} 1", f"{EMBEDDED} 1 --whole"),
+    "--bicubic": (f"{EMBEDDED} 1", f"{EMBEDDED} 1 --bicubic"),
+    "--overwrite": ("--input-dir {few}", "--input-dir {few} --overwrite"),
+    "--json": ("--input-dir {few}", "--input-dir {few} --json"),
+}
+EVALUATE = {
+    "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
+    "--arch": ("", LITE),
+    "--checkpoint": (LITE, f"{LITE} --checkpoint efficientnet_lite0={{own}}"),
+    "--seed": (RANDOM, f"{RANDOM} --seed 1"),
+    "--nat-dir": ("", "--nat-dir {few}"),
+    "--baseline": ("--input-dir {few} {fewer}", "--input-dir {few} {fewer} --baseline {few}"),
+    "--published": ("", "--published paper"),
+    "--quality": ("--nat-dir {few}", "--nat-dir {few} --quality"),
+    "--output": ("", "--output {out}/r.csv"),
+    "--answers": ("", "--answers {out}/a.csv"),
+    "--plot": ("", "--plot {out}/p.png"),
+    "--gallery": ("--nat-dir {few}", "--nat-dir {few} --gallery {out}/g.png"),
+    "--json": ("", "--json"),
+}
+TABLES = {"attack_iter": ATTACK, "select_images": SELECT, "evaluate": EVALUATE}
 # --output-dir shows in every test; these two change nothing but the place and the memory.
 ELSEWHERE = {"--output-dir", "--batch-size", "--workers", "--precision", "--no-cuda", "--help"}
 
 
-@pytest.mark.parametrize(
-    ("script", "table"),
-    [
-        ("attack_iter", ATTACK),
-        ("select_images", SELECT),
-        ("evaluate", EVALUATE),
-    ],
-)
-def test_every_option_has_a_test_of_its_effect(script, table):
+@pytest.mark.parametrize("script", TABLES)
+def test_every_option_has_a_test_of_its_effect(script):
     actions = SCRIPTS[script].get_parser()._actions
-    assert {action.option_strings[-1] for action in actions} - ELSEWHERE == set(table)
+    assert {action.option_strings[-1] for action in actions} - ELSEWHERE == set(TABLES[script])
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +110,12 @@ def folders(tmp_path_factory, natural):
     network = load_model("efficientnet_lite0").network
     network.classifier.bias[listed[0].label] -= 100
     torch.save(network.state_dict(), root / "own.pth")
+    resnet = calibrated(torchvision.models.resnet18())  # which the released hooks need
+    torch.save(resnet.state_dict(), root / "resnet.pth")
     (root / "nets.py").write_text(NETWORKS)
     lighter = "def lighter(model, x, y, epsilon, num_steps): return (x + epsilon).clamp(0, 1)"
     (root / "attacks.py").write_text(lighter)
-    names = ("few", "fewer", "own.pth", "nets.py", "attacks.py")
+    names = ("few", "fewer", "own.pth", "resnet.pth", "nets.py", "attacks.py")
     return {name.partition(".")[0]: root / name for name in names}
 
 
@@ -62,51 +126,36 @@ def on_a_small_network(option, arguments):
     return images + "--arch {nets}:thousand " * any_one + arguments
 
 
-def outcome(run, command, folders, out):
-    """Return what a run printed and wrote, but for what differs in any two runs."""
+def outcome(succeed, command, folders, out):
+    """Return what a run wrote and printed, but for what differs in any two runs."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    status, printed, log = run(command, out=out, **folders)
-    assert status == 0, log
-    written = {f.name: f.read_bytes() for f in sorted(out.iterdir()) if f.name != "run.json"}
+    printed, log = succeed(command, out=out, **folders)
     printed = [line for line in printed.splitlines() if not line.startswith("speed")]
-    return written, printed, "of 2 images" in log
+    return bytes_of(out), printed, "of 2 images" in log
 
 
 # What --overwrite does is tested in test_runs.py and test_select.py.
-@pytest.mark.parametrize("option", [o for o in ATTACK if o != "--overwrite"])
-def test_option_of_attack_iter(run, folders, tmp_path, monkeypatch, option):
-    if option == "--hooks":  # the released hooks need a ResNet, and its weights a file
-        import torchvision
-        from conftest import calibrated
-
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-        file = tmp_path / "hub" / "checkpoints" / "resnet18-5c106cde.pth"
-        file.parent.mkdir(parents=True)
-        torch.save(calibrated(torchvision.models.resnet18()).state_dict(), file)
-    common = "attack_iter --output-dir {out} --step-size 2 --num-steps 2"
+@pytest.mark.parametrize(
+    ("script", "option"),
+    [(script, o) for script, table in TABLES.items() for o in table if o != "--overwrite"],
+)
+def test_option_changes_the_outcome(succeed, folders, tmp_path, script, option):
+    common = {
+        "attack_iter": "attack_iter --output-dir {out} --step-size 2 --num-steps 2",
+        "select_images": "select_images --output-dir {out}",
+        "evaluate": "evaluate",
+    }
     outcomes = []
-    for arguments in ATTACK[option]:
-        command = f"{common} {on_a_small_network(option, arguments)}"
-        outcomes.append(outcome(run, command, folders, tmp_path / "out"))
-    if option in ("--print-freq", "--json"):
-        assert outcomes[0] != outcomes[1]
-    else:
+    for arguments in TABLES[script][option]:
+        if script != "select_images":
+            arguments = on_a_small_network(option, arguments)
+        command = f"{common[script]} {arguments}"
+        outcomes.append(outcome(succeed, command, folders, tmp_path / "out"))
+    if script == "attack_iter" and option not in ("--print-freq", "--json"):
         assert outcomes[0][0] != outcomes[1][0]  # other images
-
-
-@pytest.mark.parametrize("option", [o for o in SELECT if o != "--overwrite"])
-def test_option_of_select_images(run, folders, tmp_path, option):
-    commands = [f"select_images --output-dir {{out}} {a}" for a in SELECT[option]]
-    first, second = (outcome(run, command, folders, tmp_path / "out") for command in commands)
-    assert first != second
-
-
-@pytest.mark.parametrize("option", EVALUATE)
-def test_option_of_evaluate(run, folders, tmp_path, option):
-    commands = [f"evaluate {on_a_small_network(option, each)}" for each in EVALUATE[option]]
-    first, second = (outcome(run, command, folders, tmp_path / "out") for command in commands)
-    assert first != second
+    else:
+        assert outcomes[0] != outcomes[1]
 
 
 STEPS = (
@@ -117,12 +166,12 @@ STEPS = (
 
 
 @pytest.fixture
-def run_each(run, folders, tmp_path):
+def run_each(succeed, folders, tmp_path):
     """Run each step with its value of an option."""
 
     def run_each(option, values):
         for command, value in zip(STEPS, values, strict=True):
-            assert run(f"{command} {option} {value}", out=tmp_path, **folders)[0] == 0
+            succeed(f"{command} {option} {value}", out=tmp_path, **folders)
 
     return run_each
 

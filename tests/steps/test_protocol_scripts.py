@@ -1,29 +1,24 @@
 """The scripts of the protocols: from images to table, and their command lines."""
 
-import csv
 from dataclasses import fields
 
 import PIL.Image
 import pytest
-from conftest import ROOT
+from conftest import ROOT, rows_of
 from shell_commands import commands_of, parsed
 
 from suite.attack.settings import Attack
 from suite.networks.protocols import SOURCES, TARGETS, expand_protocols
 
 
-def test_protocol_goes_from_images_to_a_table_with_all_columns(run, tmp_path):
+def test_protocol_goes_from_images_to_a_table_with_all_columns(succeed, tmp_path):
     small = {"NUM_IMAGES": "2", "NUM_STEPS": "2"}
     for command in commands_of("protocol_paper.sh", tmp_path, DEMO="1", **small):
-        status, _, err = run(command)
-        assert status == 0, err
+        succeed(command)
     table = tmp_path / "efficientnet_lite0" / "table.csv"
-    rows = list(csv.DictReader(table.open()))
-    assert [(r["attack"], r["gamma"]) for r in rows] == [
-        ("FGSM", "0.5"),
-        ("PGD", "1"),
-        ("PGD", "0.5"),
-    ]
+    rows = rows_of(table)
+    made = [(row["attack"], row["gamma"]) for row in rows]
+    assert made == [("FGSM", "0.5"), ("PGD", "1"), ("PGD", "0.5")]
     assert {"efficientnet_lite1", "efficientnet_lite2"} <= {c.split()[0] for c in rows[0]}
     assert PIL.Image.open(table.with_suffix(".png")).size[0] > 500
 
@@ -31,9 +26,13 @@ def test_protocol_goes_from_images_to_a_table_with_all_columns(run, tmp_path):
 PROTOCOLS = ["paper", "paper_curves", "transferattack", "ta_bench", "tpami"]
 
 
+def of(script, commands):
+    return [args for name, args in commands if name == script]
+
+
 def attacks(commands):
     """Return the options of each attack by source, and the name in its folder."""
-    crafted = [args for name, args in commands if name == "attack_iter"]
+    crafted = of("attack_iter", commands)
     return {(*args.arch, args.output_dir.parent.name): args for args in crafted}
 
 
@@ -45,13 +44,13 @@ def test_protocol_fetches_selects_attacks_and_evaluates(tmp_path, protocol, full
     assert names[:3] == ["fetch_weights", "select_images", "attack_iter"]
     assert names[-1] == "evaluate"
     fetched = expand_protocols(commands[0][1].names)
-    crafted = [args for name, args in commands if name == "attack_iter"]
-    evaluated = [args for name, args in commands if name == "evaluate"]
+    crafted = of("attack_iter", commands)
+    evaluated = of("evaluate", commands)
     for args in crafted + evaluated:
         assert set(expand_protocols(args.arch)) <= set(fetched)
     made = {args.output_dir for args in crafted}
     assert {folder for args in evaluated for folder in args.input_dir} == made
-    selected = {args.output_dir for name, args in commands if name == "select_images"}
+    selected = {args.output_dir for args in of("select_images", commands)}
     assert {args.input_dir for args in crafted} == selected == {a.nat_dir for a in evaluated}
     if "DEMO" in full:
         assert set(fetched) == {f"efficientnet_lite{n}" for n in range(3)}
@@ -60,7 +59,7 @@ def test_protocol_fetches_selects_attacks_and_evaluates(tmp_path, protocol, full
 @pytest.mark.parametrize("protocol", ["transferattack", "ta_bench", "tpami"])
 def test_protocol_s_default_networks_are_its_lists(tmp_path, protocol):
     commands = parsed(protocol, tmp_path, DATA="images")
-    sources = dict.fromkeys(args.arch[0] for name, args in commands if name == "attack_iter")
+    sources = dict.fromkeys(args.arch[0] for args in of("attack_iter", commands))
     name = protocol.replace("_", "-")
     assert (*sources, *TARGETS[name]) == (*SOURCES[name], *TARGETS[name])
     assert commands[-1][1].arch == [name]
@@ -103,12 +102,10 @@ def test_gammas_are_ta_bench_s(tmp_path):
 
 def test_ta_bench_s_images_have_the_source_s_size_and_are_made_once(tmp_path):
     commands = parsed("ta_bench", tmp_path, DATA="images")
-    made = [(a.size, a.resize, a.bicubic, a.all) for n, a in commands if n == "select_images"]
-    assert sorted(made, key=str) == [
-        (384, 384, True, True),
-        (None, 224, False, True),
-        (None, 224, True, True),
-    ]
+    selected = of("select_images", commands)
+    made = [(args.size, args.resize, args.bicubic, args.all) for args in selected]
+    whole = [(384, 384, True, True), (None, 224, False, True), (None, 224, True, True)]
+    assert sorted(made, key=str) == whole
 
 
 def test_transferattack_puts_all_on_top_of_momentum(tmp_path):
@@ -127,12 +124,11 @@ def test_published_numbers_of_transferattack_have_a_run_each(tmp_path):
         known = {field.name for field in fields(Attack)}
         settings = {name: value for name, value in vars(args).items() if name in known}
         made[Attack(**settings).name, args.gamma[0]] = vars(args)
-    with (ROOT / "data" / "published" / "transferattack.csv").open(newline="") as stream:
-        for row in csv.DictReader(stream):
-            args = made[row["attack"], float(row["gamma"])]
-            names = (row.keys() & args.keys()) - {"attack", "gamma"}
-            settings = {name: row[name] for name in names if row[name]}
-            assert settings == {name: f"{args[name]:g}" for name in settings}
+    for row in rows_of(ROOT / "data" / "published" / "transferattack.csv"):
+        args = made[row["attack"], float(row["gamma"])]
+        names = (row.keys() & args.keys()) - {"attack", "gamma"}
+        settings = {name: row[name] for name in names if row[name]}
+        assert settings == {name: f"{args[name]:g}" for name in settings}
 
 
 def test_published_numbers_stand_beside_those_protocols_that_have_some(tmp_path):
@@ -145,7 +141,7 @@ def test_published_numbers_stand_beside_those_protocols_that_have_some(tmp_path)
 
 def test_tpami_scales_inception_s_batch_norms_and_starts_at_random(tmp_path):
     commands = parsed("tpami", tmp_path, DATA="images", SEEDS="0 1")
-    crafted = [args for name, args in commands if name == "attack_iter"]
+    crafted = of("attack_iter", commands)
     assert len(crafted) == 12
     assert all(args.rand_init for args in crafted)
     made = attacks(commands)
@@ -153,7 +149,7 @@ def test_tpami_scales_inception_s_batch_norms_and_starts_at_random(tmp_path):
     assert made["inceptionv3", "SGM"].branches == r"Mixed.*\.bn"
     assert made["inceptionv3", "PGD"].branches is None
     assert made["tpami/mixer_b16_224", "SGM"].gamma == [0.775]
-    sizes = {args.output_dir: args.size for name, args in commands if name == "select_images"}
+    sizes = {args.output_dir: args.size for args in of("select_images", commands)}
     assert sizes[made["inceptionv3", "SGM"].input_dir] == 299
 
 
@@ -167,10 +163,9 @@ def test_several_seeds_change_what_is_random_and_nothing_else(tmp_path):
     several = {"ATTACKS": "PGD MI+DI SGM", "SEEDS": "3 4 5"}
     commands = parsed("paper", tmp_path, DEMO="1", **several)
     seeds = {}
-    for name, args in commands:
-        if name == "attack_iter":
-            assert not args.rand_init
-            seeds.setdefault(args.output_dir.parent.name, []).append(args.seed)
+    for args in of("attack_iter", commands):
+        assert not args.rand_init
+        seeds.setdefault(args.output_dir.parent.name, []).append(args.seed)
     assert seeds == {"PGD": [3], "MI+DI": [3, 4, 5], "SGM": [3]}
     log = (tmp_path / "log").read_text()
     assert log.count("nothing random: one run is enough, with seed 3") == 2
@@ -183,14 +178,14 @@ def test_several_seeds_change_what_is_random_and_nothing_else(tmp_path):
 def test_every_random_option_is_repeated_with_each_seed(tmp_path, extra):
     several = {"ATTACKS": "PGD", "SEEDS": "0 1", "EXTRA": extra}
     commands = parsed("paper", tmp_path, DEMO="1", **several)
-    assert [name for name, _ in commands].count("attack_iter") == 2
+    assert len(of("attack_iter", commands)) == 2
 
 
 def test_curves_go_over_gamma_steps_and_epsilon(tmp_path):
     commands = parsed("paper_curves", tmp_path, DATA="images", SOURCES="densenet201")
-    tables = {args.output.stem: len(args.input_dir) for n, args in commands if n == "evaluate"}
+    tables = {args.output.stem: len(args.input_dir) for args in of("evaluate", commands)}
     assert tables == {"gammas": 10, "steps": 12, "epsilons": 10}
-    crafted = [args for name, args in commands if name == "attack_iter"]
+    crafted = of("attack_iter", commands)
     gammas = [args.gamma[0] for args in crafted[:10]]
     assert gammas == [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
     steps = {(args.num_steps, args.step_size) for args in crafted[10:22]}

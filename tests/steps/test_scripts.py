@@ -1,4 +1,3 @@
-import csv
 import json
 import re
 import shutil
@@ -8,55 +7,47 @@ import PIL.Image
 import pytest
 import torch
 import torchvision
-from conftest import calibrated, labels_of, pixels_of
-from small import ATTACK, EVALUATE, folder, label
+from conftest import bytes_of, calibrated, labels_of, pixels_of, rows_of, run_json
+from small import ATTACK, EVALUATE, label
 
 from suite.images import pictures
 from suite.images.folders import list_images
 from suite.images.pictures import read_batches, to_float
-from suite.networks.classifier import load_model, predict_classes
+from suite.networks.classifier import load_model
 from suite.results import plots
-
-__all__ = ["folder"]
 
 
 @pytest.mark.parametrize("epsilon", [16, 1])
-def test_no_saved_pixel_is_further_than_epsilon(run, folder, epsilon):
-    assert run(f"{ATTACK}ten --step-size 16 --epsilon {epsilon}", x=folder)[0] == 0
+def test_no_saved_pixel_is_further_than_epsilon(succeed, folder, epsilon):
+    succeed(f"{ATTACK}ten --step-size 16 --epsilon {epsilon}", x=folder)
     before, after = pixels_of(folder / "nat"), pixels_of(folder / "adv")
     assert before.keys() == after.keys()
     assert max(abs(after[name] - before[name]).max() for name in before) == epsilon
 
 
-def test_same_command_gives_the_same_bytes(run, folder):
+def test_same_command_gives_the_same_bytes(succeed, folder):
     contents = []
     for _ in range(2):
         options = "--gamma 0.5 --rand-init --di-prob 0.5 --targeted --seed 3 --overwrite"
-        assert run(f"{ATTACK}thousand {options}", x=folder)[0] == 0
-        contents.append({file.name: file.read_bytes() for file in (folder / "adv").iterdir()})
+        succeed(f"{ATTACK}thousand {options}", x=folder)
+        contents.append([bytes_of(folder / "adv"), (folder / "adv" / "run.json").read_bytes()])
     assert contents[0] == contents[1]
 
 
-def test_from_images_to_table(run, natural, tmp_path):
-    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 4 --step-size 4 --json"
+def test_from_images_to_table(succeed, natural, tmp_path):
+    attack = "attack_iter --input-dir {nat} --output-dir {adv} --num-steps 2 --step-size 8 --json"
     for gamma in (1, 0.5):
-        status, out, _ = run(f"{attack} --gamma {gamma}", nat=natural, adv=tmp_path / f"{gamma}")
-        assert status == 0
+        out, _ = succeed(f"{attack} --gamma {gamma}", nat=natural, adv=tmp_path / f"{gamma}")
         assert json.loads(out)["white_box_success"] == 100
         assert labels_of(tmp_path / f"{gamma}") == labels_of(natural)
     evaluate = (
-        "evaluate --input-dir {a} {b} --nat-dir {nat} --arch efficientnet_lite0 efficientnet_lite1 "
-        "--output {csv} --gallery {png}"
+        "evaluate --input-dir {x}/1 {x}/0.5 --nat-dir {nat} --arch efficientnet_lite0 "
+        "efficientnet_lite1 --output {x}/r.csv --gallery {x}/g.png"
     )
-    paths = {"a": tmp_path / "1", "b": tmp_path / "0.5", "nat": natural}
-    paths |= {"csv": tmp_path / "r.csv", "png": tmp_path / "g.png"}
-    status, out, _ = run(evaluate, **paths)
-    assert status == 0
+    out, _ = succeed(evaluate, nat=natural, x=tmp_path)
     assert "efficientnet_lite0  PGD     0.5" in out
-    status, out, _ = run(f"{evaluate} --json", **paths)
-    rows = json.loads(out)
-    with paths["csv"].open() as stream:
-        lines = list(csv.DictReader(stream))
+    out, _ = succeed(f"{evaluate} --json", nat=natural, x=tmp_path)
+    rows, lines = json.loads(out), rows_of(tmp_path / "r.csv")
     assert [line["gamma"] for line in lines] == ["1", "0.5"]
     for row, line in zip(rows, lines, strict=True):
         source, target = (row["targets"][f"efficientnet_lite{n}"] for n in range(2))
@@ -66,7 +57,7 @@ def test_from_images_to_table(run, natural, tmp_path):
         assert target["success"] == target["success_on_correct"]
         assert float(line["efficientnet_lite1"]) == target["success"]["rate"]
         assert row["largest_perturbation"] == 16
-    assert PIL.Image.open(paths["png"]).size[0] > 500
+    assert PIL.Image.open(tmp_path / "g.png").size[0] > 500
 
 
 def test_success_is_counted_by_hand(run, folder):
@@ -74,7 +65,7 @@ def test_success_is_counted_by_hand(run, folder):
     network = load_model(f"{folder}/nets.py:ten")
     listed = list_images(folder / "nat")
     ((_, pixels),) = read_batches([listed])
-    right = predict_classes(network, to_float(pixels)).tolist()
+    right = network(to_float(pixels)).argmax(1).tolist()
     label(folder / "nat", [(each + (n < 2)) % 10 for n, each in enumerate(right)])
     _, out, _ = run(f"{EVALUATE}ten --nat-dir {{x}}/nat --json", x=folder)
     ((_, target),) = json.loads(out)[0]["targets"].items()
@@ -86,52 +77,48 @@ def test_success_is_counted_by_hand(run, folder):
     }
 
 
-def test_targeted_attack_aims_at_the_label_files_classes_and_hits_are_counted(run, folder):
+def test_targeted_attack_aims_at_the_label_files_classes_and_hits_are_counted(succeed, folder):
     lines = [f"{n}.png,{n},{n + 1}" for n in range(6)]
     (folder / "nat" / "labels.csv").write_text("\n".join(["filename,label,target", *lines]))
-    status, out, err = run(f"{ATTACK}ten --targeted --json", x=folder)
-    assert status == 0
+    out, err = succeed(f"{ATTACK}ten --targeted --json", x=folder)
     assert "no target class" not in err
     hits = json.loads(out)["white_box_success"]
     assert 0 < hits < 100
-    with (folder / "adv" / "labels.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
+    rows = rows_of(folder / "adv" / "labels.csv")
     assert {int(r["target"]) - int(r["label"]) for r in rows} == {1}
-    _, out, _ = run("evaluate --input-dir {x}/adv --arch {x}/nets.py:ten --json", x=folder)
+    out, _ = succeed("evaluate --input-dir {x}/adv --arch {x}/nets.py:ten --json", x=folder)
     (row,) = json.loads(out)
     assert row["attack"] == "targeted PGD"
     assert row["targets"][f"{folder}/nets.py:ten"]["success"]["rate"] == pytest.approx(hits)
 
 
-def test_ensemble_gives_each_network_its_gamma_and_hooks(run, folder, monkeypatch):
+def test_ensemble_gives_each_network_its_gamma_and_hooks(succeed, folder, checkpoints):
     """Averaged logits take branch hooks everywhere: a ResNet's relu hooks rescale its gradient."""
-    monkeypatch.setenv("TORCH_HOME", str(folder))
-    checkpoints = folder / "hub" / "checkpoints"
-    checkpoints.mkdir(parents=True)
     network = calibrated(torchvision.models.resnet18())
     torch.save(network.state_dict(), checkpoints / "resnet18-5c106cde.pth")
     attack = f"{ATTACK}thousand resnet18 --num-steps 1 --gamma 0.5 0.2"
     for mode, hooks, number in (("logits", "branch", 5), ("gradients", "relu", 13)):
-        status, _, err = run(f"{attack} --ensemble {mode} --overwrite", x=folder)
-        assert status == 0
+        _, err = succeed(f"{attack} --ensemble {mode} --overwrite", x=folder)
         assert "nets.py:thousand: gamma 0.5, 1 hooks" in err
         assert f"resnet18: gamma 0.2, {number} hooks" in err
-        made = json.loads((folder / "adv" / "run.json").read_text())
+        made = run_json(folder / "adv")
         assert made["hooks"] == ["branch", hooks]
         assert made["gamma"] == [0.5, 0.2]
 
 
-def test_folders_that_differ_in_the_seed_alone_become_one_row(run, folder):
+def test_folders_that_differ_in_the_seed_alone_become_one_row(succeed, folder):
+    def table(*names):
+        folders = " ".join(f"{{x}}/{name}" for name in names)
+        command = f"evaluate --arch {{x}}/nets.py:ten --json --input-dir {folders}"
+        return json.loads(succeed(command, x=folder)[0])
+
     for name, options in [("a", "--seed 1"), ("b", "--seed 2"), ("c", "--seed 1 --momentum 1")]:
         attack = f"{ATTACK}ten --output-dir {{x}}/{name} --rand-init --step-size 0 {options}"
-        assert run(attack, x=folder)[0] == 0
-    evaluate, target = "evaluate --arch {x}/nets.py:ten --json --input-dir", f"{folder}/nets.py:ten"
-    rates = [
-        json.loads(run(f"{evaluate} {{x}}/{name}", x=folder)[1])[0]["targets"] for name in "abc"
-    ]
-    rates = [rate[target]["success"]["rate"] for rate in rates]
+        succeed(attack, x=folder)
+    target = f"{folder}/nets.py:ten"
+    rates = [table(name)[0]["targets"][target]["success"]["rate"] for name in "abc"]
     assert rates[0] != rates[1]
-    merged, other = json.loads(run(f"{evaluate} {{x}}/a {{x}}/b {{x}}/c", x=folder)[1])
+    merged, other = table(*"abc")
     assert (merged["runs"], other["runs"]) == (2, 1)
     assert merged["targets"][target]["success"] == {
         "rate": pytest.approx(statistics.mean(rates[:2])),
@@ -141,10 +128,10 @@ def test_folders_that_differ_in_the_seed_alone_become_one_row(run, folder):
 
 
 @pytest.mark.parametrize("budget", [3, 0])
-def test_perturbation_over_epsilon_fails(run, folder, budget):
-    assert run(f"{ATTACK}ten --step-size 4 --epsilon 4", x=folder)[0] == 0
-    file = folder / "adv" / "run.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"epsilon": budget}))
+def test_perturbation_over_epsilon_fails(run, succeed, folder, budget):
+    succeed(f"{ATTACK}ten --step-size 4 --epsilon 4", x=folder)
+    made = run_json(folder / "adv") | {"epsilon": budget}
+    (folder / "adv" / "run.json").write_text(json.dumps(made))
     command = "evaluate --input-dir {x}/adv --nat-dir {x}/nat --arch {x}/nets.py:ten"
     status, out, err = run(command, x=folder)
     assert status == 1
@@ -152,7 +139,7 @@ def test_perturbation_over_epsilon_fails(run, folder, budget):
     assert "4/255" in out
 
 
-def test_evaluation_reads_each_image_once(run, folder, monkeypatch):
+def test_evaluation_reads_each_image_once(succeed, folder, monkeypatch):
     for name in "ab":
         shutil.copytree(folder / "nat", folder / name)
     read, read_image = [], pictures.read_image
@@ -166,7 +153,7 @@ def test_evaluation_reads_each_image_once(run, folder, monkeypatch):
         "evaluate --input-dir {x}/a {x}/b --nat-dir {x}/nat --workers 0 --batch-size 4 "
         "--arch {x}/nets.py:ten {x}/nets.py:constant"
     )
-    assert run(command, x=folder)[0] == 0
+    succeed(command, x=folder)
     assert sorted(read) == sorted(folder.glob("*/*.png"))
 
 
@@ -181,10 +168,10 @@ def test_table_is_printed_before_a_drawing_fails(run, folder, monkeypatch):
     assert "can't write" in err
 
 
-def test_speed_is_of_the_attack_and_of_the_run(run, folder):
-    _, out, err = run(f"{ATTACK}ten", x=folder)
+def test_speed_is_of_the_attack_and_of_the_run(succeed, folder):
+    out, err = succeed(f"{ATTACK}ten", x=folder)
     alone, whole = re.search(r"speed +(\S+) images/s, (\S+) with reading and writing", out).groups()
     assert float(alone) >= float(whole) > 0
     assert re.search(r"s: networks \d+ %, waits for decoding \d+ %, writing \d+ %", err)
-    spoken = json.loads(run(f"{ATTACK}ten --json --overwrite", x=folder)[1])
+    spoken = json.loads(succeed(f"{ATTACK}ten --json --overwrite", x=folder)[0])
     assert spoken["images_per_second"] >= spoken["images_per_second_of_run"] > 0

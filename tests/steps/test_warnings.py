@@ -3,12 +3,10 @@
 import PIL.Image
 import pytest
 import torch
-from small import ATTACK, folder
+from small import ATTACK
 
 from suite.attack.loop import GradientAttack
 from suite.networks.answer_checks import warn_of_accuracy, warn_of_probabilities
-
-__all__ = ["folder"]
 
 
 @pytest.mark.parametrize(
@@ -48,27 +46,25 @@ def test_gradients_that_are_not_finite_are_refused_by_name(run, folder, monkeypa
     assert not list((folder / "adv").glob("*.png"))
 
 
-def test_zero_gradients_are_warned_of_by_name(run, folder):
-    status, _, err = run(f"{ATTACK}constant", x=folder)
-    assert status == 0
+def test_zero_gradients_are_warned_of_by_name(succeed, folder):
+    _, err = succeed(f"{ATTACK}constant", x=folder)
     assert "the gradient is zero at 6 images, which stay as they are: 0.png" in err
 
 
 EVALUATE = "evaluate --input-dir {x}/adv --arch {x}/nets.py:"
 
 
-def test_evaluation_on_the_source_and_jpegs_are_warned_of(run, folder):
-    assert run(f"{ATTACK}ten", x=folder)[0] == 0
+def test_evaluation_on_the_source_and_jpegs_are_warned_of(succeed, folder):
+    succeed(f"{ATTACK}ten", x=folder)
     for file in (folder / "adv").glob("*.png"):
         PIL.Image.open(file).resize((50, 40)).save(file, "JPEG")
-    _, _, err = run(f"{EVALUATE}ten", x=folder)
+    _, err = succeed(f"{EVALUATE}ten", x=folder)
     assert f"was crafted on {folder}/nets.py:ten: white-box, no transfer" in err
     assert "is a JPEG: it washes perturbations out" in err
     assert "has the size (50, 40), but was written as [32, 32]" in err
 
 
-def test_evaluation_on_any_source_of_an_ensemble_is_warned_of(run, folder):
-    attack = f"{ATTACK}ten {{x}}/nets.py:of_batch --ensemble gradients"
-    assert run(attack, x=folder)[0] == 0
-    _, _, err = run(f"{EVALUATE}of_batch", x=folder)
+def test_evaluation_on_any_source_of_an_ensemble_is_warned_of(succeed, folder):
+    succeed(f"{ATTACK}ten {{x}}/nets.py:of_batch --ensemble gradients", x=folder)
+    _, err = succeed(f"{EVALUATE}of_batch", x=folder)
     assert f"was crafted on {folder}/nets.py:of_batch: white-box, no transfer" in err

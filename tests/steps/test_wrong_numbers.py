@@ -4,9 +4,7 @@ import shutil
 
 import pytest
 from conftest import labels_of
-from small import ATTACK, EVALUATE, SELECT, folder, label
-
-__all__ = ["folder"]
+from small import ATTACK, EVALUATE, SELECT, label
 
 
 def right_labels(run, folder, network):

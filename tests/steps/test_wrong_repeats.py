@@ -7,11 +7,9 @@ import sys
 import PIL.Image
 import pytest
 from conftest import ROOT
-from small import ATTACK, EVALUATE, SELECT, folder, label
+from small import ATTACK, EVALUATE, SELECT, label
 
 from suite.results import plots
-
-__all__ = ["folder"]
 
 
 @pytest.mark.parametrize("kind", ["again", "spelt otherwise", "copied", "without run.json"])
