@@ -175,8 +175,8 @@ def chosen_batch_size(args, device: str) -> int:
     """Return the number of images attacked together; a resumed run keeps its own."""
     from suite.running import devices, runs
 
-    resumed = None if args.overwrite else runs.resumed_batch_size(args.output_dir)
-    return devices.batch_size(device, args.batch_size or resumed)
+    resumed = {} if args.overwrite else runs.read_run(args.output_dir)
+    return devices.batch_size(device, args.batch_size or resumed.get("batch_size"))
 
 
 if __name__ == "__main__":

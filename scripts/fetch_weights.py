@@ -47,19 +47,21 @@ def main(args) -> None:
     missing, lacking, silent = {}, {}, set()
     for name in expand_protocols(map(defence_names.undefended_name, args.names), lists):
         spec = find_network(name)
-        state, size, place = "missing", None, spec.place
+        here = [way.file for way in spec.ways if way.file and way.file.is_file()]
+        state, size, place = "missing", None, "-"
         if spec.code:
             state, place = "here", spec.code[0]
         elif spec.file is None:
-            state, place = "none", "-"
+            state = "none"
             lacking[name] = "it has no weights for ImageNet-1k's 1000 classes"
-        elif spec.here:
-            state, size, place = "here", spec.here.stat().st_size, spec.here
+        elif here:
+            state, size, place = "here", here[0].stat().st_size, here[0]
         else:
             try:
                 size, place = offer(spec, silent)
                 missing[name] = spec
             except OSError as error:
+                place = " or ".join(way.url for way in spec.ways)
                 lacking[name] = str(error)
         print(f"{name:<51} {state:<8} {in_words(size):>8}  {place}", flush=True)
     for name, spec in missing.items() if not args.dry_run else ():
@@ -85,7 +87,7 @@ def offer(spec, silent: set[str]) -> tuple[int | None, str]:
         OSError: no server has them; the message lists the files to get by hand.
     """
     ways = []
-    for each in filter(None, (spec, spec.alternative)):
+    for each in spec.ways:
         try:
             return remote_size(each.url, silent), each.url
         except OSError:

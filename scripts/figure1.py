@@ -8,37 +8,16 @@ which makes eight attacks; they are compared with the plain attack. The table na
 that of evaluate.py names a folder. Only images that all networks classify correctly are attacked.
 """
 
-import functools
 import itertools
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from suite.attack.loop import GradientAttack
 from suite.attack.settings import Attack, refuse_no_levels
 from suite.defences import defence_names
-from suite.images.folders import EMBEDDED, in_batches, list_images
-from suite.images.image_checks import refuse_unlabelled
-from suite.images.labels import LabelledImage
-from suite.images.pictures import read_batches, to_float, to_uint8
-from suite.images.selection import square
-from suite.networks.answer_checks import refuse_other_classes
-from suite.networks.classifier import load_model
-from suite.results.paired import compare_with_baselines
-from suite.results.plots import write_plot
-from suite.results.rates import merge_repeats
-from suite.results.report import table_text, write_table
-from suite.results.targets import Targets
-from suite.running import cli, devices
-from suite.user_code.input_sizes import input_size
-from watching import ADDITIONS, Watch
+from suite.running import cli
 
 logger = logging.getLogger("figure1")
 
@@ -69,6 +48,23 @@ def get_parser() -> cli.Parser:
 
 def main(args) -> None:
     check(args)
+
+    from one_way import OneWay
+
+    from suite.attack.loop import GradientAttack
+    from suite.images.folders import EMBEDDED, in_batches, list_images
+    from suite.images.image_checks import refuse_unlabelled
+    from suite.images.pictures import read_batches
+    from suite.images.selection import square
+    from suite.networks.answer_checks import refuse_other_classes
+    from suite.networks.classifier import load_model
+    from suite.results.paired import compare_with_baselines
+    from suite.results.plots import write_plot
+    from suite.results.rates import merge_repeats
+    from suite.results.report import table_text, write_table
+    from suite.results.targets import Targets
+    from suite.running import devices
+
     device = devices.choose_device(args.no_cuda, args.precision)
     workers, size = devices.decoders(args.workers), devices.batch_size(device, args.batch_size)
 
@@ -83,10 +79,12 @@ def main(args) -> None:
     for arch, network in targets.networks.items():
         refuse_other_classes(arch, network.classes, candidates)
     side = min(224, max(source.input_size[1:]))
-    prepare = None if args.input_dir else functools.partial(square, size=side, whole=True)
 
-    def read(images: list[LabelledImage]) -> Iterator[tuple[list[LabelledImage], Tensor]]:
-        batches = read_batches(in_batches(images, size), workers, prepare)
+    def whole(picture, name: str):
+        return picture if args.input_dir else square(picture, side, whole=True)
+
+    def read(images):
+        batches = read_batches(in_batches(images, size), workers, whole)
         return cli.progress(batches, len(images))
 
     wrong = fooled(targets, read(candidates))
@@ -140,9 +138,7 @@ def check(args) -> None:
     cli.refuse_unwritable(args.plot, ".png", ".pdf")
 
 
-def fooled(
-    targets: Targets, batches: Iterable[tuple[list[LabelledImage], Tensor]]
-) -> dict[str, dict[str, bool]]:
+def fooled(targets, batches) -> dict[str, dict[str, bool]]:
     """Return by target and image name whether the target's answer is wrong."""
     found = {arch: {} for arch in targets.networks}
     for batch, _, said in targets.answers(batches):
@@ -152,105 +148,23 @@ def fooled(
     return found
 
 
-def perturbed(
-    loop: GradientAttack, batches: Iterable[tuple[list[LabelledImage], Tensor]], device: str
-) -> Iterator[tuple[list[LabelledImage], Tensor]]:
+def perturbed(loop, batches, device: str):
     """Yield batches with their adversarial pixels, uint8 N x 3 x H x W on the CPU."""
+    import torch
+
+    from suite.images.pictures import to_float, to_uint8
+    from suite.running import devices
+
     parts = devices.Parts()
     for batch, natural in batches:
         natural = natural.to(device)
         labels = torch.tensor([image.label for image in batch], device=device)
 
-        def attacked(part: slice, natural=natural, labels=labels) -> Tensor:
+        def attacked(part: slice, natural=natural, labels=labels):
             adversarial = loop.perturb(to_float(natural[part]), labels[part])
             return to_uint8(adversarial, natural[part], loop.attack.epsilon)
 
         yield batch, torch.cat(parts(attacked, len(batch))).cpu()
-
-
-class OneWay(nn.Module):
-    """A network whose gradient takes one way at its last junctions; its logits are unchanged.
-
-    A junction is a residual addition z + f(z) whose skip connection has no parameters. "skip" makes
-    the gradient that of z + f(z).detach(), "residual" that of z.detach() + f(z).
-
-    Args:
-        network: from pixels in [0, 1], N x 3 x H x W, to logits; frozen, in evaluation mode.
-        ways: one for each of the last junctions, in the order of a forward pass: "skip", "residual"
-            or "both".
-
-    Attributes:
-        places: the modules in whose forward these junctions are.
-
-    Raises:
-        ValueError: the network has fewer junctions. Dense connections are not counted, because they
-            concatenate.
-    """
-
-    def __init__(self, network: nn.Module, ways: Sequence[str]):
-        super().__init__()
-        self.network = network
-        self.training = network.training
-        additions = Watch(network, input_size(network)).additions
-        junctions = [number for number, (_, branch) in enumerate(additions) if branch is not None]
-        if len(junctions) < len(ways):
-            raise ValueError(
-                f"the network has {len(junctions)} residual additions with an identity skip, and "
-                f"{len(ways)} are needed (dense connections do not count: they concatenate)"
-            )
-        last = junctions[len(junctions) - len(ways) :]
-        self.places = [additions[number][0] for number in last]
-        self._additions = len(additions)
-        self._detached = {}
-        for number, way in zip(last, ways, strict=True):
-            branch = additions[number][1]
-            if way != "both":
-                self._detached[number] = branch if way == "skip" else 1 - branch
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        with _Detaching(self._detached) as additions:
-            logits = self.network(pixels)
-        if logits.requires_grad and additions.count != self._additions:
-            raise ValueError(
-                f"the network makes {additions.count} additions in one pass and {self._additions} "
-                "in another, so that its last ones can't be identified"
-            )
-        return logits
-
-
-class _Detaching(TorchFunctionMode):
-    """Detaches an operand of some additions, which are counted as `Watch` does.
-
-    Args:
-        detached: the operand, 0 or 1, by the number of its addition.
-    """
-
-    def __init__(self, detached: dict[int, int]):
-        super().__init__()
-        self.count = 0
-        self._detached = detached
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function.__name__ in ADDITIONS:
-            given = [*args, *kwargs.values()]
-            operands = [x for x in given if isinstance(x, Tensor) and x.requires_grad]
-            if len(operands) == 2 and operands[0] is not operands[1]:
-                if self.count in self._detached:
-                    loose = operands[self._detached[self.count]]
-                    in_place = function.__name__ in ("add_", "__iadd__") and loose is args[0]
-                    cut = _without_gradient(loose, in_place)
-                    args = [cut if x is loose else x for x in args]
-                    kwargs = {key: cut if x is loose else x for key, x in kwargs.items()}
-                self.count += 1
-        return function(*args, **kwargs)
-
-
-def _without_gradient(tensor: Tensor, in_place: bool) -> Tensor:
-    """Return a tensor without its gradient; itself if the addition changes it in place."""
-    if in_place and not tensor._is_view():  # a view can't be detached in place
-        return tensor.detach_()
-    return tensor.detach()
 
 
 if __name__ == "__main__":

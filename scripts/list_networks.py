@@ -35,7 +35,9 @@ def main(args) -> None:
     for name in names:
         spec = find_network(name)
         size = "x".join(map(str, spec.input_size[1:]))
-        print(f"{name:<44} {size:>9}  {'here' if spec.here else '-':<4}  {spec.place}")
+        here = "here" if any(way.file and way.file.is_file() for way in spec.ways) else "-"
+        places = dict.fromkeys(way.url or "with its package" for way in spec.ways)
+        print(f"{name:<44} {size:>9}  {here:<4}  {' or '.join(places)}")
     if not names:
         raise ValueError(f"no network's name matches {args.pattern}")
 

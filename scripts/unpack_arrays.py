@@ -12,11 +12,18 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from suite.images.labels import LABELS, SUITE_LABELS, LabelFile, other_label_files, write_labels
+from suite.images.folders import list_images
+from suite.images.labels import (
+    LABELS,
+    SUITE_LABELS,
+    UNFINISHED,
+    LabelFile,
+    other_label_files,
+    without_suffix,
+    write_labels,
+)
 from suite.running import cli
 
 # https://github.com/qizhangli/TA-Bench, commit 3b9c59b, writes uint8;
@@ -47,7 +54,6 @@ def main(args) -> None:
 
     import torch
 
-    from suite.images.class_folders import UNFINISHED
     from suite.images.pictures import write_png
     from suite.images.selection import prepare_folder
 
@@ -60,7 +66,7 @@ def main(args) -> None:
             levels = torch.from_numpy(whole_levels(pixels, place))
             write_png(levels, args.output_dir / f"{next(names)}.png")
     labelled = [
-        {"filename": f"{name}.png", "label": label} | ({} if target is None else {"target": target})
+        {"filename": f"{name}.png", "label": label, "target": target}
         for name, label, target in rows
         if label is not None
     ]
@@ -90,8 +96,8 @@ def batch_files(folder: Path) -> list[Path]:
     return [found[number] for number in sorted(found)]
 
 
-def open_batch(file: Path) -> np.ndarray:
-    """Return a batch, N x 3 x H x W, of which no pixel is read yet."""
+def open_batch(file: Path):
+    """Return a batch as an array, N x 3 x H x W, of which no pixel is read yet."""
     array = load_array(file, "r")
     if array.ndim != 4 or array.shape[1] != 3 or array.dtype.kind not in "uif":
         shape = "x".join(map(str, array.shape))
@@ -99,21 +105,23 @@ def open_batch(file: Path) -> np.ndarray:
     return array
 
 
-def load_array(file: Path, mmap_mode: str | None = None) -> np.ndarray:
+def load_array(file: Path, mmap_mode: str | None = None):
+    import numpy as np
+
     try:
         return np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{file} is not a readable array ({error})") from error
 
 
-def whole_levels(pixels: np.ndarray, place: str) -> np.ndarray:
+def whole_levels(pixels, place: str):
     """Return pixels as uint8, if they are whole numbers from 0 to 255."""
-    if pixels.dtype != np.uint8 and not ((pixels >= 0) & (pixels <= 255) & (pixels % 1 == 0)).all():
+    if pixels.dtype != "uint8" and not ((pixels >= 0) & (pixels <= 255) & (pixels % 1 == 0)).all():
         raise ValueError(
             f"{place}: its pixels are not whole numbers from 0 to 255. Pixels in [0, 1] are saved "
             "as np.round(255 * pixels).astype(np.uint8)"
         )
-    return np.array(pixels, np.uint8)
+    return pixels.astype("uint8")
 
 
 def image_rows(folder: Path, count: int, natural: Path | None) -> list[Row]:
@@ -142,7 +150,7 @@ def named_rows(folder: Path, count: int, natural: Path | None) -> list[Row]:
     if len(files) > 1:
         raise ValueError(f"{files[0].path} and {files[1].path} both name images: keep one of them")
     if files:
-        rows = files[0].rows()
+        rows = [(without_suffix(key), *files[0].classes(key)) for key in files[0].rows]
         if len(rows) != count:
             raise ValueError(
                 f"{files[0].path} has {len(rows)} rows, but the batches {count} images"
@@ -150,9 +158,6 @@ def named_rows(folder: Path, count: int, natural: Path | None) -> list[Row]:
         return rows
     if natural is None:
         return [(f"{number:06d}", None, None) for number in range(count)]
-
-    from suite.images.folders import list_images
-
     rows = [(Path(i.name).stem, i.label, i.target) for i in list_images(natural)]
     if len(rows) != count:
         first = (

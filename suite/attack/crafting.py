@@ -15,11 +15,7 @@ from suite.attack.sources import Sources
 from suite.defences.defended import undefended
 from suite.images.labels import LabelledImage
 from suite.images.pictures import Writer, read_image, size_error, to_float, to_pixels, to_uint8
-from suite.networks.answer_checks import (
-    warn_of_batch_dependence,
-    warn_of_probabilities,
-)
-from suite.networks.classifier import depends_on_batch
+from suite.networks.answer_checks import warn_of_batch_dependence, warn_of_probabilities
 from suite.running import devices, runs
 from suite.running.random_numbers import image_generators
 
@@ -115,7 +111,9 @@ class Crafter:
         self._begin = self._begin or start
         self.share.refuse_other_size(listed[0].path, (natural.shape[3], natural.shape[2]))
         if not self.share.records:
-            self._warn_of_batch_dependence(to_float(natural[:2]))
+            for source in self.sources.sources:
+                network = undefended(source.network)
+                warn_of_batch_dependence(source.name, network, to_float(natural[:2]))
         finished = _finished(self.folder, listed, natural)
 
         def attacked(part: slice) -> dict:
@@ -195,11 +193,6 @@ class Crafter:
         if not self.share.crafted:
             warn_of_probabilities(self.sources.name, logits)
         return self.sources.classes(logits)
-
-    def _warn_of_batch_dependence(self, pixels: Tensor) -> None:
-        for source in self.sources.sources:
-            if depends_on_batch(undefended(source.network), pixels):
-                warn_of_batch_dependence(source.name)
 
 
 def random_targets(

@@ -13,12 +13,7 @@ from suite.defences.defended import for_batch, load_defended, undefended
 from suite.images.labels import LabelledImage
 from suite.images.pictures import to_float
 from suite.networks.answer_checks import refuse_no_answer, warn_of_batch_dependence
-from suite.networks.classifier import (
-    Classifier,
-    depends_on_batch,
-    predict_logits,
-    predicted_classes,
-)
+from suite.networks.classifier import Classifier, predict_logits, predicted_classes
 from suite.running import devices, random_numbers
 from suite.running.precision import DEFAULT
 
@@ -152,6 +147,5 @@ class Targets:
         answer = torch.cat(self._parts(predict, len(pixels)), 1)
         if arch in self._unchecked and self._parts.most != 1:
             self._unchecked.remove(arch)
-            if depends_on_batch(undefended(model), floats(slice(0, 2))):
-                warn_of_batch_dependence(arch)
+            warn_of_batch_dependence(arch, undefended(model), floats(slice(0, 2)))
         return answer if self._together else answer.cpu()
