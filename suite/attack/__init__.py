@@ -1,5 +1,5 @@
 """The attack on tensors, and the loop that takes it over a folder of images.
 
-No names of networks to load, no command line, no evaluation on targets. Begin with `Attack`,
-`Source` and `Attacker`; `Crafter` is the loop.
+`loop.GradientAttack` is the attack, `sources.Source` a network with SGM, `crafting.Crafter` the
+loop over a folder. Networks are not loaded and targets are not evaluated here.
 """

@@ -1,4 +1,4 @@
-"""advertorch's base class of attacks, imported on a torch that advertorch does not know."""
+"""advertorch's base class of attacks, made importable beside a current torch."""
 
 import sys
 

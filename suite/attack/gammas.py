@@ -1,6 +1,6 @@
-"""The gammas that others published, by source network, for `--gamma auto`.
+"""Published gammas by source network, for `--gamma auto`.
 
-Each is for our convention, in which gamma scales each residual branch's gradient.
+All follow this suite's convention: gamma scales the gradient at each residual branch's output.
 """
 
 import logging
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class PublishedGamma(NamedTuple):
-    """A gamma for attacks of several steps, one for those of one step if known, and whose."""
+    """A gamma for attacks of several steps, one for a single step if known, and its source."""
 
     several: float
     one: float | None
@@ -22,7 +22,7 @@ class PublishedGamma(NamedTuple):
 
 
 UNKNOWN = 0.5
-# What parts an architecture's name from that of its weights, in libraries' and protocols' names.
+# What separates the architecture from its weights in the names of each library and protocol.
 END = {"torchvision": "@", "timm": ".", "tpami": ".", "ta-bench": "."}
 PAPER = "Wu et al., ICLR 2020"
 # https://github.com/qizhangli/TA-Bench, configs/sgm.py at 3b9c59b.
@@ -50,11 +50,11 @@ PUBLISHED = {
 
 
 def published_gamma(arch: str, num_steps: int) -> tuple[float, str]:
-    """Return the gamma that is published for a source, or 0.5, and where it is from.
+    """Return the gamma that is published for a source, or 0.5, and where it was published.
 
     Args:
-        arch: name of the network, of any weights, as of `networks.load_model`.
-        num_steps: of the attack; one step has another gamma than several.
+        arch: a name of `load_defended`, with or without the name of its weights.
+        num_steps: of the attack; a single step has a gamma of its own.
     """
     name = defence_names.undefended_name(arch)
     library, _, rest = name.rpartition("/")
@@ -70,7 +70,7 @@ def published_gamma(arch: str, num_steps: int) -> tuple[float, str]:
 def chosen_gammas(
     given: Sequence[float | str], archs: Sequence[str], num_steps: int
 ) -> tuple[list[float], list[str]]:
-    """Return the gamma of each source, and where each is from; no origins if all were given.
+    """Return each source's gamma, and where each was published; nothing if all were given.
 
     Args:
         given: numbers or "auto", one for all sources or one for each.

@@ -36,7 +36,7 @@ class Batch:
         natural: float pixels in [0, 1], N x 3 x H x W.
         labels: N class indices: the true ones, or the target classes of a targeted attack.
         generators: per-image generators of random numbers.
-        classes: N class indices, of which Admix mixes no images in: the true ones.
+        classes: N class indices, the true ones: Admix mixes in images of other classes alone.
         networks: the sources, whose random defences draw from the generators.
         logits: the sources' average logits on the natural images, N x classes; None until a pass
             has given them.
@@ -62,8 +62,8 @@ class GradientAttack(AdvertorchAttack):
         Admix, BSR: the average gradient over their copies; DI, TI: see `transformations`
         EOT (Athalye et al., ICML 2018, section 4.2): the average over draws of what is random
 
-    It is an attack of advertorch's: `perturb(x, y)`. Passes are made one after another, in the
-    memory of one.
+    Like every attack of advertorch's it is called as `perturb(x, y)`. Copies and random draws pass
+    one after another, so that they take the memory of one.
 
     Args:
         attack: the settings.
@@ -113,7 +113,7 @@ class GradientAttack(AdvertorchAttack):
         generators: Sequence[torch.Generator] | None = None,
         classes: Tensor | None = None,
     ) -> Batch:
-        """Return the arguments of `perturb` as a batch, with what takes the place of None.
+        """Return the arguments of `perturb` as a batch, with defaults for those that are None.
 
         Raises:
             ValueError: the pool has images of another size.
@@ -166,13 +166,13 @@ class GradientAttack(AdvertorchAttack):
             if attack.ti_kernel > 1:
                 direction = smoothed(direction, kernel)
             if attack.nesterov or attack.evaluations > 1:
-                direction = _of_average_1(direction)
-            if attack.nesterov:  # in this unit, since a norm of 1 would make the lead vanish
+                direction = _divided_by_mean(direction)
+            if attack.nesterov:  # in units of the mean: with an L1 norm of 1 it would lead nowhere
                 lead = attack.momentum * lead + direction
             if attack.momentum:
-                momentum = attack.momentum * momentum + _of_norm_1(direction)
+                momentum = attack.momentum * momentum + _divided_by_norm(direction)
                 direction = momentum
-            # torch's sign of what is not a number is 0, by which a broken gradient would be hidden.
+            # In torch the sign of NaN is 0, which would hide a broken gradient.
             sign = torch.where(direction.isnan(), direction, direction.sign())
             delta = delta + uphill * step_size * sign
             delta = (start + delta).clamp(low, high) - start
@@ -217,13 +217,13 @@ class GradientAttack(AdvertorchAttack):
         return total / self.attack.variance
 
 
-def _of_average_1(gradient: Tensor) -> Tensor:
-    """Return the gradient over its average absolute value, image by image, where that is not 0."""
+def _divided_by_mean(gradient: Tensor) -> Tensor:
+    """Divide a gradient by its mean absolute value, image by image; zeros stay zeros."""
     average = gradient.abs().mean((1, 2, 3), keepdim=True)
     return gradient / torch.where(average > 0, average, 1)
 
 
-def _of_norm_1(gradient: Tensor) -> Tensor:
-    """Return the gradient over its L1 norm, image by image, however small that is."""
+def _divided_by_norm(gradient: Tensor) -> Tensor:
+    """Divide a gradient by its L1 norm, image by image, however small that is."""
     norm = gradient.abs().flatten(1).sum(1)[:, None, None, None]
     return gradient * (1 / norm.clamp(min=torch.finfo(norm.dtype).tiny))

@@ -57,7 +57,7 @@ class Source:
 
     @property
     def architecture(self) -> str:
-        """The name without that of defences."""
+        """The name of the network behind its defences."""
         return self.network.arch if isinstance(self.network, Defended) else self.name
 
     def register_sgm(self) -> list[RemovableHandle]:

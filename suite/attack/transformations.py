@@ -48,9 +48,9 @@ def _resized_and_padded(
 def admixed(
     pool: Pool, classes: Tensor, ratio: float, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """Return what Admix adds to images (Wang et al., ICCV 2021, section 3): N x 3 x H x W.
+    """Return what Admix adds to images, N x 3 x H x W (Wang et al., ICCV 2021, section 3).
 
-    For each image that is a random one of the pool, of another class, times `ratio`.
+    For each image it is `ratio` times a random image of the pool that has another class.
 
     Args:
         pool: on the images' device.
@@ -67,25 +67,24 @@ def admixed(
 def shuffle_blocks(
     pixels: Tensor, generators: Sequence[torch.Generator], degrees: float = 24
 ) -> Tensor:
-    """Return images, N x 3 x H x W, whose 2 x 2 blocks are shuffled, each block rotated.
+    """Return images, N x 3 x H x W, whose 2 x 2 blocks are shuffled and rotated.
 
-    BSR (Wang et al., CVPR 2024, section 3). As in the authors' code, the lengths of two rows are as
-    two uniform numbers, both rows have the same columns, and rows and columns are shuffled by
-    themselves. As in the paper, angles are uniform. A block keeps its size; it is rotated about its
-    centre, bilinearly, with zeros where it shows what was outside.
+    BSR (Wang et al., CVPR 2024, section 3). As in the authors' code, the two rows have heights in
+    the ratio of two uniform numbers, both have the same columns, and rows and columns are shuffled
+    independently. As in the paper, angles are uniform. A block keeps its size; it is rotated about
+    its centre, bilinearly, and padded with zeros.
 
     Args:
         degrees: the largest angle.
     """
     draws = _uniform_numbers(generators, 10, pixels.device).to(pixels.dtype)
     angles = math.radians(degrees) * (2 * draws[:, 6:, None, None] - 1)
-    y, top, bottom, upper = _cut_and_swapped(draws[:, :3], pixels.shape[2], across=2)
-    x, left, right, lefter = _cut_and_swapped(draws[:, 3:6], pixels.shape[3], across=1)
+    y, top, bottom, in_upper = _cut_and_swapped(draws[:, :3], pixels.shape[2], across=2)
+    x, left, right, in_left = _cut_and_swapped(draws[:, 3:6], pixels.shape[3], across=1)
+    block = torch.where(in_left, 0, 2) + torch.where(in_upper, 0, 1)  # N x H x W, 0 to 3
     sine, cosine = (
-        torch.where(
-            lefter, torch.where(upper, a[:, 0], a[:, 1]), torch.where(upper, a[:, 2], a[:, 3])
-        )
-        for a in (angles.sin(), angles.cos())
+        values.flatten(1).gather(1, block.flatten(1)).view(block.shape)
+        for values in (angles.sin(), angles.cos())
     )
     middle_y, middle_x = (top + bottom) / 2, (left + right) / 2
     y, x = y - middle_y, x - middle_x
@@ -109,15 +108,15 @@ def _uniform_numbers(
 def _cut_and_swapped(
     draws: Tensor, length: int, across: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cut lines in two, and swap the parts or not.
+    """Cut lines in two at random, and swap the parts with probability 0.5.
 
     Args:
         draws: N x 3, uniform in [0, 1).
         across: the other dimension of an image, N x H x W.
 
     Returns:
-        Of each place, the one whose pixel comes there, the first and the last one of its part, and
-        whether it is the first part; all can be broadcast to N x H x W.
+        For each place, the place whose pixel comes there, the first and the last place of that
+        part, and whether it is the first part; all can be broadcast to N x H x W.
     """
     first, second = 1 - draws[:, :1], 1 - draws[:, 1:2]  # neither is 0
     cut = (first / (first + second) * length).round()
@@ -139,13 +138,12 @@ def _sampled(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def sampled_by_gathering(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return the same as `grid_sample`, whose gradient on a GPU adds up in no fixed order."""
+    """Do as `grid_sample` does, whose gradient on a GPU adds up in no fixed order."""
     height, width = pixels.shape[2:]
     top, left = rows.floor(), columns.floor()
-    lower, righter = rows - top, columns - left
     total = torch.zeros_like(pixels)
-    for down, vertical in ((0, 1 - lower), (1, lower)):
-        for right, horizontal in ((0, 1 - righter), (1, righter)):
+    for down, vertical in ((0, 1 - (rows - top)), (1, rows - top)):
+        for right, horizontal in ((0, 1 - (columns - left)), (1, columns - left)):
             y, x = (top + down).clamp(max=height - 1), (left + right).clamp(max=width - 1)
             index = (y * width + x).long().flatten(1)[:, None].expand(-1, pixels.shape[1], -1)
             values = pixels.flatten(2).gather(2, index).view_as(pixels)
