@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from watching import Value, Watch
 
@@ -47,13 +47,15 @@ class Connection:
 
 
 def residual_branches(
-    model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)
+    model: nn.Module,
+    input_size: tuple[int, int, int] = (3, 224, 224),
+    example: Tensor | None = None,
 ) -> list[Connection]:
     """Return the residual branches that can be hooked, in the order in which a pass runs them.
 
     A warning is logged of those that can't be; for the arguments see `trace_connections`.
     """
-    found = [c for c in trace_connections(model, input_size) if c.residual]
+    found = [c for c in trace_connections(model, input_size, example) if c.residual]
     left_out = [c for c in found if c.module is None]
     for why in dict.fromkeys(connection.reason for connection in left_out):
         places = [c.place or "the network itself" for c in left_out if c.reason == why]
@@ -73,7 +75,9 @@ def matching_modules(model: nn.Module, pattern: str) -> list[str]:
 
 
 def trace_connections(
-    model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)
+    model: nn.Module,
+    input_size: tuple[int, int, int] = (3, 224, 224),
+    example: Tensor | None = None,
 ) -> list[Connection]:
     """Return the residual branches, those left out too, and the additions without a skip.
 
@@ -82,13 +86,21 @@ def trace_connections(
     skip connection.
 
     Args:
-        model: any network on 1 x C x H x W inputs; its parameters and modes are left as they are.
-        input_size: C, H and W.
+        model: any network; its parameters and modes are left as they are.
+        input_size: C, H and W of the images that it takes.
+        example: a batch to pass instead, of whatever shape it takes.
 
     Raises:
-        ValueError: no gradient goes through the network.
+        ValueError: the pass fails, or no gradient goes through the network.
     """
-    watch = Watch(model, input_size)
+    try:
+        watch = Watch(model, input_size, example)
+    except (RuntimeError, TypeError, IndexError, AssertionError) as error:
+        shape = "x".join(map(str, (1, *input_size) if example is None else example.shape))
+        raise ValueError(
+            f"a forward pass of a {shape} batch fails ({' '.join(str(error).split())}): pass the "
+            "input_size that the network takes, or a batch as its example"
+        ) from error
     if not watch.differentiable:
         raise ValueError("no gradient goes through this network: it turns them off (no_grad, ...)")
     connections = [

@@ -31,23 +31,24 @@ DENSENETS = ("densenet121", "densenet169", "densenet201")
 
 def register_sgm(
     model: nn.Module,
-    arch: str,
-    gamma: float,
+    arch: str = "",
+    gamma: float = 0.5,
     hooks: str = "auto",
     input_size: tuple[int, int, int] = (3, 224, 224),
     branches: str | None = None,
+    example: Tensor | None = None,
 ) -> list[RemovableHandle]:
     """Register SGM on `model` and return the handles that take it off again.
 
     Args:
         arch: name of the network, as in `resnet50` or `torchvision/resnet50@IMAGENET1K_V2`; only
-            the released hooks ("relu") depend on it.
+            the released hooks ("relu") need it. A network of your own needs none.
         gamma: decay factor of the residual gradients, in (0, 1]; 1 registers nothing. With
             `branches` also 0, where the skip connections alone carry the gradient.
         hooks: "relu", the hooks as the authors released them, for torchvision's ResNets and
             DenseNets; "branch", the paper's formula, for any residual network; "auto", "relu" where
             the authors' hooks exist and "branch" elsewhere.
-        input_size, branches: see `register_hook_for_branches`.
+        input_size, branches, example: see `register_hook_for_branches`.
 
     Raises:
         ValueError: gamma out of range, no released hooks for `arch`, no residual branch found, or
@@ -60,7 +61,7 @@ def register_sgm(
         )
     hooks = choose_hooks(arch, hooks, branches)
     if hooks == "branch":
-        return register_hook_for_branches(model, gamma, input_size, branches)
+        return register_hook_for_branches(model, gamma, input_size, branches, example)
     arch = _torchvision_name(arch)
     register = register_hook_for_resnet if arch in RESNETS else register_hook_for_densenet
     return register(model, arch, gamma)
@@ -135,6 +136,7 @@ def register_hook_for_branches(
     gamma: float,
     input_size: tuple[int, int, int] = (3, 224, 224),
     branches: str | None = None,
+    example: Tensor | None = None,
 ) -> list[RemovableHandle]:
     """Multiply by gamma the gradient at the output of each residual branch; return the handles.
 
@@ -146,9 +148,11 @@ def register_hook_for_branches(
             branches.
         branches: regular expression; the modules whose whole names match it are hooked instead of
             those that the forward pass finds.
+        example: a batch of inputs for that pass, instead of a random one of `input_size`.
 
     Raises:
-        ValueError: gamma out of range, or there is no branch, so that gamma would do nothing.
+        ValueError: gamma out of range, the forward pass fails, or there is no branch, so that gamma
+            would do nothing.
     """
     from branches import matching_modules, residual_branches
 
@@ -156,7 +160,7 @@ def register_hook_for_branches(
     if gamma == 1:
         return []
     if branches is None:
-        names = [branch.module for branch in residual_branches(model, input_size)]
+        names = [branch.module for branch in residual_branches(model, input_size, example)]
         nothing = "no residual branch in this network: gamma would do nothing"
     else:
         names = matching_modules(model, branches)

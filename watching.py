@@ -1,7 +1,7 @@
 """One forward pass, watched: which values were computed from which, and how. Needs torch only."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -94,7 +94,7 @@ class Watch(TorchFunctionMode):
     """Sees each tensor operation and module call of a forward pass; leaves the network as it is.
 
     Attributes:
-        pixels, output: a random image, 1 x C x H x W, and what the network makes of it.
+        pixels, output: the example, or a random image, 1 x C x H x W, and its logits.
         differentiable: whether gradients reach the image.
         noted: of each connection its kind, the module in whose forward it happens, the branch and
             the value that the skip connection carries past it; None for both if there is none.
@@ -104,7 +104,9 @@ class Watch(TorchFunctionMode):
         calls: how many times each module ran.
     """
 
-    def __init__(self, model: nn.Module, input_size: tuple[int, int, int]):
+    def __init__(
+        self, model: nn.Module, input_size: tuple[int, int, int], example: Tensor | None = None
+    ):
         super().__init__()
         if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
             raise ValueError("a part of this network is scripted or traced, which takes no hooks")
@@ -115,6 +117,7 @@ class Watch(TorchFunctionMode):
         self._count = 0
         self._running: list[tuple[str, list[Value], bool]] = []  # and whether gradients are on
         pixels = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0))
+        pixels = pixels if example is None else example.detach()
         self.pixels = pixels.to(next(model.parameters(), pixels))
         training = [(module, module.training) for module in model.modules()]
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -125,8 +128,12 @@ class Watch(TorchFunctionMode):
                 # A leaf could not be changed in place.
                 image = self.pixels.clone().requires_grad_().clone()
                 self._new_value(image, [])
-                output = main_output(model(image))
-            self.output, self.differentiable = output.detach(), output.requires_grad
+                output = model(image)
+            logits = logits_of(output)
+            if logits is None:
+                kind = type(output).__name__
+                raise ValueError(f"the network returns a {kind}, in which nothing is called logits")
+            self.output, self.differentiable = logits.detach(), logits.requires_grad
         finally:
             for handle in handles:
                 handle.remove()
@@ -222,7 +229,25 @@ class Watch(TorchFunctionMode):
 
 def main_output(output: object) -> object:
     """Return a module's output, or the first of several (an attention returns its weights too)."""
-    return output[0] if isinstance(output, tuple | list) and output else output
+    # A tuple of types: older compilers of torch don't understand a union in compiled code.
+    return output[0] if isinstance(output, (tuple, list)) and output else output  # noqa: UP038
+
+
+def logits_of(output: object) -> Tensor | None:
+    """Return the logits in a network's output, None if there are none.
+
+    These are the output itself, the first of several, or what it calls `logits`.
+    """
+    while not isinstance(output, Tensor):
+        if getattr(output, "logits", None) is not None:
+            output = output.logits
+        elif isinstance(output, Mapping) and "logits" in output:
+            output = output["logits"]
+        elif isinstance(output, tuple | list) and output:
+            output = output[0]
+        else:
+            return None
+    return output
 
 
 def _only_moved(name: str, made: Tensor) -> bool:
