@@ -1,4 +1,4 @@
-"""What lies in a folder, and which of its folders are classes."""
+"""A folder's images and other files, and which of its folders are classes."""
 
 import itertools
 import logging
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Contents:
-    """What lies in a folder, sorted by name."""
+    """A folder's entries, sorted by name."""
 
     path: Path
     images: list[Path]
@@ -26,7 +26,7 @@ class Contents:
 
 
 def look_into(folder: Path) -> Contents:
-    """Return what lies in a folder."""
+    """Return a folder's images and folders, and how many other files it has."""
     images, folders, left = [], [], Counter()
     for entry in sorted(folder.iterdir()):
         image = entry.suffix.lower() in SUFFIXES
@@ -64,23 +64,15 @@ def class_folders(top: Contents) -> dict[Path, int]:
     for own in filled:
         if any((own / name).exists() for name in (LABELS, NIPS2017, RUN, UNFINISHED)):
             raise ValueError(f"{printable(own)} has labels of its own: give it, not {top.path}")
-    if all(re.fullmatch("[0-9]{1,6}", f.name) for f in filled):
-        return _numbered(top.path, filled) if filled else {}
-    return _sorted_names(top, filled)
-
-
-def _numbered(folder: Path, filled: list[Path]) -> dict[Path, int]:
-    """Return the class indices that folders are named by."""
+    if not all(re.fullmatch("[0-9]{1,6}", f.name) for f in filled):
+        return _sorted_names(top, filled)
     by_class = sorted(filled, key=lambda f: int(f.name))
     for one, other in itertools.pairwise(by_class):
         if int(one.name) == int(other.name):
             raise ValueError(f"{one} and {other} are one class: make them one folder")
-    logger.info(
-        "%s: the names of its folders, %s to %s, are taken for class indices",
-        folder,
-        by_class[0].name,
-        by_class[-1].name,
-    )
+    if filled:
+        names = f"{by_class[0].name} to {by_class[-1].name}"
+        logger.info(f"{top.path}: the names of its folders, {names}, are taken for class indices")
     return {f: int(f.name) for f in filled}
 
 
@@ -98,11 +90,7 @@ def _sorted_names(top: Contents, filled: list[Path]) -> dict[Path, int]:
                 "sorted by name, so it needs images or must go"
             )
     logger.warning(
-        "%s: its folders, sorted by name as in torchvision's ImageFolder, are taken for the "
-        "classes, %s for 0 to %s for %d",
-        folder,
-        printable(names[0]),
-        printable(names[-1]),
-        len(names) - 1,
+        f"{folder}: its folders, sorted by name as in torchvision's ImageFolder, are taken for the "
+        f"classes, {printable(names[0])} for 0 to {printable(names[-1])} for {len(names) - 1}"
     )
     return {f: index for index, f in enumerate(top.folders)}

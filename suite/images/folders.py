@@ -11,13 +11,11 @@ name, and either it or the one above it is given:
         beside their folder, of whose images it selects some
     an ImageNet tree: n01440764/*.JPEG, or Tiny-ImageNet's n01443537/images/*.JPEG and, for its
         validation images, val_annotations.txt beside the images or beside images/
-    flat files named n01440764_*.png
-    flat files without labels
+    flat files, named n01440764_*.png or without labels
     folders named by class index: 0/*.png, 1/*.png
     torchvision's ImageFolder: cat/*.png, dog/*.png, whose sorted names are the classes
 
-What else lies in a folder is left out, counted and logged. Names that begin with a dot are passed
-over.
+Other files and hidden ones are left out, and the log says how many.
 """
 
 import logging
@@ -75,10 +73,8 @@ def list_images(folder: Path) -> list[LabelledImage]:
             raise ValueError(f"{image.path!r}: a file name must be valid UTF-8") from None
         other = by_name.setdefault(image.name, image.path)
         if other != image.path:
-            raise ValueError(
-                f"{printable(other)} and {printable(image.path)} would both become "
-                f"{printable(image.name)}"
-            )
+            both = f"{printable(other)} and {printable(image.path)}"
+            raise ValueError(f"{both} would both become {printable(image.name)}")
     if left_out:
         harmless = left.keys() == {"files that are not images"}
         level = logging.INFO if harmless else logging.WARNING
@@ -91,10 +87,8 @@ def matched(
 ) -> list[LabelledImage]:
     """Return a folder's images; if none has a label, they get those of the natural images.
 
-    Images are matched by name, and targets come with the labels.
-
-    Args:
-        naturals: in the order of their names; empty if there are none to ask.
+    Images are matched by name, and targets come with the labels. Without natural images, they stay
+    as they are.
 
     Raises:
         ValueError: there are more images, or fewer; names the first that is missing.
@@ -110,10 +104,7 @@ def matched(
             f"{folder} has no labels, so that it needs the natural images' names, all of them: it "
             f"{has} {printable(first)}"
         )
-    return [
-        replace(image, label=known[image.name].label, target=known[image.name].target)
-        for image in listed
-    ]
+    return [replace(known[image.name], path=image.path) for image in listed]
 
 
 def in_batches(images: list[LabelledImage], size: int) -> list[list[LabelledImage]]:
@@ -124,15 +115,13 @@ def in_batches(images: list[LabelledImage], size: int) -> list[list[LabelledImag
 def _listed(top: Contents) -> tuple[list[LabelledImage], Counter]:
     """Return a folder's images, and what is left out, counted by kind."""
     images, inner, unmatched = [], [], Counter()
-    found = _label_file(top)
-    classes = {} if found else class_folders(top)
-    if found:
+    if found := _label_file(top):
         labels, place = found
         inner = [place] if place is not top else []
         images, unmatched = _with_labels(labels, place)
         if labels.path.parent == top.path and labels.path.name not in (LABELS, NIPS2017):
             unmatched["files that are not images"] -= 1
-    elif classes:
+    elif classes := class_folders(top):
         for folder, label in classes.items():
             contents = look_into_class(folder)
             inner += contents
@@ -162,12 +151,10 @@ def _label_file(top: Contents) -> tuple[LabelFile, Contents] | None:
     """Return the label file of a folder, and the folder of its images; None without one."""
     folder = top.path
     places = [top, *(look_into(f) for f in top.folders if f.name == "images")]
-    if (folder / LABELS).is_file():
-        labels = LabelFile(folder / LABELS, SUITE_LABELS)
-        return labels, _place(labels, places)
-    if (folder / NIPS2017).is_file():
-        labels = LabelFile(folder / NIPS2017, NIPS)
-        return labels, _place(labels, places[::-1])
+    for name, form, searched in ((LABELS, SUITE_LABELS, places), (NIPS2017, NIPS, places[::-1])):
+        if (folder / name).is_file():
+            labels = LabelFile(folder / name, form)
+            return labels, _place(labels, searched)
     here = folder.resolve() if folder.name in ("", "..") else folder
     beside = here.parent
     if here.name == "images" and (beside / NIPS2017).is_file():
@@ -176,12 +163,10 @@ def _label_file(top: Contents) -> tuple[LabelFile, Contents] | None:
         return None
     if here.name == "images" and top.images and (beside / LABELS).is_file():
         try:
-            found = _fitting([LabelFile(beside / LABELS, SUITE_LABELS)], [top])
+            if found := _fitting([LabelFile(beside / LABELS, SUITE_LABELS)], [top]):
+                return found
         except ValueError as error:  # it may be about anything
             logger.warning("%s is not used: %s", beside / LABELS, error)
-        else:
-            if found:
-                return found
     if top.images and all(OF_SYNSET.match(image.stem) for image in top.images):
         return None
     found = _fitting(other_label_files(folder), places)
@@ -203,10 +188,8 @@ def _fitting(files: list[LabelFile], places: list[Contents]) -> tuple[LabelFile,
         else:
             logger.warning("%s is not used: it names no image in %s", labels.path, folder)
     if len(found) > 1:
-        (one, _), (other, _), *_ = found
-        raise ValueError(
-            f"{one.path} and {other.path} both name images in {folder}: keep one of them there"
-        )
+        one, other, *_ = (labels.path for labels, _ in found)
+        raise ValueError(f"{one} and {other} both name images in {folder}: keep one of them there")
     return found[0] if found else None
 
 
@@ -217,12 +200,10 @@ def _with_labels(labels: LabelFile, place: Contents) -> tuple[list[LabelledImage
     if absent and labels.form.strict:
         first = min(labels.rows[key][labels.form.key] for key in absent)
         raise ValueError(f"{file} names {printable(first)}, which is not an image in {place.path}")
-    unlabelled = [image.name for image, key in keys.items() if key not in labels.rows]
+    unlabelled = [image for image, key in keys.items() if key not in labels.rows]
     if unlabelled and not labels.form.selects:
-        raise ValueError(f"{file} has no row for {printable(unlabelled[0])}")
-    left = {
-        f"rows of {file.name} without an image": len(absent),
-        f"images without a row in {file.name}": len(unlabelled),
-    }
-    listed = {image: key for image, key in keys.items() if key in labels.rows}
-    return [_named(image, *labels.classes(key)) for image, key in listed.items()], Counter(left)
+        raise ValueError(f"{file} has no row for {printable(unlabelled[0].name)}")
+    left = Counter({f"rows of {file.name} without an image": len(absent)})
+    left[f"images without a row in {file.name}"] = len(unlabelled)
+    listed = [image for image in keys if keys[image] in labels.rows]
+    return [_named(image, *labels.classes(keys[image])) for image in listed], left

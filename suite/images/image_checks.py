@@ -22,10 +22,9 @@ def refuse_own_targets(listed: Iterable[LabelledImage]) -> None:
 
 def refuse_unlabelled(folder: Path, listed: list[LabelledImage], targeted: bool) -> None:
     """Raise a ValueError if an image lacks its label or, for a targeted attack, its target."""
-    for image in listed:
-        if image.label is None or (targeted and image.target is None):
-            other = "evaluate.py also takes those of --nat-dir"
-            raise ValueError(f"{folder} has no labels: it needs a {LABELS} ({other})")
+    if any(image.label is None or (targeted and image.target is None) for image in listed):
+        other = "evaluate.py also takes those of --nat-dir"
+        raise ValueError(f"{folder} has no labels: it needs a {LABELS} ({other})")
 
 
 def refuse_unpaired(
@@ -33,8 +32,7 @@ def refuse_unpaired(
 ) -> None:
     """Raise a ValueError if images and natural images of their names do not fit together.
 
-    The labels of all of them are compared, and the sizes of the first pair. An empty `naturals`
-    fits any images.
+    All labels are compared, and the sizes of the first pair. Without natural images, anything fits.
     """
     if not naturals:
         return

@@ -49,10 +49,7 @@ class LabelledImage:
 
 
 class LabelFile:
-    """A label file.
-
-    Attributes:
-        rows: its rows by the keys of their images, see `key`.
+    """A label file, with its `rows` by the keys of their images.
 
     Raises:
         ValueError: it is not a CSV file in UTF-8, lacks a column, or contradicts itself.
@@ -82,13 +79,13 @@ class LabelFile:
                 raise ValueError(f"{path} has two targets for {printable(name)}")
 
     def key(self, name: str) -> str:
-        """Return what stands for an image's name in `rows`."""
+        """Return the key of an image of this name in `rows`."""
         if not self.form.strict:
             name = without_suffix(name.strip())
         return unicodedata.normalize("NFC", name)
 
     def names_some(self, images: list[Path]) -> bool:
-        """Return whether there is a row for one of these images."""
+        """Return whether one of these images has a row."""
         return any(self.key(image.name) in self.rows for image in images)
 
     def classes(self, key: str) -> tuple[int, int | None]:
@@ -98,8 +95,7 @@ class LabelFile:
             ValueError: there is no such class, or the label contradicts the synset.
         """
         row = self.rows[key]
-        target = self._target(row)
-        target = None if target is None else self._class(target)
+        target = self._class(text) if (text := self._target(row)) else None
         synset = (row.get(self.form.synset) or "").strip()
         if self.form.synset == self.form.label:
             return synset_class(synset, self.path), target
@@ -182,21 +178,15 @@ def write_labels(folder: Path, rows: list[dict]) -> None:
     """
     rows = [{column: v for column, v in row.items() if v is not None} for row in rows]
     columns = dict.fromkeys(column for row in rows for column in row)
-    with (
-        whole_file(folder / LABELS) as part,
-        part.open("w", newline="", encoding="utf-8") as stream,
-    ):
-        writer = csv.DictWriter(stream, columns)
+    with whole_file(folder / LABELS) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 
 
 @contextlib.contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """Yield a temporary name to write to, and rename it at the end.
-
-    So the file appears whole or not at all.
-    """
+    """Yield a temporary name to write to, and rename it at the end, so that no file is partial."""
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         yield part

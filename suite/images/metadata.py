@@ -1,4 +1,4 @@
-"""Image files without the metadata that Pillow chokes on."""
+"""Image files without metadata on which Pillow fails."""
 
 import struct
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import logging
 import math
 import time
@@ -20,20 +21,16 @@ from suite.images.labels import LabelledImage, printable, whole_file
 from suite.images.metadata import without_metadata
 
 logger = logging.getLogger(__name__)
-# An image's pixels, uint8 3 x H x W, or why there are none. numpy holds and stacks them, since
-# torch would start threads of its own in each of ours.
+# An image's pixels, uint8 3 x H x W, or why they can't be read; not a tensor, since torch would
+# start further threads in each of ours.
 Decoded = np.ndarray | ValueError
 
 
 def read_image(path: Path) -> PIL.Image.Image:
-    """Return an image file as 8-bit RGB, upright.
+    """Return an image file as 8-bit RGB, upright; a ValueError if it is not readable.
 
-    Greyscale, palette and CMYK images are converted, 16-bit ones scaled to 8 bits, transparency is
-    dropped, and of an animation the first frame is taken. Of the metadata, only the orientation
-    counts.
-
-    Raises:
-        ValueError: the file is not a readable image.
+    16-bit images are scaled, transparency is dropped, and of an animation the first frame is taken.
+    Of the metadata, only the orientation counts.
     """
     try:
         return _decode(path)
@@ -89,9 +86,7 @@ def read_batches(
         except ValueError as error:
             return error
 
-    images = [image for batch in batches for image in batch]
-    ahead = 2 * max([workers, *map(len, batches)])
-    with contextlib.closing(_decoded_ahead(decode, images, workers, ahead)) as results:
+    with contextlib.closing(_decoded_ahead(decode, batches, workers)) as results:
         for batch in batches:
             kept, pixels = [], []
             for image in batch:
@@ -111,15 +106,14 @@ def read_batches(
 
 
 def _decoded_ahead(
-    decode: Callable[[LabelledImage], Decoded],
-    images: list[LabelledImage],
-    threads: int,
-    ahead: int,
+    decode: Callable[[LabelledImage], Decoded], batches: list[list[LabelledImage]], threads: int
 ) -> Iterator[Decoded]:
-    """Yield images decoded; threads decode up to `ahead` of them before they are asked for."""
+    """Yield the images decoded; each thread is two ahead, or all together are two batches ahead."""
+    images = itertools.chain(*batches)
     if not threads:
         yield from map(decode, images)
         return
+    ahead = 2 * max([threads, *map(len, batches)])
     PIL.Image.init()  # in two threads at once it would leave one of them without some formats
     pool = ThreadPoolExecutor(threads)
     jobs: deque[Future] = deque()
@@ -148,10 +142,8 @@ class Writer(contextlib.AbstractContextManager):
     """Writes PNGs in threads; at most `waiting` images are kept in memory.
 
     Leaving the context waits for all images, unless Ctrl-C was pressed. An error in a thread is
-    raised by a later call, or on leaving.
-
-    Attributes:
-        waited: the seconds for which `write` has waited for a place in memory.
+    raised by a later call, or on leaving. `waited` counts the seconds that `write` has waited for a
+    place in memory.
     """
 
     def __init__(self, threads: int = 1, waiting: int = 64):

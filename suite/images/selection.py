@@ -1,4 +1,4 @@
-"""A selection's images and its folder."""
+"""The images of a selection and its folder."""
 
 from pathlib import Path
 
@@ -34,10 +34,9 @@ def square(
 
 
 def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Mark an output folder as unfinished; `overwrite` deletes an earlier selection in it.
+    """Mark an output folder as unfinished; a ValueError if it has images.
 
-    Raises:
-        ValueError: it has images.
+    With `overwrite`, an earlier selection in it is deleted first.
     """
     ours = [folder / name for name in (LABELS, UNFINISHED)]
     selected = any(file.is_file() for file in ours)

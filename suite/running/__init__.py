@@ -2,5 +2,5 @@
 
 `cli`: the command line. `runs`: output folders that can be resumed. `devices` and `precision`: the
 device, its arithmetic and its memory. `ranks`: the processes of torchrun. `random_numbers`:
-per-image generators. `cli` and `precision` do without torch, so that --help answers at once.
+per-image generators. `cli` and `precision` do not import torch, so that --help answers at once.
 """

@@ -1,4 +1,4 @@
-"""What the scripts' command lines share. No torch until a script is run."""
+"""The parser, options and progress bar of all scripts. No torch until a script is run."""
 
 import argparse
 import logging
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(hyphenated, namespace)
 
     def error(self, message: str):
-        """Say what is wrong with the options, once if torchrun started several processes."""
+        """Report the error, only once if torchrun started several processes."""
         if RANK:
             time.sleep(2)  # torchrun ends the others when the first one ends
             sys.exit(2)
@@ -67,18 +67,16 @@ probability = number_type(float, "between 0 and 1", lambda n: 0 <= n <= 1)
 fraction = number_type(float, "above 0 and below 1", lambda n: 0 < n < 1)
 
 
+# fmt: off
 def add_checkpoint(add: Callable) -> None:
     """Add --checkpoint to a parser or a group; `add` is its `add_argument`."""
-    # fmt: off
     add("--checkpoint", nargs="+", metavar="[NAME=]FILE",
         help="weights for a network of --arch, .pth or .safetensors, instead of its own; with "
-        "several networks each file needs its network's name: resnet50=mine.pth")
-    # fmt: on
+        "several networks, each file needs its network's name: resnet50=mine.pth")
 
 
 def add_running(add: Callable) -> None:
     """Add the options about the machine to a parser or a group; `add` is its `add_argument`."""
-    # fmt: off
     add("--batch-size", type=positive_int,
         help="images at a time, halved where memory runs out; 16 on a CPU and 64 on a GPU if "
         "absent")
@@ -89,7 +87,7 @@ def add_running(add: Callable) -> None:
         help="of the networks' arithmetic: tf32 is fp32 where there is no GPU; with bf16 the "
         "perturbation stays float32")
     add("--no-cuda", action="store_true", help="run on the CPU")
-    # fmt: on
+# fmt: on
 
 
 def refuse_unwritable(file: Path | None, *suffixes: str) -> None:
@@ -112,16 +110,14 @@ def progress(
     A last line says how the time was shared out: whatever took most of it is the bottleneck.
 
     Args:
-        batches: tuples that begin with a list of images.
-        total: the number of images of all ranks.
+        batches: tuples that begin with a list of images, of which all ranks have `total`.
         every: the number of batches from one line to the next.
         writer: a `pictures.Writer`.
     """
     from suite.running import ranks
 
-    count, done = ranks.counter(), 0
+    count, done, decoding = ranks.counter(), 0, 0.0
     begin = before = time.perf_counter()
-    decoding = 0.0
     with tqdm(total=total, unit="image", disable=True if RANK else None) as bar:
         for number, batch in enumerate(batches, 1):
             decoding += time.perf_counter() - before
@@ -133,12 +129,10 @@ def progress(
             before = time.perf_counter()
     seconds = time.perf_counter() - begin
     if done:
-        waits = (decoding, writer.waited if writer else 0.0)
-        decoded, written = (round(100 * waited / seconds) for waited in waits)
-        logger.info(
-            f"{seconds:.1f} s: networks {100 - decoded - written} %, "
-            f"waits for decoding {decoded} %, writing {written} %"
-        )
+        decoded = round(100 * decoding / seconds)
+        written = round(100 * writer.waited / seconds) if writer else 0
+        waits = f"waits for decoding {decoded} %, writing {written} %"
+        logger.info(f"{seconds:.1f} s: networks {100 - decoded - written} %, {waits}")
 
 
 def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
@@ -171,15 +165,10 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
         # At once, since other threads may wait for ever for a lock that the main thread held.
         os._exit(128 + (stopped.args[0] if stopped.args else signal.SIGINT))
     finally:
-        _flush()
-
-
-def _flush() -> None:
-    """Write what print has buffered: at Python's own exit a closed pipe would be an error."""
-    try:
-        if sys.stdout:
-            sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            sys.exit(f"can't write to standard output: {error.strerror}")
+        try:
+            if sys.stdout:
+                sys.stdout.flush()  # at Python's own exit a closed pipe would be an error
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not isinstance(error, BrokenPipeError):
+                sys.exit(f"can't write to standard output: {error.strerror}")

@@ -1,4 +1,4 @@
-"""What a run takes of its machine: the device, its arithmetic and its memory."""
+"""The device of a run, its arithmetic and its memory."""
 
 import contextlib
 import ctypes
@@ -33,7 +33,12 @@ def choose_device(no_cuda: bool, precision: str = DEFAULT) -> str:
         ValueError: torchrun started more processes on this machine than it has GPUs.
     """
     if no_cuda or not torch.cuda.is_available():
-        _keep_freed_memory()
+        # glibc would give each layer's memory back to the system, which would zero it anew.
+        trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
+        with contextlib.suppress(AttributeError, OSError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(trim_threshold, -1)  # never
+            mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # older glibcs' most
         return "cpu"
     exact = precision == "fp32"
     torch.backends.cuda.matmul.allow_tf32 = not exact
@@ -52,20 +57,9 @@ def choose_device(no_cuda: bool, precision: str = DEFAULT) -> str:
     return f"cuda:{number}"
 
 
-def _keep_freed_memory() -> None:
-    """Keep glibc from giving each layer's memory back to the system, which would zero it anew."""
-    trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(trim_threshold, -1)  # never
-        mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)  # the most in older glibcs
-
-
 def batch_size(device: str, wanted: int | None = None) -> int:
-    """Return the wanted batch size, or the one for this kind of device: 16 on a CPU, 64 on a GPU.
-
-    It never depends on speed or free memory, so that two runs get the same batches.
-    """
+    """Return the wanted batch size, or the one for this kind of device."""
+    # It never depends on speed or free memory, so that two runs get the same batches.
     return wanted or (16 if device == "cpu" else 64)
 
 
@@ -85,14 +79,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class Parts:
-    """Runs a function on a batch in parts that fit into the device's memory.
-
-    Attributes:
-        most: how many images fit; None while nothing has failed.
-    """
+    """Runs a function on a batch in parts that fit into the device's memory."""
 
     def __init__(self):
-        self.most: int | None = None
+        self.most: int | None = None  # how many images fit; None while nothing has failed
 
     def __call__(self, function: Callable[[slice], object], size: int) -> list:
         """Return what `function` returns for each part of a batch of `size` images.
@@ -116,17 +106,14 @@ class Parts:
 
 
 def ahead(batches: Iterable[tuple[list, Tensor]], device: str) -> Iterator[tuple[list, Tensor]]:
-    """Yield batches with their pixels on a device; a GPU copies the next batch while it computes.
-
-    If the next batch raises an error, this one is yielded before that.
-    """
+    """Yield batches, their pixels on a device; a GPU copies the next batch while it computes."""
     waiting = []
     try:
         for batch, pixels in batches:
             waiting.append((batch, to_device(pixels, device)))
             if device == "cpu" or len(waiting) > 1:
                 yield waiting.pop(0)
-    except Exception:
+    except Exception:  # in the next batch: this one is whole
         yield from waiting
         raise
     yield from waiting

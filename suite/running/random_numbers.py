@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 def image_generators(seed: int, names: Sequence[str]) -> list[torch.Generator]:
-    """Return a random generator per image, which depends on the seed and the image's name alone."""
+    """Return a random generator for each of the images of these names."""
     digests = (hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names)
     return [torch.Generator().manual_seed(int.from_bytes(d[:8], "big") >> 1) for d in digests]
 
 
 def generators_for(count: int, generators: Sequence[torch.Generator]) -> list[torch.Generator]:
-    """Return generators for `count` images, which are copies of those that `generators` are for."""
+    """Return generators for `count` images, the copies of those that `generators` are for."""
     seeds = [_drawn_seed(generators[n % len(generators)]) for n in range(count)]
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 

@@ -8,11 +8,8 @@ import datetime
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import torch.distributed as dist
-
-Shared = TypeVar("Shared")
 
 _store: dist.Store = dist.HashStore()
 _counter_numbers = itertools.count()
@@ -22,13 +19,11 @@ def join() -> None:
     """Join the other processes, if torchrun started this one."""
     global _store
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        _store, number, total = next(dist.rendezvous("env://"))
+        _store, number, size = next(dist.rendezvous("env://"))
         # A rank that dies breaks its connections; slow ones may take as long as they need.
         patience = datetime.timedelta(days=365)
         store = dist.PrefixStore("group", _store)
-        dist.init_process_group(
-            "gloo", store=store, rank=number, world_size=total, timeout=patience
-        )
+        dist.init_process_group("gloo", store=store, rank=number, world_size=size, timeout=patience)
         # Its threads abort the process if they outlive the interpreter.
         atexit.register(dist.destroy_process_group)
 
@@ -43,30 +38,24 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def share(items: Sequence[Shared]) -> Sequence[Shared]:
+def share(items: Sequence) -> Sequence:
     """Return this process's items: every n-th one of n processes."""
     return items[rank() :: world_size()]
 
 
-def gather(value: Shared) -> list[Shared]:
-    """Return the values of all ranks, once all of them have called this.
-
-    Raises:
-        OSError: a process has ended.
-    """
+def gather(value: object) -> list:
+    """Return the values of all ranks, once all have called this; an OSError if one has ended."""
     if not dist.is_initialized():
         return [value]
     values = [None] * world_size()
     try:
         dist.all_gather_object(values, value)
     except RuntimeError as error:
-        raise OSError(
-            f"another process of this run has ended, see its message ({error})"
-        ) from error
+        raise OSError(f"another process of this run ended, see its message ({error})") from error
     return values
 
 
-def first(function: Callable[[], Shared]) -> Shared:
+def first(function: Callable[[], object]) -> object:
     """Call a function on rank 0 only, and return on every rank what it returns there."""
     return gather(function() if rank() == 0 else None)[0]
 

@@ -16,14 +16,13 @@ from pathlib import Path
 
 import torch
 
-from suite.images.labels import LABELS, LabelledImage, whole_file
+from suite.images.labels import LABELS, RUN, LabelledImage, whole_file
 from suite.running import ranks
 
 logger = logging.getLogger(__name__)
 
-FILE = "run.json"
 VERSIONS = ("torch", "torchvision", "timm", "pretrainedmodels", "advertorch", "numpy", "Pillow")
-# The values that are read again, by type, since the file may have been edited.
+# The types of the values that are read again, since the file may have been edited.
 READ_AGAIN = {
     str: ("status", "device", "source", "attack", "pool"),
     dict: ("options", "weights", "hardware"),
@@ -47,7 +46,7 @@ def read_run(folder: Path, defaults: Mapping[str, object] | None = None) -> dict
     Raises:
         ValueError: it is not a JSON object, or a value has the wrong type.
     """
-    file = folder / FILE
+    file = folder / RUN
     if not file.is_file():
         return {}
     try:
@@ -65,7 +64,7 @@ def read_run(folder: Path, defaults: Mapping[str, object] | None = None) -> dict
 
 def write_run(folder: Path, run: dict) -> None:
     """Write run.json."""
-    with whole_file(folder / FILE) as part:
+    with whole_file(folder / RUN) as part:
         part.write_text(json.dumps(run, indent=2) + "\n")
 
 
@@ -101,8 +100,8 @@ def output_folder(
         yield
         return
     with locked(folder):
-        if overwrite and (folder / FILE).is_file():
-            for file in [*folder.glob("*.png"), folder / LABELS, folder / FILE]:
+        if overwrite and (folder / RUN).is_file():
+            for file in [*folder.glob("*.png"), folder / LABELS, folder / RUN]:
                 file.unlink(missing_ok=True)
         _refuse_other_settings(folder, read_run(folder, defaults), run)
         for part in folder.glob(".*.part"):  # left by a run that was killed
@@ -118,16 +117,12 @@ def output_folder(
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends, also on network file systems.
-
-    Raises:
-        ValueError: another run holds it.
-    """
+    """Hold a folder's lock, which ends with the process; a ValueError if another run holds it."""
     with (folder / ".lock").open("w") as file:
         try:
             import fcntl  # which only POSIX systems have
 
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # also on network file systems
         except (BlockingIOError, PermissionError) as error:
             raise ValueError(f"another run is writing to {folder}") from error
         except (ImportError, OSError):
@@ -138,14 +133,11 @@ def locked(folder: Path) -> Iterator[None]:
 def _refuse_other_settings(folder: Path, before: dict, run: dict) -> None:
     if not before:
         if any(folder.glob("*.png")):
-            raise ValueError(f"{folder} has images, but no {FILE}: take another folder")
+            raise ValueError(f"{folder} has images, but no {RUN}: take another folder")
         return
     there, here = run_settings(before), run_settings(run)
-    differ = [
-        f"{key} {there.get(key)!r} there and {here.get(key)!r} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
-    ]
+    pairs = {key: (there.get(key), here.get(key)) for key in sorted(there.keys() | here.keys())}
+    differ = [f"{key} {a!r} there and {b!r} here" for key, (a, b) in pairs.items() if a != b]
     if differ:
         raise ValueError(
             f"{folder} was made with other settings ({'; '.join(differ)}): take another folder, or "
@@ -154,10 +146,8 @@ def _refuse_other_settings(folder: Path, before: dict, run: dict) -> None:
     for key, value in before.get("hardware", {}).items():
         now = run.get("hardware", {}).get(key)
         if now != value:
-            logger.warning(
-                f"{folder} was begun with {key} {value}, and goes on with {now}: it may round "
-                "differently"
-            )
+            change = f"was begun with {key} {value}, and goes on with {now}"
+            logger.warning("%s %s: it may round differently", folder, change)
 
 
 def sha256(file: Path) -> str:
@@ -167,7 +157,7 @@ def sha256(file: Path) -> str:
 
 
 def listing_digest(listed: Iterable[LabelledImage]) -> str:
-    """Return a digest of the names and labels of all images: Admix draws from all of them."""
+    """Return a digest of the names and labels of all images, from which Admix draws."""
     lines = (f"{image.name} {image.label}\n" for image in listed)
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 

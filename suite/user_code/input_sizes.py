@@ -16,13 +16,9 @@ ASSUMED = (3, 224, 224)
 def input_size(network: nn.Module, name: str = "") -> Size:
     """Return channels, height and width from a module's `input_size`; 3 x 224 x 224 if it has none.
 
-    Wrappers are looked through: nn.DataParallel, torch.compile and the like, and modules of which
-    one part has all parameters, as with a normaliser in front of a network. Without an attribute
-    the images count with which a network was traced. The log says what was found there, or that
-    nothing was.
-
-    Args:
-        name: the network's, for the log and errors.
+    The attribute may be that of a module inside a wrapper, such as nn.DataParallel, torch.compile,
+    or a sequence of a normaliser and the network. Without it, the images with which a network was
+    traced have its size. What was found inside, or assumed, is logged under the network's `name`.
 
     Raises:
         ValueError: it is neither a size, nor height and width, nor channels, height and width.

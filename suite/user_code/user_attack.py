@@ -26,7 +26,6 @@ class UserAttack:
         settings: the names of the attack's settings that the function can ask for.
 
     Attributes:
-        name: the function's.
         asks: the names of the settings that it asks for.
         digests: SHA-256 of each file that it was made from, as hexadecimal digits.
 
@@ -52,28 +51,22 @@ class UserAttack:
     ) -> Tensor:
         """Return adversarial pixels, float, N x 3 x H x W, on the device of the natural ones.
 
-        Args:
-            attack: has the settings as attributes, epsilon and step_size in 1/255.
-
-        Raises:
-            ValueError: the function fails, or returns something else.
+        `attack` has the settings as attributes, epsilon and step_size in 1/255. If the function
+        fails, or returns something else, a ValueError is raised.
         """
-        # The function may draw from these; a resumed run has to give the same images.
+        # The function may draw from them, and a resumed run has to give the same images.
         seed = sum(torch.randint(2**32, (1,), generator=g).item() for g in generators) % 2**32
         for seeded in (torch.manual_seed, np.random.seed, random.seed):
             seeded(seed)
         settings = vars(attack) | {"step_size": attack.step_size / 255, "generators": generators}
         asked = {name: settings[name] for name in self.asks}
+        arguments = (model, natural.clone(), labels.clone(), attack.epsilon / 255)
         with user_file.isolated_import(self.file), user_file.blamed(self.file):
-            result = self.function(
-                model, natural.clone(), labels.clone(), attack.epsilon / 255, **asked
-            )
+            result = self.function(*arguments, **asked)
         model.eval()
         if not isinstance(result, Tensor) or result.shape != natural.shape:
-            raise ValueError(
-                f"{self.file}: {self.name} returns {kind_text(result)}, not adversarial pixels, "
-                + kind_text(natural)
-            )
+            wrong = f"{self.name} returns {kind_text(result)}"
+            raise ValueError(f"{self.file}: {wrong}, not adversarial pixels, {kind_text(natural)}")
         return result.detach().to(natural)
 
 

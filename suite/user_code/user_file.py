@@ -33,8 +33,8 @@ def is_user_file(name: str) -> bool:
 def loaded(name: str) -> Iterator[tuple[Callable, list[Path]]]:
     """Yield path/to/file.py:function, and a list of the files that it comes from.
 
-    The list begins with the given file; at the end it also has what was imported from the file's
-    own folder. The code inside runs isolated, too.
+    The list begins with the given file, and at the end has those that it imported from its own
+    folder. The code inside the context runs isolated, too.
 
     Raises:
         OSError: there is no such file.
@@ -58,8 +58,7 @@ def loaded(name: str) -> Iterator[tuple[Callable, list[Path]]]:
         if not callable(found):
             raise ValueError(f"{file} has no function {function}")
         yield found, files
-    siblings = {path for path in imported if path.suffix == ".py"} - {file.absolute()}
-    files += sorted(siblings)
+    files += sorted({path for path in imported if path.suffix == ".py"} - {file.absolute()})
 
 
 @contextlib.contextmanager
@@ -68,19 +67,13 @@ def isolated_import(file: Path) -> Iterator[list[Path]]:
 
     Afterwards sys.path, the modules loaded before and torch's settings are what they were. Modules
     from the file's folder, and from folders that it added to sys.path, leave sys.modules, so that
-    another file's `import models` does not get them.
-
-    Yields:
-        a list, which at the end holds the files of those modules.
+    another file's `import models` does not get them; the list that is yielded then has their files.
     """
     own = [str(file.absolute().parent), str(file.resolve().parent)]
     entries, path, modules = sys.path, sys.path[:], dict(sys.modules)
     settings = [get() for get, _ in TORCH_SETTINGS]
-    hidden = {
-        name
-        for name, folder in _folders().items()
-        if folder in FOLDERS or _stands_elsewhere(name, own)
-    }
+    folders = _folders()
+    hidden = {name for name in folders if folders[name] in FOLDERS or _stands_elsewhere(name, own)}
     for name in modules:
         if _top(name) in hidden:
             del sys.modules[name]
@@ -136,8 +129,7 @@ def blamed(file: Path) -> Iterator[None]:
     except (Exception, SystemExit) as error:  # a script that parses its own command line exits
         if devices.out_of_memory(error):
             raise
-        frames = traceback.extract_tb(error.__traceback__)
-        places = [(frame.filename, frame.lineno) for frame in frames]
+        places = [(path, line) for path, line, *_ in traceback.extract_tb(error.__traceback__)]
         if isinstance(error, SyntaxError):
             places.append((error.filename or "", error.lineno))
         lines = [line for path, line in places if Path(path).absolute() == file.absolute()]

@@ -23,11 +23,10 @@ logger = logging.getLogger(__name__)
 def load_user_network(name: str) -> tuple[nn.Module, Size, tuple[Path, ...]]:
     """Return the network path/to/file.py:function, its images' size, and the files it comes from.
 
-    It is what the function returns, or the module that the file has under that name, frozen and in
-    evaluation mode, from float32 pixels to logits. Hooks do what is needed, so that modules keep
-    their names: pixels are cast to the network's dtype; of several outputs the first one is taken,
-    of a dict or an object its `logits`. It is an error to ask for gradients that do not reach the
-    pixels.
+    The network is what the function returns, or the module of that name in the file, frozen and in
+    evaluation mode. Hooks, with which modules keep their names, cast pixels to its dtype and take
+    the first of several outputs, or the `logits` of a dict or an object. If gradients do not reach
+    the pixels, it is an error to ask for them.
 
     Raises:
         OSError: there is no such file.
@@ -47,9 +46,8 @@ def load_user_network(name: str) -> tuple[nn.Module, Size, tuple[Path, ...]]:
 
 def _refuse_arguments(name: str, function: Callable) -> None:
     try:
-        inspect.signature(function).bind()
-    except ValueError:  # functions written in C may not tell their signature
-        return
+        with contextlib.suppress(ValueError):  # functions written in C may not tell their signature
+            inspect.signature(function).bind()
     except TypeError as error:
         raise ValueError(
             f"{name} can't be called without arguments ({error}): write a function into the file "
@@ -122,9 +120,7 @@ def _try(name: str, network: nn.Module, pixels: Tensor) -> tuple[Tensor, object]
             cause = error
     hint = "If it takes another size, give it the attribute input_size"
     if isinstance(cause, ImportError):
-        hint = (
-            "Import it at the beginning of the file: its folder is on sys.path only while it is run"
-        )
+        hint = "Import it at the beginning of the file, whose folder is on sys.path only then"
     raise ValueError(f"{failure(name, pixels, cause)}. {hint}") from cause
 
 
@@ -148,8 +144,9 @@ def _logits_of(name: str, output: object) -> Tensor:
         elif isinstance(output, tuple | list) and output:
             output = output[0]
         else:
-            kind = kind_text(output)
-            raise ValueError(f"{name} returns {kind}, in which nothing is called logits")
+            raise ValueError(
+                f"{name} returns {kind_text(output)}, in which nothing is called logits"
+            )
     return output
 
 

@@ -1,18 +1,20 @@
 """Every label file that people have: where it lies, and the names and classes in it."""
 
+import re
 import unicodedata
 from pathlib import Path
 
 import PIL.Image
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from test_metadata import SLOW
 
 from suite.images.folders import list_images
 from suite.images.labels import write_labels
 
-SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NIPS_HEADER = "ImageId,URL,x1,y1,x2,y2,TrueLabel,TargetClass\n"
+TA_HEADER = "class_index,class,image_name\n"
 ILSVRC = "ILSVRC2012_val_00002138"
 
 
@@ -35,47 +37,29 @@ def listed(folder):
 
 NIPS_ROW = "0c7ac4a8c9dfa802,u,0,0,1,1,306,9\n"
 NIPS_IMAGE, NIPS_LISTED = "0c7ac4a8c9dfa802.png", ("0c7ac4a8c9dfa802.png", 305, 8)
+NIPS_TEXT, SUFFIXED_ROW = NIPS_HEADER + NIPS_ROW, NIPS_ROW.replace(",", ".png,", 1)
+TA_ROW, TA_LISTED = f"0,n01440764,{ILSVRC}.JPEG\n", (f"{ILSVRC}.png", 0, None)
+TINY_ROW = "val_0.JPEG\tn01443537\t0\t32\t44\t62\n"
+OF_A, TA_OF_A = "filename,label\na.png,7\n", f"{TA_HEADER}0,n01440764,a.JPEG\n"
+TARGETED = "filename,label,targeted_label\na.png,0,999.0\n"
+TWO_TARGETS = "filename,label,target\na.png,7,1\na.png,7,2\n"
+OF_JPEG = "filename,label,source\na.jpg,3,b.jpg\n"
 LABEL_FILES = {  # file, text, image, expected
-    "TransferAttack": ("labels.csv", "filename,label\na.png,7\n", "a.png", ("a.png", 7, None)),
-    "TransferAttack, targeted": (
-        "labels.csv",
-        "filename,label,targeted_label\na.png,0,999.0\n",
-        "a.png",
-        ("a.png", 0, 999),
-    ),
-    "the suite's, of a JPEG": (
-        "labels.csv",
-        "filename,label,source\na.jpg,3,b.jpg\n",
-        "a.jpg",
-        ("a.png", 3, None),
-    ),
-    "NIPS 2017": ("dev_dataset.csv", NIPS_HEADER + NIPS_ROW, NIPS_IMAGE, NIPS_LISTED),
-    "Kaggle's NIPS": ("images.csv", NIPS_HEADER + NIPS_ROW, NIPS_IMAGE, NIPS_LISTED),
-    "NIPS with suffixes": (
-        "images.csv",
-        NIPS_HEADER + NIPS_ROW.replace(",", ".png,", 1),
-        NIPS_IMAGE,
-        NIPS_LISTED,
-    ),
-    "NIPS by another name": ("nips.CSV", NIPS_HEADER + NIPS_ROW, NIPS_IMAGE, NIPS_LISTED),
-    "TA-Bench": (
-        "rand_5000.csv",
-        f"class_index,class,image_name\n0,n01440764,{ILSVRC}.JPEG\n",
-        f"{ILSVRC}.JPEG",
-        (f"{ILSVRC}.png", 0, None),
-    ),
-    "Tiny-ImageNet's validation images": (
-        "val_annotations.txt",
-        "val_0.JPEG\tn01443537\t0\t32\t44\t62\n",
-        "val_0.JPEG",
-        ("val_0.png", 1, None),
-    ),
+    "TransferAttack": ("labels.csv", OF_A, "a.png", ("a.png", 7, None)),
+    "TransferAttack, targeted": ("labels.csv", TARGETED, "a.png", ("a.png", 0, 999)),
+    "the suite's, of a JPEG": ("labels.csv", OF_JPEG, "a.jpg", ("a.png", 3, None)),
+    "NIPS 2017": ("dev_dataset.csv", NIPS_TEXT, NIPS_IMAGE, NIPS_LISTED),
+    "Kaggle's NIPS": ("images.csv", NIPS_TEXT, NIPS_IMAGE, NIPS_LISTED),
+    "NIPS with suffixes": ("images.csv", NIPS_HEADER + SUFFIXED_ROW, NIPS_IMAGE, NIPS_LISTED),
+    "NIPS by another name": ("nips.CSV", NIPS_TEXT, NIPS_IMAGE, NIPS_LISTED),
+    "TA-Bench": ("rand_5000.csv", TA_HEADER + TA_ROW, f"{ILSVRC}.JPEG", TA_LISTED),
     "TA-Bench with spaces, and its images as PNGs": (
         "x.csv",
-        f"class_index, class, image_name\n0,n01440764,{ILSVRC}.JPEG\n",
+        TA_HEADER.replace(",", ", ") + TA_ROW,
         f"{ILSVRC}.png",
-        (f"{ILSVRC}.png", 0, None),
+        TA_LISTED,
     ),
+    "Tiny-ImageNet's": ("val_annotations.txt", TINY_ROW, "val_0.JPEG", ("val_0.png", 1, None)),
 }
 
 
@@ -94,7 +78,7 @@ def test_label_file_lies_beside_the_images_or_beside_their_folder(
 
 
 def test_folder_with_labels_beside_it_may_be_the_working_folder(tmp_path, monkeypatch):
-    make(tmp_path, "images/a.png", ("labels.csv", "filename,label\na.png,7\n"))
+    make(tmp_path, "images/a.png", ("labels.csv", OF_A))
     monkeypatch.chdir(tmp_path / "images")
     assert listed(Path()) == [("a.png", 7, None)]
 
@@ -111,68 +95,54 @@ def test_ta_bench_selects_from_a_folder_and_says_what_it_leaves(tmp_path, caplog
     assert "not images" not in line
 
 
-@pytest.mark.parametrize("name", ["labels.csv", "images.csv", "rand.csv"])
-def test_label_file_of_other_images_beside_a_folder_is_not_used_and_that_is_said(
-    tmp_path, caplog, name
+@pytest.mark.parametrize(
+    ("image", "label", "name", "text", "reason"),
+    [
+        ("a", None, "labels.csv", "filename,label\nother.png,3\n", "it names no image in"),
+        ("a", None, "images.csv", NIPS_TEXT, "it names no image in"),
+        ("a", None, "rand.csv", f"{TA_HEADER}0,n01440764,other.JPEG\n", "it names no image in"),
+        ("n01443537_a", 1, "labels.csv", "id,name\n0,tench\n", ".*columns filename and label"),
+    ],
+)
+def test_label_file_beside_a_folder_that_does_not_fit_is_not_used_and_that_is_said(
+    tmp_path, caplog, image, label, name, text, reason
 ):
-    text = {
-        "labels.csv": "filename,label\nother.png,3\n",
-        "images.csv": NIPS_HEADER + NIPS_ROW,
-        "rand.csv": "class_index,class,image_name\n0,n01440764,other.JPEG\n",
-    }[name]
-    make(tmp_path, "images/a.png", (name, text))
-    assert listed(tmp_path / "images") == [("a.png", None, None)]
-    assert f"{name} is not used: it names no image in" in caplog.text
+    make(tmp_path, f"images/{image}.png", (name, text))
+    assert listed(tmp_path / "images") == [(f"{image}.png", label, None)]
+    assert re.search(f"{name} is not used: {reason}", caplog.text)
 
 
-def test_labels_csv_of_other_columns_beside_a_folder_is_not_used_and_that_is_said(tmp_path, caplog):
-    make(tmp_path, "images/n01443537_a.png", ("labels.csv", "id,name\n0,tench\n"))
-    assert listed(tmp_path / "images") == [("n01443537_a.png", 1, None)]
-    assert "labels.csv is not used" in caplog.text
-    assert "columns filename and label" in caplog.text
+ABSENT, OUTSIDE = "which is not an image in .*images", "is not a label from 1 to 1000"
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("name", "text", "others", "words"),
     [
+        ("labels.csv", OF_A, ["images/a.png", "images/b.png"], " has no row for b.png"),
+        ("labels.csv", f"{OF_A}c.png,8\n", ["images/a.png"], f" names c.png, {ABSENT}"),
+        ("labels.csv", OF_A.replace("png", "jpg"), ["images/a.png"], f" names a.jpg, {ABSENT}"),
+        ("images.csv", NIPS_TEXT.replace("306", "1001"), [NIPS_IMAGE], f": '1001' {OUTSIDE}"),
+        ("images.csv", NIPS_TEXT.replace(",9", ",0"), [NIPS_IMAGE], f": '0' {OUTSIDE}"),
         (
-            [("labels.csv", "filename,label\na.png,7\n"), "images/a.png", "images/b.png"],
-            "labels.csv has no row for b.png",
+            "r.csv",
+            TA_OF_A.replace("0,", "1,", 1),
+            ["a.JPEG"],
+            ": n01440764 is ImageNet's class 0, not 1",
         ),
         (
-            [("labels.csv", "filename,label\na.png,7\nc.png,8\n"), "images/a.png"],
-            "labels.csv names c.png, which is not an image in .*images",
+            "r.csv",
+            TA_OF_A,
+            ["a.JPEG", ("s.csv", TA_OF_A)],
+            " and .*s.csv both name images in .*: keep one",
         ),
-        (
-            [("labels.csv", "filename,label\na.jpg,7\n"), "images/a.png"],
-            "labels.csv names a.jpg, which is not an image in .*images",
-        ),
-        (
-            [("images.csv", NIPS_HEADER + NIPS_ROW.replace("306", "1001")), NIPS_IMAGE],
-            "images.csv: '1001' is not a label from 1 to 1000",
-        ),
-        (
-            [("images.csv", NIPS_HEADER + NIPS_ROW.replace(",9", ",0")), NIPS_IMAGE],
-            "images.csv: '0' is not a label from 1 to 1000",
-        ),
-        (
-            [("r.csv", "class_index,class,image_name\n1,n01440764,a.JPEG\n"), "a.JPEG"],
-            "r.csv: n01440764 is ImageNet's class 0, not 1",
-        ),
-        (
-            [(f"{r}.csv", "class_index,class,image_name\n0,n01440764,a.JPEG\n") for r in "rs"]
-            + ["a.JPEG"],
-            "r.csv and .*s.csv both name images in .*: keep one",
-        ),
-        (
-            [("labels.csv", "filename,label,target\na.png,7,1\na.png,7,2\n"), "a.png"],
-            "labels.csv has two targets for a.png",
-        ),
+        ("labels.csv", TWO_TARGETS, ["a.png"], " has two targets for a.png"),
     ],
 )
-def test_label_file_that_does_not_fit_is_refused_by_name_and_value(tmp_path, files, words):
-    make(tmp_path, *files)
-    with pytest.raises(ValueError, match=words) as error:
+def test_label_file_that_does_not_fit_is_refused_by_name_and_value(
+    tmp_path, name, text, others, words
+):
+    make(tmp_path, (name, text), *others)
+    with pytest.raises(ValueError, match=f"{name}{words}") as error:
         list_images(tmp_path)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
@@ -198,7 +168,6 @@ def test_label_is_a_class_index_of_any_network(tmp_path, label, column):
         "filename,label\na.png,7\n._a.png,7\n",
         "filename,label\r\na.png,7\r\n,\r\n",
         "\ufefffilename,label\na.png,7\n",
-        "filename,label\r\na.png,7\r\n",
         "label,else,filename\n 7 ,x,a.png\n",
         "filename,label\na.png,7\na.png,7\n",
     ],

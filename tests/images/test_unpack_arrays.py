@@ -1,6 +1,7 @@
 """Batches of arrays, as TA-Bench and linbp-attack leave them, become a folder of PNGs."""
 
 import json
+import os
 
 import numpy as np
 import PIL.Image
@@ -45,11 +46,6 @@ def test_images_come_in_the_order_of_the_batches_numbers(run, tmp_path, dtype):
     assert labels(tmp_path) == {f"{number:06d}.png": number for number in range(25)}
 
 
-def test_labels_are_optional(run, tmp_path):
-    assert run(UNPACK, x=write(tmp_path))[0] == 0
-    assert set(labels(tmp_path).values()) == {None}
-
-
 @pytest.mark.parametrize(
     ("file", "rows", "expected"),
     [
@@ -77,12 +73,12 @@ def test_label_file_beside_batches_names_their_images_in_the_order_of_its_rows(
     assert labels(tmp_path) == expected
 
 
-def natural(folder, count, label=lambda number: 7 + number):
+def natural(folder, count):
     (folder / "nat").mkdir()
-    names = [f"{chr(97 + number)}.png" for number in range(count)]
+    names = [f"{letter}.png" for letter in "abcd"[:count]]
     for name in names:
         PIL.Image.new("RGB", (6, 4)).save(folder / "nat" / name)
-    rows = [{"filename": f, "label": label(n), "target": 900 + n} for n, f in enumerate(names)]
+    rows = [{"filename": f, "label": 7 + n, "target": 900 + n} for n, f in enumerate(names)]
     write_labels(folder / "nat", rows)
     return names
 
@@ -101,11 +97,7 @@ def test_natural_images_give_names_and_classes_to_unnamed_ones(run, tmp_path, la
     ("count", "labelled", "reason"),
     [
         (3, [9, 8, 7], "a is image 0 of {x}, of the label 7, but 9 in labels.npy"),
-        (
-            4,
-            None,
-            "has 3 images in its batches, but there are 4 natural ones: d.png has no partner",
-        ),
+        (4, None, "3 images in its batches, but there are 4 natural ones: d.png has no partner"),
         (2, None, "are 2 natural ones: image 2 of the batches has no partner"),
     ],
 )
@@ -132,6 +124,7 @@ def test_pixels_that_are_no_levels_are_refused_by_batch_and_image(run, tmp_path,
     assert "has images: take another folder, or --overwrite them" in run(UNPACK, x=tmp_path)[2]
     assert run(f"{UNPACK} --overwrite", x=tmp_path)[0] == 0
     assert_unpacked(tmp_path, [f"{number:06d}.png" for number in range(4)])
+    assert set(labels(tmp_path).values()) == {None}
 
 
 @pytest.mark.parametrize(
@@ -144,21 +137,13 @@ def test_pixels_that_are_no_levels_are_refused_by_batch_and_image(run, tmp_path,
         (lambda f: np.save(f / "batch_1.npy", PIXELS > 9), "batch_1.npy has bool"),
         (lambda f: np.save(f / "batch_1.npy", {}, allow_pickle=True), "not a readable array"),
         (lambda f: (f / "batch_1.npy").write_bytes(b""), "batch_1.npy is not a readable array"),
-        (
-            lambda f: (f / "batch_1.npy").write_bytes((f / "batch_1.npy").read_bytes()[:150]),
-            "batch_1.npy is not a readable array",
-        ),
+        (lambda f: os.truncate(f / "batch_1.npy", 150), "batch_1.npy is not a readable array"),
         (lambda f: np.save(f / "labels.npy", [1, 2]), "has 2 labels, but the batches have 25"),
         (lambda f: np.save(f / "labels.npy", [0.5] * 25), "not a row of class indices"),
         (lambda f: np.save(f / "labels.npy", [-1] * 25), "not a row of class indices"),
+        (lambda f: write_labels(f, [{"filename": "a", "label": 1}]), "1 rows, but the batches 25"),
         (
-            lambda f: (f / "labels.csv").write_text("filename,label\na,1\n"),
-            "1 rows, but the batches 25",
-        ),
-        (
-            lambda f: (f / "labels.csv").write_text(
-                "filename,label\n" + "".join(f"{n}.png,{24 - n}\n" for n in range(25))
-            ),
+            lambda f: write_labels(f, [{"filename": n, "label": 24 - n} for n in range(25)]),
             "0 is image 0 of {x}, of the label 24, but 0 in labels.npy",
         ),
     ],
@@ -173,14 +158,10 @@ def test_batches_and_labels_that_do_not_fit_are_refused(run, tmp_path, spoil, re
 
 def test_unpacked_images_give_the_numbers_of_the_same_pngs(run, folder):
     assert run(f"{ATTACK}ten", x=folder)[0] == 0
-    (folder / "arrays").mkdir()
     pixels = np.stack(list(pixels_of(folder / "adv").values())).transpose(0, 3, 1, 2)
-    write(folder / "arrays", (4, 2), pixels=pixels)
-    unpack = "unpack_arrays --input-dir {x}/arrays --output-dir {x}/out --names-from {x}/nat"
-    assert run(unpack, x=folder)[0] == 0
-    evaluate = (
-        "evaluate --nat-dir {x}/nat --arch {x}/nets.py:ten --json --input-dir {x}/adv {x}/out"
-    )
-    adv, out = json.loads(run(evaluate, x=folder)[1])
+    write(folder, (4, 2), pixels=pixels)
+    assert run(f"{UNPACK} --names-from {{x}}/nat", x=folder)[0] == 0
+    evaluate = "evaluate --nat-dir {x}/nat --arch {x}/nets.py:ten --json --input-dir"
+    adv, out = json.loads(run(f"{evaluate} {{x}}/adv {{x}}/out", x=folder)[1])
     for key in ("images", "targets", "largest_perturbation"):
         assert adv[key] == out[key]

@@ -15,13 +15,9 @@ from suite.running import cli
 def test_output_that_nobody_reads_ends_quietly(command, unbuffered):
     reading, writing = os.pipe()
     os.close(reading)  # as `| head` does
-    done = subprocess.run(
-        [sys.executable, *command.split()],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
-        stdout=writing,
-        stderr=subprocess.PIPE,
-    )
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    line = [sys.executable, *command.split()]
+    done = subprocess.run(line, cwd=ROOT, env=environment, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert done.stderr == b""
     # argparse ignores it by itself
@@ -36,14 +32,9 @@ def test_output_that_nobody_reads_ends_quietly(command, unbuffered):
     ],
 )
 def test_output_that_can_not_be_written(redirection, status, message):
-    done = subprocess.run(
-        f"{sys.executable} evaluate.py --help {redirection}",
-        shell=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONUNBUFFERED": ""},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}
+    line = f"{sys.executable} {ROOT}/evaluate.py --help {redirection}"
+    done = subprocess.run(line, shell=True, env=environment, stderr=subprocess.PIPE, text=True)
     assert done.returncode == status
     assert message is None or done.stderr == message
 

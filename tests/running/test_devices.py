@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from conftest import SCRIPTS
+from conftest import SCRIPTS, STEPS
 
 from suite.networks.classifier import Classifier, load_model
 from suite.results.targets import Targets
@@ -95,9 +95,9 @@ def test_bfloat16_leaves_pixels_gradient_and_logits_float32():
 def test_success_at_lower_precision_agrees_with_float32s(succeed, natural, tmp_path):
     """The 95 % intervals overlap on the source, where hardly any image withstands."""
     names = ("fp32", "tf32", "bf16")
+    attack = "attack_iter --input-dir {nat} --gamma 0.5 --num-steps 2 --step-size 8"
     for name in names:
-        attack = f"attack_iter --input-dir {{nat}} --output-dir {{out}}/{name} --gamma 0.5"
-        options = f"--num-steps 2 --step-size 8 --precision {name}"
+        options = f"--output-dir {{out}}/{name} --precision {name}"
         succeed(f"{attack} {options}", nat=natural, out=tmp_path)
     folders = " ".join(f"{{out}}/{name}" for name in names)
     evaluation = f"evaluate --input-dir {folders} --arch efficientnet_lite0 --json"
@@ -109,22 +109,18 @@ def test_success_at_lower_precision_agrees_with_float32s(succeed, natural, tmp_p
 
 
 def test_run_that_goes_on_on_another_gpu_is_warned_of(tmp_path, caplog):
-    run = {"options": {}, "device": "cuda", "hardware": {"gpu": "A", "cudnn": 91}}
-    with runs.output_folder(tmp_path, run, overwrite=False):
-        pass
-    with runs.output_folder(tmp_path, run, overwrite=False):
+    for gpu in "AAB":
         assert not caplog.text
-    run["hardware"] = {"gpu": "B", "cudnn": 91}
-    with runs.output_folder(tmp_path, run, overwrite=False):
-        assert "was begun with gpu A, and goes on with B" in caplog.text
-        assert "cudnn" not in caplog.text
+        run = {"options": {}, "device": "cuda", "hardware": {"gpu": gpu, "cudnn": 91}}
+        with runs.output_folder(tmp_path, run, overwrite=False):
+            pass
+    assert "was begun with gpu A, and goes on with B" in caplog.text
+    assert "cudnn" not in caplog.text
 
 
 def test_next_batch_is_copied_before_this_one_is_worked_on(monkeypatch):
     events = []
-    monkeypatch.setattr(
-        devices, "to_device", lambda pixels, device: events.append(pixels) or pixels
-    )
+    monkeypatch.setattr(devices, "to_device", lambda pixels, _: events.append(pixels) or pixels)
 
     def batches():
         yield ["a"], 1
@@ -143,8 +139,5 @@ def test_next_batch_is_copied_before_this_one_is_worked_on(monkeypatch):
 def test_default_precision_is_one():
     functions = (devices.choose_device, Classifier.accelerate, Targets)
     found = {inspect.signature(each).parameters["precision"].default for each in functions}
-    found |= {
-        SCRIPTS[name].get_parser().get_default("precision")
-        for name in ("select_images", "attack_iter", "evaluate")
-    }
+    found |= {SCRIPTS[name].get_parser().get_default("precision") for name in STEPS}
     assert found == {precision.DEFAULT}

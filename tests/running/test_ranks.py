@@ -20,19 +20,11 @@ from suite.running import ranks
 
 # torchrun gives each process one thread, and rounding depends on how many there are.
 ALONE = os.environ | {"OMP_NUM_THREADS": "1"}
-SELECT = (
-    "select_images --input-dir {nat}/nat --output-dir {out}/natural --num-images 3 --batch-size 2 "
-    "--arch {nat}/nets.py:constant"
-)
-ATTACK = (
-    "attack_iter --batch-size 2 --num-steps 2 --gamma 0.5 --di-prob 0.5 --input-dir {nat}/nat "
-    "--output-dir {out}/adversarial --arch {nat}/nets.py:ten"
-)
+DATA = "--batch-size 2 --input-dir {nat}/nat --arch {nat}/nets.py:"
+SELECT = f"select_images {DATA}constant --output-dir {{out}}/natural --num-images 3"
+ATTACK = f"attack_iter {DATA}ten --output-dir {{out}}/adv --num-steps 2 --gamma 0.5 --di-prob 0.5"
 FOR_ONE_RANK = ATTACK.replace("--batch-size 2", "--batch-size 99")
-EVALUATE = (
-    "evaluate --input-dir {nat}/nat --nat-dir {nat}/nat --batch-size 2 --json "
-    "--arch {nat}/nets.py:ten {nat}/nets.py:constant"
-)
+EVALUATE = f"evaluate {DATA}ten {{nat}}/nets.py:constant --nat-dir {{nat}}/nat --json"
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +45,11 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def torchrun(command, ranks=2, **paths):
+def torchrun(command, **paths):
     script, *options = command.format(**paths).split()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.Popen(
-        [*launcher, f"--nproc-per-node={ranks}", str(ROOT / f"{script}.py"), *options],
+        [*launcher, "--nproc-per-node=2", str(ROOT / f"{script}.py"), *options],
         env=ALONE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -82,9 +74,9 @@ def test_two_ranks_give_the_bytes_and_the_table_of_one(succeed, natural, tmp_pat
 
 
 def test_run_whose_rank_was_killed_fails_and_is_finished_by_one_rank(succeed, natural, tmp_path):
-    attack = ATTACK.replace("--batch-size 2 --num-steps 2", "--batch-size 1 --num-steps 150")
+    attack = f"{ATTACK} --batch-size 1 --num-steps 150"
     process = torchrun(attack, nat=natural, out=tmp_path / "two")
-    folder = tmp_path / "two" / "adversarial"
+    folder = tmp_path / "two" / "adv"
     while not list(folder.glob("*.png")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
@@ -99,14 +91,10 @@ def test_run_whose_rank_was_killed_fails_and_is_finished_by_one_rank(succeed, na
 
 
 def process_of_rank(rank, launcher):
-    for file in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"\0RANK={rank}\0".encode() in b"\0" + file.read_bytes():
-                stat = (file.parent / "stat").read_text().rpartition(")")[2].split()
-                if int(stat[1]) == launcher:
-                    return int(file.parent.name)
-        except (FileNotFoundError, PermissionError, ProcessLookupError):
-            continue
+    lists = Path(f"/proc/{launcher}/task").glob("*/children")
+    for child in (number for file in lists for number in file.read_text().split()):
+        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
     raise AssertionError(f"no process of rank {rank}")
 
 

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -93,19 +95,16 @@ def test_killed_run_is_finished_by_the_same_command(natural, tmp_path, undisturb
 
 
 def test_full_disk_leaves_whole_files_and_one_line(natural, tmp_path, undisturbed):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-
-    done = subprocess.run(
-        command(natural, tmp_path), preexec_fn=limit, capture_output=True, text=True
-    )
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (40_000, 40_000))
+    line = command(natural, tmp_path)
+    done = subprocess.run(line, preexec_fn=limit, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"can't write {tmp_path}/" in done.stderr.splitlines()[-1]
     assert ".png: File too large" in done.stderr.splitlines()[-1]
     for name, content in contents(tmp_path).items():
         if name.endswith(".png"):
             assert content == undisturbed[name]
-    subprocess.run(command(natural, tmp_path), check=True, capture_output=True)
+    subprocess.run(line, check=True, capture_output=True)
     assert contents(tmp_path) == undisturbed
 
 
@@ -138,9 +137,8 @@ def test_second_run_on_a_folder_is_refused_until_the_first_is_dead(attack, tmp_p
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"
     )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
-    )
+    line = [sys.executable, "-c", hold, str(tmp_path)]
+    holder = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE)
     holder.stdout.readline()
     status, said = attack("--overwrite")
     assert (status, f"another run is writing to {tmp_path}" in said) == (1, True)
@@ -154,40 +152,26 @@ def test_other_settings_are_refused_and_named_unless_overwritten(attack, attacke
     assert status == 1
     assert "made with other settings (epsilon 16.0 there and 8.0 here)" in said
     assert contents(tmp_path) == attacked
+    edit(tmp_path, device="cuda")
+    status, said = attack("--no-cuda")
+    assert (status, "(device 'cuda' there and 'cpu' here)" in said) == (1, True)
     assert attack("--epsilon 8 --overwrite")[0] == 0
     assert contents(tmp_path) != attacked
 
 
-def test_run_is_not_resumed_on_another_kind_of_device(attack, attacked, tmp_path):
-    edit(tmp_path, device="cuda")
-    status, said = attack("--no-cuda")
-    assert (status, "(device 'cuda' there and 'cpu' here)" in said) == (1, True)
-
-
-def test_images_of_unknown_origin_are_not_overwritten(attack, tmp_path):
-    (tmp_path / "mine.png").write_bytes(b"mine")
-    status, said = attack()
-    assert (status, "has images, but no run.json" in said) == (1, True)
-    assert (tmp_path / "mine.png").read_bytes() == b"mine"
-
-
-def test_finished_run_again_changes_nothing_and_says_so(attack, attacked, tmp_path):
-    status, said = attack("--batch-size 4")
-    assert (status, "nothing was left to do" in said) == (0, True)
-    assert contents(tmp_path) == attacked
-
-
-@pytest.mark.parametrize("damage", ["truncated", "resized", "deleted"])
-def test_damaged_image_is_made_again(attack, attacked, tmp_path, damage):
-    file = min(tmp_path.glob("*.png"))
-    if damage == "truncated":
-        file.write_bytes(file.read_bytes()[:-1000])
-    elif damage == "resized":
-        PIL.Image.new("RGB", (5, 5)).save(file)
-    else:
-        file.unlink()
-    assert attack("--batch-size 4")[0] == 0
-    assert contents(tmp_path) == attacked
+@pytest.mark.parametrize(
+    "damage",
+    [lambda f: os.truncate(f, 3000), lambda f: PIL.Image.new("RGB", (5, 5)).save(f), Path.unlink],
+    ids=["truncated", "resized", "deleted"],
+)
+def test_damaged_image_is_made_again_and_a_whole_folder_left_alone(
+    attack, attacked, tmp_path, damage
+):
+    damage(min(tmp_path.glob("*.png")))
+    for whole in (False, True):
+        status, said = attack("--batch-size 4")
+        assert (status, "nothing was left to do" in said) == (0, whole)
+        assert contents(tmp_path) == attacked
 
 
 def test_resumed_run_keeps_to_its_batch_size(attack, attacked, tmp_path):
@@ -205,11 +189,16 @@ def test_unfinished_folder_is_not_evaluated(run, attacked, tmp_path):
     assert (status, f"the run in {tmp_path} is not finished" in err) == (1, True)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
-def test_run_json_that_is_none_is_refused_by_name(attack, tmp_path, text):
-    (tmp_path / "run.json").write_text(text)
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [("run.json", text, "{}/run.json is not") for text in ("", "{", "[]", "\x00")]
+    + [("mine.png", "mine", "{} has images, but no run.json")],
+)
+def test_folder_of_unknown_origin_is_refused_and_kept(attack, tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
     status, said = attack()
-    assert (status, f"{tmp_path / 'run.json'} is not" in said) == (1, True)
+    assert (status, words.format(tmp_path) in said) == (1, True)
+    assert (tmp_path / name).read_text() == text
 
 
 json_values = st.recursive(

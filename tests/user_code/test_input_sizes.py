@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from own_networks import load
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -22,16 +23,7 @@ class Tiny(nn.Module):
         return self.fc(self.conv(pixels).mean((2, 3)))
 
 
-class Normalise(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(3, 1, 1))
-
-    def forward(self, pixels):
-        return pixels - self.mean
-
-
-EXAMPLE = torch.rand(1, 3, 32, 32)
+EXAMPLE, NORM = torch.rand(1, 3, 32, 32), nn.BatchNorm2d(3, affine=False)  # which has buffers alone
 WRAPPERS = {
     "none": lambda network: network,
     "DataParallel": nn.DataParallel,
@@ -41,8 +33,8 @@ WRAPPERS = {
     "scripted": torch.jit.script,
     "traced": lambda network: torch.jit.trace(network, EXAMPLE),
     "exported": lambda network: torch.export.export(network, (EXAMPLE,)).module(),
-    "with a normaliser": lambda network: nn.Sequential(Normalise(), network),
-    "of all": lambda network: nn.DataParallel(nn.Sequential(Normalise(), torch.compile(network))),
+    "with a normaliser": lambda network: nn.Sequential(NORM, network),
+    "of all": lambda network: nn.DataParallel(nn.Sequential(NORM, torch.compile(network))),
 }
 
 
@@ -96,17 +88,11 @@ def test_size_that_is_none_is_named_with_the_network(size):
 )
 def test_network_from_a_file_is_attacked_at_its_size_or_the_log_says_it(tmp_path, caplog, wrap):
     caplog.set_level("INFO")
-    file = tmp_path / "net.py"
-    file.write_text(f"""
-import torch
-from torch import nn
-def tiny():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
-    net.input_size, pixels = 32, torch.rand(1, 3, 32, 32)
-    return {wrap}
-""")
-    model = load_model(f"{file}:tiny")
+    text = (
+        f"def net():\n    net, pixels = Plain().eval(), torch.rand(1, 3, 16, 16)\n    return {wrap}"
+    )
+    model = load(tmp_path, text)
     if "symbolic" in wrap:
-        assert f"{file}:tiny has no attribute input_size: 3x224x224 is assumed" in caplog.text
+        assert f"{tmp_path}/net.py:net has no attribute input_size: 3x224x224 is" in caplog.text
     else:
-        assert model.input_size == (3, 32, 32)
+        assert model.input_size == (3, 16, 16)

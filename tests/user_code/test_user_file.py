@@ -21,8 +21,8 @@ def classes(file, function="tiny"):
     return load_model(f"{file}:{function}")(PIXELS).shape[1]
 
 
-def write(folder, files=None, **more):
-    for name, text in ((files or {}) | more).items():
+def write(folder, files=(), **more):
+    for name, text in (dict(files) | more).items():
         file = folder / f"{name}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -50,8 +50,7 @@ def test_module_beside_the_file_is_the_one_that_it_imports(tmp_path, name, packa
     file = write(tmp_path, {sibling: NETWORK}, net=f"from {name} import *")
     model = load_model(f"{file}:tiny")
     assert model(PIXELS).shape == (1, 5)
-    path = tmp_path / name / "__init__.py" if package else tmp_path / f"{name}.py"
-    assert list(model.digests) == [str(file), str(path)]
+    assert list(model.digests) == [str(file), f"{tmp_path}/{sibling}.py"]
     assert str(tmp_path) not in str(sys.modules.get(name))
 
 
@@ -63,10 +62,10 @@ ADD_SRC = "import pathlib, sys\nsys.path.insert(0, str(pathlib.Path(__file__).pa
     [
         ("models", "import models\ntiny = models.tiny"),
         ("models/nets/tiny", "from models.nets.tiny import tiny"),
-        *(
-            (f"src/{name}", f"{ADD_SRC}from {name} import tiny")
-            for name in ("utils_sgm", "branches", "suite", "models")
-        ),
+        ("src/utils_sgm", f"{ADD_SRC}from utils_sgm import tiny"),
+        ("src/branches", f"{ADD_SRC}from branches import tiny"),
+        ("src/suite", f"{ADD_SRC}from suite import tiny"),
+        ("src/models", f"{ADD_SRC}from models import tiny"),
     ],
 )
 def test_files_of_several_folders_get_their_own_modules(tmp_path, module, net):
@@ -83,12 +82,9 @@ def test_suite_is_there_for_a_file_that_has_no_module_of_that_name(tmp_path):
 
 
 def test_what_a_file_imports_from_elsewhere_stays(tmp_path, monkeypatch):
-    (tmp_path / "library").mkdir()
-    (tmp_path / "library" / "lib_of_somebody.py").write_text("x = 1")
-    sys.modules.pop("lib_of_somebody", None)
+    write(tmp_path / "library", lib_of_somebody="x = 1")
     monkeypatch.syspath_prepend(tmp_path / "library")
-    file = write(tmp_path / "own", net=NETWORK + "import lib_of_somebody")
-    assert classes(file) == 5
+    assert classes(write(tmp_path / "own", net=NETWORK + "import lib_of_somebody")) == 5
     assert sys.modules.pop("lib_of_somebody").x == 1
 
 
@@ -96,31 +92,27 @@ def test_files_of_the_suite_s_own_names_do_not_hide_them_from_a_script(natural, 
     names = [*SUITES, "select_images", "list_networks", "attack", "images"]
     write(tmp_path, dict.fromkeys(names, "raise RuntimeError('not this one')"))
     text = NETWORK.replace("classes=5", "classes=1000") + "\nfrom mine import x"
-    file = write(tmp_path, net=text, mine="x = 1")
-    done = shell(
-        f"python attack_iter.py --input-dir {natural} --output-dir out --num-steps 1 "
-        f"--arch {file}:tiny efficientnet_lite0",
-        tmp_path,
-    )
+    write(tmp_path, net=text, mine="x = 1")
+    attack = f"python attack_iter.py --input-dir {natural} --output-dir out --num-steps 1"
+    done = shell(f"{attack} --arch net.py:tiny efficientnet_lite0", tmp_path)
     assert done.returncode == 0, done.stderr
 
 
-def test_linked_file_finds_the_modules_on_both_ends(tmp_path):
+def test_linked_file_finds_the_modules_beside_its_target(tmp_path):
     file = write(tmp_path / "there", net="from models import *", models=NETWORK)
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "net.py").symlink_to(file)
     assert classes(tmp_path / "here" / "net.py") == 5
 
 
-def test_odd_names_of_files_are_names(tmp_path):
-    write(tmp_path, {"my net.v2": "import sys\nsys.path = sys.path[1:]\n" + NETWORK})
+def test_file_of_an_odd_name_is_run_and_its_switches_do_not_stay(tmp_path):
+    switches = "import sys, torch\nsys.path = sys.path[1:]\ntorch.set_grad_enabled(False)\n"
+    write(tmp_path, {"my net.v2": switches + NETWORK})
     assert classes(tmp_path / "my net.v2.py") == 5
-
-
-def test_switches_of_a_file_do_not_stay(tmp_path):
-    file = write(tmp_path, net=NETWORK + "import torch\ntorch.set_grad_enabled(False)")
-    assert classes(file) == 5
     assert torch.is_grad_enabled()
+
+
+LATE_IMPORT = "import torch\nclass tiny(torch.nn.Module):\n def forward(s, x): import failing"
 
 
 @pytest.mark.parametrize(
@@ -134,10 +126,7 @@ def test_switches_of_a_file_do_not_stay(tmp_path):
         ("import argparse\nargparse.ArgumentParser().parse_args(['--x'])", "line 2: SystemExit"),
         ("from . import models", "line 1: ImportError: attempted relative import"),
         ("def tiny(): return tiny()", "line 1: RecursionError"),
-        (
-            "import torch\nclass tiny(torch.nn.Module):\n def forward(s, x): import failing",
-            "No module named 'failing'.. Import it at the beginning",
-        ),
+        (LATE_IMPORT, "No module named 'failing'.. Import it at the beginning"),
         ("x = '\0'", "SyntaxError: source code string cannot contain null bytes"),
         ("raise ValueError('one\\n\\ttwo')", "line 1: ValueError: one two"),
         ("def tiny(classes): pass", "without arguments .*'classes'.*write a function"),
@@ -179,11 +168,10 @@ def test_name_that_is_no_function_is_refused(tmp_path, name, reason):
         "net = lambda: tiny()",
         "import functools\nnet = functools.partial(tiny, classes=5)",
         "class net(nn.Sequential):\n def __init__(s): super().__init__(*tiny())",
-        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
-        "@dataclass\nclass Options:\n    classes: int = 5\n" + NETWORK + "\n"
+        "from dataclasses import dataclass\n@dataclass\nclass Options:\n    classes: int = 5\n"
         "def net(): return tiny(Options().classes)",
     ],
 )
 def test_name_may_stand_for_anything_that_gives_a_network(tmp_path, text):
-    text = text if "future" in text else NETWORK + text
-    assert classes(write(tmp_path, net=text), "net") == 5
+    file = write(tmp_path, net=f"from __future__ import annotations\n{NETWORK}{text}")
+    assert classes(file, "net") == 5

@@ -9,18 +9,16 @@ from suite.attack.loop import GradientAttack
 from suite.attack.settings import Attack
 from suite.attack.sources import Source
 
+QUANTISED = "def net(): return torch.ao.quantization.quantize_dynamic(Plain().eval(), {nn.Linear})"
 GRADIENTLESS = {
-    "no_grad": "with torch.no_grad(): return self.logits(x)",
-    "inference_mode": "with torch.inference_mode(): return self.logits(x)",
-    "detach": "return self.fc(self.conv(x.detach().requires_grad_()).mean((2, 3)))",
-    "data": "return self.logits(x.data)",
-    "numpy": "return self.logits(torch.from_numpy(x.detach().numpy()))",
+    "no_grad": returning("with torch.no_grad(): return self.logits(x)"),
+    "inference_mode": returning("with torch.inference_mode(): return self.logits(x)"),
+    "detach": returning("return self.fc(self.conv(x.detach().requires_grad_()).mean((2, 3)))"),
+    "data": returning("return self.logits(x.data)"),
+    "numpy": returning("return self.logits(torch.from_numpy(x.detach().numpy()))"),
+    "dict": returning("return {'logits': out.detach()}"),
+    "quantised": QUANTISED,
 }
-QUANTISED = """
-def net():
-    net = Plain().eval()
-    return torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
-"""
 
 
 def attacked(model, pixels, gamma=1):
@@ -28,12 +26,7 @@ def attacked(model, pixels, gamma=1):
     return GradientAttack(Attack(num_steps=1), [model]).perturb(pixels, torch.tensor([1, 2]))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [*(f"class net(Plain):\n    def forward(self, x):\n        {e}" for e in GRADIENTLESS.values())]
-    + [returning("return {'logits': out.detach()}"), QUANTISED],
-    ids=[*GRADIENTLESS, "dict", "quantised"],
-)
+@pytest.mark.parametrize("text", GRADIENTLESS.values(), ids=GRADIENTLESS)
 @pytest.mark.filterwarnings("ignore")
 def test_network_without_gradients_is_a_target_but_no_source(tmp_path, text):
     expected, model = load(tmp_path, "net = plain"), load(tmp_path, text).accelerate()
@@ -89,15 +82,14 @@ TWO = """
 class Two(Plain):
     def forward(self, x):
         return self.fc(self.norm(self.conv(x)).mean((2, 3))), x
-def net():
-    net = """
+"""
 
 
 @pytest.mark.parametrize("text", SCRIPTED.values(), ids=SCRIPTED)
 @pytest.mark.filterwarnings("ignore")
 def test_scripted_network_is_attacked_as_it_is(tmp_path, text, caplog):
     caplog.set_level("INFO")
-    text = f"{TWO}{text}\n    return net"
+    text = f"{TWO}def net(): return {text}"
     size = 224 if "freeze" in text else 16
     model = load(tmp_path, text).accelerate()
     assert model.input_size == (3, size, size)

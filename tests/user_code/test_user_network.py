@@ -2,6 +2,7 @@
 
 import hashlib
 
+import pytest
 import torch
 from conftest import run_json
 from own_networks import PIXELS, load
@@ -32,8 +33,10 @@ def test_function_of_a_file_gives_the_network(tmp_path):
 
 
 def test_target_with_other_weights_than_the_source_is_no_white_box(succeed, folder, caplog):
-    torch.save(load_model(f"{folder}/nets.py:ten").network.state_dict(), folder / "own.pth")
+    file = folder / "nets.py"
+    torch.save(load_model(f"{file}:ten").network.state_dict(), folder / "own.pth")
     succeed(f"{ATTACK}ten", x=folder)
+    assert run_json(folder / "adv")["weights"] == {str(file): sha256(file)}
     command = "evaluate --input-dir {x}/adv --arch {x}/nets.py:ten"
     assert "white-box" in succeed(command, x=folder)[1]
     caplog.clear()
@@ -53,18 +56,14 @@ def test_paper_names_the_ten_targets(succeed, folder, monkeypatch):
     assert all(name in out for name in TARGETS["paper"])
 
 
-def test_digest_of_a_user_s_file_stands_in_run_json(succeed, folder):
-    succeed(f"{ATTACK}ten --json --branches 2", x=folder)
-    file = folder / "nets.py"
-    assert run_json(folder / "adv")["weights"] == {str(file): sha256(file)}
-
-
-def test_networks_of_an_ensemble_must_have_the_same_classes(run, folder):
-    status, _, err = run(f"{ATTACK}ten {{x}}/nets.py:many --hooks branch", x=folder)
-    assert (status, "they must agree" in err) == (1, True)
-
-
-def test_labels_beyond_the_classes_are_refused(run, folder):
-    label(folder / "nat", [1, 2, 3, 4, 5, 10])
-    status, _, err = run(f"{ATTACK}ten", x=folder)
-    assert (status, "has 10 classes only" in err) == (1, True)
+@pytest.mark.parametrize(
+    ("options", "labels", "words"),
+    [
+        ("{x}/nets.py:many --hooks branch", range(6), "they must agree"),
+        ("", [1, 2, 3, 4, 5, 10], "has 10 classes only"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused(run, folder, options, labels, words):
+    label(folder / "nat", labels)
+    status, _, err = run(f"{ATTACK}ten {options}", x=folder)
+    assert (status, words in err) == (1, True)
