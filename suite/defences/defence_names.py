@@ -57,11 +57,10 @@ def _defence(text: str, name: str) -> tuple[str, tuple]:
     if len(given) > len(parameters):
         takes = ":".join([kind, *(parameter.upper() for parameter, _, _ in parameters)])
         raise UsageError(f"{name}: {text} has too many parameters, write {takes}")
-    values = [default for _, default, _ in parameters]
-    for n, number in enumerate(given):
-        parameter, _, parse = parameters[n]
+    values = []
+    for parameter, default, parse in parameters:
         try:
-            values[n] = parse(number)
+            values.append(parse(given.pop(0)) if given else default)
         except ArgumentTypeError as error:
             raise UsageError(f"{name}: the {parameter} of {kind}: {error}") from error
     return kind, tuple(values)
@@ -87,8 +86,8 @@ def checkpoints(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, 
     """Return the files of --checkpoint by networks' names without defences, nrp's as `nrp`.
 
     Raises:
-        UsageError: a defence's name is wrong, nrp has no file, a file has no network, or a network
-            has two files, or one while its whole name stands twice in `archs`.
+        UsageError: a defence's name is wrong, nrp has no file, it is not clear which network a file
+            belongs to, or a network has two files.
     """
     purified = [arch for arch in archs if "nrp" in defence_kinds(arch)]
     # A network has one file behind all its defences.
@@ -116,10 +115,7 @@ def checkpoints(archs: Sequence[str], given: Sequence[str] | None) -> dict[str, 
 
 
 def refuse_as_sources(args) -> None:
-    """Raise a UsageError if sources can't be attacked through the defences in front of them.
-
-    Or if their checkpoints are wrong, see `checkpoints`.
-    """
+    """Raise a UsageError if the sources, their defences, `checkpoints` and --eot don't fit."""
     checkpoints(args.arch, args.checkpoint)
     kinds = {kind for arch in args.arch for kind in defence_kinds(arch)}
     if "smooth" in kinds and len(args.arch) > 1:

@@ -22,7 +22,7 @@ class Defended(nn.Module):
 
     Takes float pixels in [0, 1], N x 3 x H x W in RGB order, and returns N x classes logits. With
     smoothing these are N x (classes + 1): the last class is an abstention, which is neither a label
-    nor a target class. Where a gradient is wanted, random defences make one pass with one draw.
+    nor a target class.
 
     Args:
         stack: the defences, see `split_defences`; the first one is applied first.
@@ -78,12 +78,11 @@ class Defended(nn.Module):
         """Return logits.
 
         Args:
-            generators: one for each image, for the random defences. For another number of images
-                than these they are copied; if None, random numbers depend on the place in the
-                batch.
+            generators: one for each image, for the random defences; copied for another number of
+                images. Without any, random numbers depend on the place in the batch.
         """
         if self.random and not generators:
-            generators = image_generators(0, [str(place) for place in range(len(pixels))])
+            generators = image_generators(0, list(map(str, range(len(pixels)))))
         if self.random and len(generators) != len(pixels):
             generators = generators_for(len(pixels), generators)
         return self._logits(pixels, 0, generators)
@@ -101,13 +100,11 @@ class Defended(nn.Module):
     def accelerate(self, precision: str = DEFAULT) -> "Defended":
         """Make the network's passes fast, see `Classifier.accelerate`."""
         self.classifier.accelerate(precision)
-        last = [each for each in self.defences if isinstance(each, RandomDefence)][-1:]
         # The authors of R&P show networks of this size the padded image without another resize.
         # Smoothing behind the padding needs the network's own size, though.
-        padding = bool(last) and isinstance(last[0], RandomPadding)
-        if padding and self.input_size[1:] == (299, 299):
-            side = RandomPadding.padded
-            self.classifier.input_size = (self.input_size[0], side, side)
+        kinds = [type(each) for each in self.defences if isinstance(each, RandomDefence)]
+        if kinds[-1:] == [RandomPadding] and self.input_size == (3, 299, 299):
+            self.classifier.input_size = (3, RandomPadding.padded, RandomPadding.padded)
         return self
 
     def class_name(self, index: int) -> str:
@@ -133,10 +130,10 @@ class _ForBatch(nn.Module):
 
 
 def for_batch(network: nn.Module, generators: Sequence[torch.Generator] | None) -> nn.Module:
-    """Return a module for one batch, whose random defences draw from these per-image generators.
+    """Return a network whose random defences draw from these per-image generators.
 
-    It takes other numbers of images too, see `Defended.forward`. A network without random defences
-    is returned as it is.
+    See `Defended.forward` for another number of images. A network without random defences is
+    returned as it is.
     """
     return _ForBatch(network, generators) if is_random(network) else network
 
@@ -147,13 +144,11 @@ def load_defended(
     """Return a network by name, on the CPU, behind the defences in front of its name.
 
     Args:
-        name: a name of `load_model`, or such a name behind defences of
-            `defence_names.DEFENCES`, as jpeg:75+bits:4+resnet50.
+        name: a name of `load_model`, alone or behind `DEFENCES`, as jpeg:75+bits:4+resnet50.
         checkpoints: files of weights by network names without defences; `nrp` is the purifier's.
 
     Raises:
-        ValueError: no defence or network has that name, or a file of weights is missing or not
-            usable.
+        ValueError: no defence or network has that name, or weights are missing or not usable.
         OSError: weights are not on this machine and can't be downloaded.
     """
     checkpoints = checkpoints or {}

@@ -31,10 +31,7 @@ class InputDefence(nn.Module):
 class Jpeg(InputDefence):
     """JPEG compression by Pillow, on the CPU: pixels are rounded to 8 bits, encoded and decoded.
 
-    Chroma is subsampled 4:2:0, the default of Pillow and libjpeg.
-
-    Args:
-        quality: from 1 to 100.
+    The quality is from 1 to 100. Chroma is subsampled 4:2:0, the default of Pillow and libjpeg.
     """
 
     def __init__(self, quality: int):
@@ -57,11 +54,8 @@ class Jpeg(InputDefence):
 class BitDepth(InputDefence):
     """Colour bit depth reduction (Xu, Evans and Qi, NDSS 2018, section III.A).
 
-    Rounds each channel to the nearest of 2 ** bits levels, as in the authors' code
-    (mzweilin/EvadeML-Zoo, commit 14daad0).
-
-    Args:
-        bits: from 1 to 8.
+    Rounds each channel to the nearest of 2 ** bits levels, with 1 to 8 bits, as in the authors'
+    code (mzweilin/EvadeML-Zoo, commit 14daad0).
     """
 
     def __init__(self, bits: int):

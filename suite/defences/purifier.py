@@ -11,19 +11,19 @@ from suite.networks.checkpoints import read_state_dict
 class Purifier(nn.Module):
     """The smaller of the authors' purifiers, NRP_resG: a residual network from pixels to pixels.
 
-    Layers, their names, and the slope 0.1 after the first one are those of the released weights,
-    which Muzammal-Naseer/NRP (commit f27fe40) loads with 64 channels. Its output is clipped to
-    [0, 1]. Attacks go through its gradient.
+    Layers, their names, and the slope 0.1 after the first one are those of the released weights, as
+    Muzammal-Naseer/NRP (commit f27fe40) loads them. Its output is clipped to [0, 1]. Attacks go
+    through its gradient.
 
     Args:
         blocks: number of residual blocks, each of two convolutions without batch norm.
     """
 
-    def __init__(self, blocks: int = 23, channels: int = 64):
+    def __init__(self, blocks: int):
         super().__init__()
-        self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
-        self.recon_trunk = nn.Sequential(*(_Block(channels) for _ in range(blocks)))
-        self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
+        self.conv_first = nn.Conv2d(3, 64, 3, padding=1)
+        self.recon_trunk = nn.Sequential(*(_Block() for _ in range(blocks)))
+        self.conv_last = nn.Conv2d(64, 3, 3, padding=1)
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -32,10 +32,10 @@ class Purifier(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, channels: int):
+    def __init__(self):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(64, 64, 3, padding=1)
+        self.conv2 = nn.Conv2d(64, 64, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
         return features + self.conv2(relu(self.conv1(features)))

@@ -1,4 +1,4 @@
-"""Random defences, which need the network behind them: it makes several passes for one answer.
+"""Random defences, which pass an image through the network behind them several times.
 
 Where a gradient is wanted they make one pass, with one random draw for each image; EOT averages
 gradients over several draws (Athalye, Carlini and Wagner, ICML 2018, section 4.2).
@@ -22,8 +22,17 @@ NO_SHARE = 1e-30  # stands for a share of 0, since its logarithm is finite
 class RandomDefence(nn.Module):
     """A defence that is called with pixels, the network behind it, and per-image generators.
 
-    The network is any function from pixels to logits. The defence returns logits, too.
+    The network is any function from pixels to logits. The defence returns logits, too. Subclasses
+    define `drawn`, which changes pixels at random, and `combined`, which averages several passes.
     """
+
+    def forward(
+        self, pixels: Tensor, network: Network, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        def one_pass() -> Tensor:
+            return network(self.drawn(pixels, generators))
+
+        return one_pass() if pixels.requires_grad else self.combined(one_pass)
 
 
 class RandomPadding(RandomDefence):
@@ -35,24 +44,13 @@ class RandomPadding(RandomDefence):
     pixels in [-1, 1] with zeros, which is a grey of 0.5 here. Unlike theirs, each image of a batch
     has its own draws, and there is no auxiliary classifier.
 
-    Args:
-        passes: how many passes are averaged.
-
     Returns the logarithms of the averaged probabilities. The network gets N x 3 x 331 x 331.
     """
 
-    smallest, padded = 310, 331
+    smallest, padded, passes = 310, 331, 30
 
-    def __init__(self, passes: int = 30):
-        super().__init__()
-        self.passes = passes
-
-    def forward(
-        self, pixels: Tensor, network: Network, generators: Sequence[torch.Generator]
-    ) -> Tensor:
-        if pixels.requires_grad:
-            return network(self.drawn(pixels, generators))
-        total = sum(network(self.drawn(pixels, generators)).softmax(1) for _ in range(self.passes))
+    def combined(self, one_pass: Callable[[], Tensor]) -> Tensor:
+        total = sum(one_pass().softmax(1) for _ in range(self.passes))
         return (total / self.passes).clamp(min=NO_SHARE).log()
 
     def drawn(self, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -74,7 +72,7 @@ class Smoothing(RandomDefence):
 
     As in the authors' `predict` (locuslab/smoothing, commit bdfa228), Gaussian noise is added to
     pixels in [0, 1] at the network's input size, and is not clipped. The class with the most votes
-    is the answer if it has significantly more of them than the second one, by a two-sided binomial
+    is the answer if it has significantly more votes than the second one, by a two-sided binomial
     test at 0.001; otherwise the defence abstains.
 
     Args:
@@ -82,9 +80,9 @@ class Smoothing(RandomDefence):
         sigma: standard deviation of the noise, where white is 1.
         copies: how many copies vote.
 
-    Returns the logarithms of the shares of the votes, N x (classes + 1): an abstention is one more
-    class behind the last one, which then has all votes. Where a gradient is wanted, these are the
-    logits of one noisy copy, N x classes.
+    Returns the logarithms of the shares of the votes, N x (classes + 1): the last class stands for
+    an abstention, and then has all votes. Where a gradient is wanted, it returns the logits of one
+    noisy copy, N x classes.
     """
 
     def __init__(self, size: tuple[int, int], sigma: float, copies: int):
@@ -98,23 +96,23 @@ class Smoothing(RandomDefence):
     ) -> Tensor:
         if tuple(pixels.shape[-2:]) != self.size:
             pixels = resized(pixels, self.size, antialias=True)
+        return super().forward(pixels, network, generators)
 
-        def noisy_logits() -> Tensor:
-            return network(pixels + self.sigma * normal_noise(pixels, generators))
+    def drawn(self, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        return pixels + self.sigma * normal_noise(pixels, generators)
 
-        if pixels.requires_grad:
-            return noisy_logits()
+    def combined(self, one_pass: Callable[[], Tensor]) -> Tensor:
         votes, finite = 0, True
         for _ in range(self.copies):
-            logits = noisy_logits()
+            logits = one_pass()
             votes += one_hot(logits.argmax(1), logits.shape[1])
             finite &= logits.isfinite().all(1)
-        shares = with_abstentions(votes).to(pixels.device).clamp(min=NO_SHARE).log()
+        shares = with_abstentions(votes).to(votes.device).clamp(min=NO_SHARE).log()
         return torch.where(finite[:, None], shares, torch.nan)
 
 
 def with_abstentions(votes: Tensor) -> Tensor:
-    """Return shares of votes, N x classes, with one more class, which has all where none wins."""
+    """Return the shares of votes, N x classes, with a last class that has all if no class wins."""
     from scipy.stats import binomtest
 
     votes = votes.cpu()

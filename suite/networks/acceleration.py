@@ -5,15 +5,15 @@ The forward pass gives the same bits; gradients are equal up to rounding.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import conv_transpose2d, pad, pixel_shuffle, pixel_unshuffle
 from torchvision.models import densenet
 
 
 class Stem(nn.Conv2d):
     """A first convolution with stride 2, whose gradient is computed with stride 1.
 
-    That gradient has as few channels as the pixels, which leaves most of a vector unit idle. Taking
-    2 x 2 pixels as one pixel with four times the channels, the same convolution has half the
+    That gradient has as few channels as the pixels, which leaves most of a vector unit idle. With
+    2 x 2 pixels taken as one pixel of four times the channels, the same convolution has half the
     kernel size and stride 1. Only the input gets a gradient.
     """
 
@@ -34,17 +34,11 @@ class _Strided(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        stem, (images, channels, height, width) = ctx.stem, ctx.shape
-        rows, columns = (
-            positions + length - 1
-            for positions, length in zip(grad.shape[2:], stem.unshuffled.shape[2:], strict=True)
-        )
-        shape = (images, 4 * channels, rows, columns)
-        weight = stem.unshuffled.to(grad.dtype)  # bfloat16 under autocast
-        padded = pixel_shuffle(torch.nn.grad.conv2d_input(shape, weight, grad), 2)
-        top, left = stem.padding
-        borders = (-left, width + left - 2 * columns, -top, height + top - 2 * rows)
-        return pad(padded, borders), None
+        weight = ctx.stem.unshuffled.to(grad.dtype)  # bfloat16 under autocast
+        padded = pixel_shuffle(conv_transpose2d(grad, weight), 2)
+        (top, left), (height, width) = ctx.stem.padding, ctx.shape[2:]
+        bottom, right = height + top - padded.shape[2], width + left - padded.shape[3]
+        return pad(padded, (-left, right, -top, bottom)), None
 
 
 class DenseBlock(densenet._DenseBlock):

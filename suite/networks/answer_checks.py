@@ -24,16 +24,15 @@ def warn_of_probabilities(arch: str, logits: Tensor) -> None:
 
 def warn_of_accuracy(arch: str, records: list[dict]) -> None:
     """Warn if a network's `answer` is hardly ever the `label` of natural images."""
-    enough = 0.4 * len(records)
     differences = Counter(record["answer"] - record["label"] for record in records)
-    if differences[0] >= enough:
+    right, enough = differences[0], 0.4 * len(records)
+    if right >= enough:
         return
     hint = "wrong labels, or preprocessing that is not the network's?"
     if differences[-1] >= enough:
         hint = "do the labels count from 1? They must count from 0"
     elif differences[1] >= enough:
         hint = "does its first class stand for the background? Classes must count from 0 without it"
-    right = differences[0]
     logger.warning("%s is right on %d of %d natural images: %s", arch, right, len(records), hint)
 
 
@@ -61,17 +60,17 @@ def refuse_no_answer(arch: str, answers: list[int]) -> None:
 
 
 def warn_of_batch_dependence(arch: str, network: nn.Module, pixels: Tensor) -> None:
-    """Warn if a network answers the first image otherwise alone than in a batch with the second.
+    """Warn if a network's answer to the first image alone differs from that beside the second.
 
     Args:
-        pixels: float in [0, 1], N x 3 x H x W; of a single image nothing can be said.
+        pixels: float in [0, 1], N x 3 x H x W; a single image shows nothing.
     """
     if len(pixels) < 2:
         return
     alone, together = (predict_logits(network, pixels[:number])[0] for number in (1, 2))
     if (alone - together).abs().max() > 0.05 * together.abs().max():  # bf16 rounds to 0.02
         logger.warning(
-            "%s answers an image otherwise alone than in a batch: its numbers depend on "
+            "%s answers an image differently alone than in a batch: its numbers depend on "
             "--batch-size (has it a batch norm without running statistics?)",
             arch,
         )

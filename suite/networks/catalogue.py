@@ -1,5 +1,6 @@
 """Networks by name: what each takes, and where its weights come from."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Hashable
@@ -12,7 +13,7 @@ from suite.networks.libraries import NetworkSpec
 from suite.user_code.user_file import is_user_file
 from suite.user_code.user_network import load_user_network
 
-# The papers' names of TF-Slim's released networks: the architecture, the file of the weights that
+# TF-Slim's released networks by the papers' names: the architecture, the file of the weights that
 # MMdnn converted, and the tag of timm's copy.
 SLIM = {
     "inc_v3": ("inception_v3", "inception_v3", "tf_in1k"),
@@ -29,31 +30,26 @@ SLIM_URL = "https://github.com/ylhz/tf_to_pytorch_model/releases/download/v1.0/t
 # Other copies of pretrainedmodels' weights, whose server is often down. Those of the SE-ResNets and
 # Xception are the same files; the others were saved again under the same or other names.
 ELSEWHERE = {
-    "densenet121": "torchvision/densenet121@IMAGENET1K_V1",
-    "densenet161": "torchvision/densenet161@IMAGENET1K_V1",
-    "densenet169": "torchvision/densenet169@IMAGENET1K_V1",
-    "densenet201": "torchvision/densenet201@IMAGENET1K_V1",
+    **{f"densenet{n}": f"torchvision/densenet{n}@IMAGENET1K_V1" for n in (121, 161, 169, 201)},
     "inceptionresnetv2": "timm/inception_resnet_v2.tf_in1k",
     "inceptionv4": "timm/inception_v4.tf_in1k",
-    "se_resnet50": "timm/legacy_seresnet50.in1k",
-    "se_resnet101": "timm/legacy_seresnet101.in1k",
-    "se_resnet152": "timm/legacy_seresnet152.in1k",
-    "se_resnext50_32x4d": "timm/legacy_seresnext50_32x4d.in1k",
-    "se_resnext101_32x4d": "timm/legacy_seresnext101_32x4d.in1k",
+    **{f"se_resnet{n}": f"timm/legacy_seresnet{n}.in1k" for n in (50, 101, 152)},
+    **{f"se_resnext{n}_32x4d": f"timm/legacy_seresnext{n}_32x4d.in1k" for n in (50, 101)},
     "senet154": "timm/legacy_senet154.in1k",
     "xception": "timm/legacy_xception.tf_in1k",
 }
 
 
 def find_network(name: str) -> NetworkSpec:
-    """Return the specification of a network; none is built, nothing is downloaded.
+    """Return the specification of a network, without building or downloading anything.
 
     Raises:
-        ValueError: no network has that name; the message has near ones.
+        ValueError: no network has that name; the message suggests similar ones.
         OSError: the user's own Python file does not exist.
     """
     if is_user_file(name):
-        return _user_network(name)
+        network, size, code = load_user_network(name)
+        return NetworkSpec(lambda *_: network, size, (0.0,) * 3, (1.0,) * 3, None, code=code)
     if name in protocols.FED:
         other, feeding = protocols.FED[name]
         return dataclasses.replace(find_network(other), **feeding)
@@ -73,24 +69,17 @@ def find_network(name: str) -> NetworkSpec:
 
 @functools.cache
 def network_identity(name: str) -> Hashable:
-    """Return a value that is equal for names of one network.
+    """Return a value that is equal for all names of the same network.
 
-    It is made of the file of the weights, whose name has their digest, and the preprocessing.
+    It consists of the preprocessing and the name of the file of weights, which has their digest.
     Weights that a library saved again are another file, and count as another network.
     """
-    try:
+    with contextlib.suppress(ValueError):  # the name of an ensemble, or of no network
         spec = None if is_user_file(name) else find_network(name)
-    except ValueError:  # the name of an ensemble, or of no network
-        spec = None
-    if spec is None or spec.file is None:
-        return name
-    pixels = (*spec.input_size, *spec.mean, *spec.std, spec.bgr, spec.scale)
-    return spec.file.name, *pixels, spec.crop_pct, spec.interpolation
-
-
-def _user_network(name: str) -> NetworkSpec:
-    network, size, code = load_user_network(name)
-    return NetworkSpec(lambda *_: network, size, (0.0,) * 3, (1.0,) * 3, None, code=code)
+        if spec and spec.file:
+            pixels = (*spec.input_size, *spec.mean, *spec.std, spec.bgr, spec.scale)
+            return spec.file.name, *pixels, spec.crop_pct, spec.interpolation
+    return name
 
 
 def _slim(name: str) -> NetworkSpec:
@@ -110,19 +99,19 @@ def _slim(name: str) -> NetworkSpec:
             network.load_state_dict(state)
         return network
 
-    alternative = None
-    if tag:
-        other = f"{architecture}.{tag}"
+    half = protocols.HALF  # slim takes pixels in [-1, 1]
+    spec = NetworkSpec(build, (3, 299, 299), **half, file=file, url=url)
+    if not tag:
+        return spec
+    differs = "a port of the same weights, which was not compared with slim's outputs"
+    if architecture == "inception_v3":
         differs = (
             "its average pools count the padding, slim's do not, which moves the logits by some "
             "percent of their range"
-            if architecture == "inception_v3"
-            else "a port of the same weights, which was not compared with slim's outputs"
         )
-        note = f"no {file}: taking timm/{other} instead ({differs})"
-        alternative = dataclasses.replace(libraries.timm_network(other), note=note)
-    half = protocols.HALF  # slim takes pixels in [-1, 1]
-    return NetworkSpec(build, (3, 299, 299), **half, file=file, url=url, alternative=alternative)
+    note = f"no {file}: taking timm/{architecture}.{tag} instead ({differs})"
+    other = dataclasses.replace(libraries.timm_network(f"{architecture}.{tag}"), note=note)
+    return dataclasses.replace(spec, alternative=other)
 
 
 def _pretrainedmodels(name: str) -> NetworkSpec:
@@ -141,16 +130,9 @@ def _pretrainedmodels(name: str) -> NetworkSpec:
             _replace_classifiers(network, classes)  # many ignore num_classes
         return network
 
-    spec = NetworkSpec(
-        build,
-        settings["input_size"],
-        settings["mean"],
-        settings["std"],
-        weights.kept_file(settings["url"]),
-        settings["url"],
-        bgr=settings["input_space"] == "BGR",
-        scale=max(settings["input_range"]),
-    )
+    size, mean, std, url = (settings[key] for key in ("input_size", "mean", "std", "url"))
+    pixels = {"bgr": settings["input_space"] == "BGR", "scale": max(settings["input_range"])}
+    spec = NetworkSpec(build, size, mean, std, weights.kept_file(url), url, **pixels)
     if name not in ELSEWHERE:
         return spec
     other = find_network(ELSEWHERE[name])

@@ -10,7 +10,7 @@ import logging
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -35,6 +35,14 @@ MEAN, STD = (
 )
 NORMALISER = re.compile(f"{MEAN.pattern}|{STD.pattern}")
 BESIDE = re.compile(rf"{NORMALISER.pattern}|^(normali[sz]|preprocess|attacker)\w*(\.|$)")
+# Harmless types that training scripts save beside weights: options, NumPy's scalars and arrays,
+# and paths, also those of other systems. pathlib._local is Python 3.13's.
+HARMLESS = [argparse.Namespace, *((stand_in, name) for name, stand_in in GLOBALS.items())] + [
+    (getattr(pathlib, f"Pure{kind}Path"), f"{module}.{pure}{kind}Path")
+    for kind in ("Posix", "Windows")
+    for pure in ("Pure", "")
+    for module in ("pathlib", "pathlib._local")
+]
 
 
 def load_checkpoint(spec: NetworkSpec, file: Path) -> tuple[nn.Module, NetworkSpec]:
@@ -59,8 +67,7 @@ def load_checkpoint(spec: NetworkSpec, file: Path) -> tuple[nn.Module, NetworkSp
         if classes != 1000:
             logger.info("%s: %d classes", file, classes)
             network = spec.build(None, classes)
-    wrong = weights.key_differences(_state_tensors(network), tensors)
-    if wrong:
+    if wrong := weights.key_differences(_state_tensors(network), tensors):
         raise ValueError(
             f"{file} does not fit this network: {'; '.join(wrong)}. Is --arch the network that it "
             "was trained as? Libraries name layers differently: resnet50 is that of "
@@ -91,9 +98,9 @@ def _fitted(
     """Return a checkpoint's tensors by a network's keys, and those that are not the network's.
 
     On both sides the keys may stand under a prefix such as `model.` or `1.`. The one under which a
-    checkpoint has all keys of the network is taken off. Tensors under other prefixes are not the
-    network's: a normaliser, an attacker's copy of the weights. A network's own normaliser stays as
-    it is where the checkpoint has none.
+    checkpoint has all keys of the network is taken off. Tensors under others, as those of a
+    normaliser or an attacker, are not the network's. Its own normaliser stays as it is where the
+    checkpoint has none.
     """
     keys = unwrapped(expected)
     paths = dict.fromkeys(path for key in found for path in _paths(key))
@@ -128,8 +135,8 @@ def _fitted(
     counts = {prefix: sum(prefix + bare in found for bare in keys) for prefix in prefixes}
     prefix = max(prefixes, key=counts.get)
     prefix = prefix if 2 * counts[prefix] > len(keys) else ""
-    tensors = {key.removeprefix(prefix): tensor for key, tensor in found.items()}
-    return {keys.get(bare, bare): tensor for bare, tensor in tensors.items()}, {}
+    bare = {key.removeprefix(prefix): tensor for key, tensor in found.items()}
+    return {keys.get(key, key): tensor for key, tensor in bare.items()}, {}
 
 
 def _outer_prefixes(keys: Iterable[str]) -> Iterator[str]:
@@ -207,21 +214,19 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         )
     if place:
         logger.info("%s: took the weights under %s; it is %s", file, place, _outline(content))
-        beside = [key for key in content if BESIDE.search(str(key))]
-        if beside:
+        if beside := [key for key in content if BESIDE.search(str(key))]:
             logger.warning("%s: %s beside the weights: not used", file, ", ".join(beside))
     # AveragedModel counts its updates.
     keys = [key for key in tensors if key.rpartition(".")[2] != "n_averaged"]
     return {bare: tensors[key] for bare, key in unwrapped(keys).items()}
 
 
-def unwrapped(keys: Iterable[str]) -> dict[str, str]:
+def unwrapped(keys: Collection[str]) -> dict[str, str]:
     """Return keys by their names without the parts that wrappers add, such as `module.`.
 
-    Parts inside go too, as in `features.module.0.weight`. Keys stay as they are where two of them
-    would become one.
+    This includes parts in the middle, as in `features.module.0.weight`. Keys stay as they are where
+    two of them would become one.
     """
-    keys = list(keys)
     wrapper = rf"(^|(?<=\.))({'|'.join(WRAPPERS)})\."
     bare = {re.sub(wrapper, "", key): key for key in keys}
     return bare if len(bare) == len(keys) else {key: key for key in keys}
@@ -239,33 +244,17 @@ def _loaded(file: Path) -> object:
     if not start.startswith((b"PK", b"\x80")):  # an archive, or a pickle of before PyTorch 1.6
         raise ValueError(f"it begins with {start!r}, as no checkpoint does" if start else "empty")
     try:
-        with torch.serialization.safe_globals(_data()):
+        with torch.serialization.safe_globals(HARMLESS):
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:  # of a damaged archive: the file itself could be read
         raise ValueError(str(error)) from error
-
-
-def _data() -> list[type | tuple[Callable, str]]:
-    """Return the harmless types that training scripts save beside weights.
-
-    These are options, NumPy's scalars and arrays, and paths, also those of other systems.
-    """
-    numpy = [(stand_in, name) for name, stand_in in GLOBALS.items()]
-    paths = [
-        (getattr(pathlib, f"Pure{kind}Path"), f"{module}.{pure}{kind}Path")
-        for kind in ("Posix", "Windows")
-        for pure in ("Pure", "")
-        for module in ("pathlib", "pathlib._local")  # the latter in Python 3.13
-    ]
-    return [argparse.Namespace, *numpy, *paths]
 
 
 def _state_dict(content: object) -> tuple[str, dict[str, Tensor]]:
     """Return where in a checkpoint the weights are, "" for the top, and the tensors by name."""
     if not isinstance(content, Mapping):
         return "", {}
-    tensors = {str(key): _tensor(value) for key, value in content.items()}
-    top = {key: tensor for key, tensor in tensors.items() if tensor is not None}
+    top = {str(key): t for key, value in content.items() if (t := _tensor(value)) is not None}
     inside = []
     for key in (*STATE_DICTS, *(key for key in content if key not in STATE_DICTS)):
         nested = content.get(key)

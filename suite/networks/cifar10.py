@@ -5,7 +5,6 @@ https://arxiv.org/abs/1512.03385. The weights are Yerlan Idelbayev's, under the 
 https://github.com/akamaster/pytorch_resnet_cifar10, whose names the layers have.
 """
 
-from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -32,7 +31,7 @@ FILES = {
 
 
 def cifar10_network(name: str) -> NetworkSpec:
-    """Return one of the networks above, or raise ValueError."""
+    """Return one of the networks in `FILES`, or raise ValueError."""
     if name not in FILES:
         raise unknown_network(name, list(FILES))
     depth = int(name.removeprefix("cifar10/resnet"))
@@ -60,18 +59,18 @@ class ResNet(nn.Sequential):
     """
 
     def __init__(self, depth: int, classes: int = len(CIFAR10_CLASSES)):
-        layers = OrderedDict(
-            conv1=nn.Conv2d(3, 16, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(16), relu=nn.ReLU()
-        )
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU()
         for stage, channels in enumerate((16, 32, 64), start=1):
             narrowing = (channels // 2, channels, 2, Shortcut())
             first = BasicBlock(*narrowing) if stage > 1 else BasicBlock(16, 16)
             others = (BasicBlock(channels, channels) for _ in range((depth - 2) // 6 - 1))
-            layers[f"layer{stage}"] = nn.Sequential(first, *others)
-        layers |= OrderedDict(
-            pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), linear=nn.Linear(64, classes)
-        )
-        super().__init__(layers)
+            self.add_module(f"layer{stage}", nn.Sequential(first, *others))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flat = nn.Flatten()
+        self.linear = nn.Linear(64, classes)
 
 
 class Shortcut(nn.Module):

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
+from torchvision.transforms.functional import center_crop
 
 from suite.networks import catalogue, checkpoints, weights
 from suite.networks.acceleration import speed_up
@@ -28,8 +29,8 @@ class Classifier(nn.Module):
 
     Takes float pixels in [0, 1], N x 3 x H x W in RGB order, and returns N x classes logits. All
     preprocessing happens inside, so that a perturbation is always in pixel units: images of another
-    size are resized (bilinear, antialiased as PIL does it, without a crop margin unless the spec
-    has a `crop_pct`); channels are reordered, scaled and normalised.
+    size are resized (bilinear, antialiased as in PIL, without a crop margin unless the spec has a
+    `crop_pct`); channels are reordered, scaled and normalised.
 
     Attributes:
         network: the bare network.
@@ -77,8 +78,7 @@ class Classifier(nn.Module):
             return pixels if same else resized(pixels, (height, width), antialias=True)
         rows, columns = (math.floor(side / self.crop_pct) for side in (height, width))
         pixels = resized(pixels, (rows, columns), mode=self._spec.interpolation)
-        top, left = round((rows - height) / 2), round((columns - width) / 2)
-        return pixels[..., top : top + height, left : left + width]
+        return center_crop(pixels, [height, width])
 
     def accelerate(self, precision: str = DEFAULT) -> "Classifier":
         """Make passes fast, with logits equal up to rounding; call it before moving to a device.
@@ -153,6 +153,6 @@ def predict_logits(model: nn.Module, pixels: Tensor) -> Tensor:
 def predicted_classes(logits: Tensor) -> Tensor:
     """Return the classes, N, of logits, N x classes; -1 where an image's are not all finite.
 
-    Raising an error there would mean to wait for a GPU.
+    Raising an error here would mean waiting for the GPU.
     """
     return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)

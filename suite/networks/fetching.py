@@ -28,8 +28,7 @@ def obtain(name: str, spec: NetworkSpec) -> NetworkSpec:
     if spec.file is None:
         raise ValueError(f"{name} has no weights for ImageNet-1k's 1000 classes")
     failures = []
-    here_first = sorted(spec.ways, key=lambda way: not way.file.is_file())
-    for way in here_first:
+    for way in sorted(spec.ways, key=lambda way: not way.file.is_file()):  # files here come first
         try:
             if not way.file.is_file():
                 download(name, way.url, way.file)
@@ -47,7 +46,7 @@ def download(name: str, url: str, file: Path) -> None:
     """Download a network's weights; the file appears when it is whole and its digest is right.
 
     Raises:
-        OSError: the server does not answer, breaks off, or sends something else.
+        OSError: the server does not answer, breaks off, or sends another file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     logger.info("downloading the weights of %s from %s", name, url)
@@ -55,7 +54,7 @@ def download(name: str, url: str, file: Path) -> None:
     try:
         _fetch(url, part)
         wanted, found = digest_in_name(file), sha256(part)
-        if wanted and not found.startswith(wanted):
+        if not found.startswith(wanted):
             raise OSError(f"what came has the SHA-256 {found}, which does not begin with {wanted}")
         part.replace(file)
     except (OSError, http.client.HTTPException) as error:

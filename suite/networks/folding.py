@@ -25,7 +25,8 @@ class ChannelAffine(nn.Module):
     Unlike torch's batch norm it does not keep its input for the backward pass.
 
     Args:
-        owns_gradient: nothing else uses the gradient at the output: it may be changed in place.
+        owns_gradient: whether the gradient at the output may be changed in place, since nothing
+            else uses it.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, owns_gradient: bool = False):
@@ -62,10 +63,9 @@ class _Affine(torch.autograd.Function):
 def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> int:
     """Fold batch norms into the convolutions before them; return the number of classes.
 
-    Batch norms that follow no convolution become a multiplication and an addition. The network
-    stays equal up to rounding: where a pass before and one after differ by more, or where a pass
-    can't be watched, it is left as it was. Modules keep their names, so that hooks find their
-    places.
+    Batch norms that follow no convolution become a multiplication and an addition. The logits stay
+    equal up to rounding: a network is left as it was if they would not, or if its forward pass
+    can't be watched. Modules keep their names, so that hooks find their places.
 
     Args:
         network: frozen, in evaluation mode; changed in place.
@@ -101,7 +101,9 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
     folded = {}
     for name, inputs, output in watch.runs:
         norm = plain.get(name)
-        if not _is_fixed(norm) or watch.calls[name] > 1 or not inputs:
+        if not isinstance(norm, nn.BatchNorm2d) or norm.training or norm.running_mean is None:
+            continue
+        if watch.calls[name] > 1 or not inputs:
             continue
         before = convolutions.get(inputs[0]) if inputs[0].users == 1 else None
         if before:
@@ -125,8 +127,3 @@ def _is_equal(network: nn.Module, watch: Watch) -> bool:
     except (AttributeError, RuntimeError, TypeError):  # it may look into its batch norms
         return False
     return (output - watch.output).abs().max() <= 1e-3 * watch.output.abs().max()
-
-
-def _is_fixed(module: nn.Module | None) -> bool:
-    evaluating = isinstance(module, nn.BatchNorm2d) and not module.training
-    return evaluating and module.running_mean is not None

@@ -26,12 +26,11 @@ class NetworkSpec:
         input_size: channels, height and width.
         mean, std: per channel, in the network's own channel order and value range.
         url, file: where the weights are downloaded from and where they are kept. Weights without a
-            URL come with a package or are put there by hand; without a file there are none.
+            URL come with a package or are put there by hand. A network without a file has none.
         bgr: whether the channels are in blue, green, red order.
         scale: the value of a white pixel, 1 or 255.
         crop_pct, interpolation: as in timm's settings: images are resized to the input size divided
-            by crop_pct, and the centre is cropped. With None only images of another size are
-            resized, as a whole.
+            by crop_pct, and the centre is cropped. If None, images of other sizes are resized only.
         code: the user's files, if the network is the user's own.
         alternative: what to take where the file is missing and can't be downloaded.
         note: what the log says when this is taken as an alternative.

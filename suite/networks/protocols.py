@@ -8,33 +8,31 @@ from collections.abc import Iterable
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-
-
-def _crop(crop_pct: float, interpolation: str = "bicubic") -> dict:
-    return {"crop_pct": crop_pct, "interpolation": interpolation}
-
-
+# TA-Bench's targets: the tag of timm's weights, and the crop_pct by which get_transforms enlarges
+# images, with this interpolation, before it crops the margin off again.
+_CROPPED = {
+    "tv_resnet50": ("tv_in1k", 0.875, "bilinear"),
+    "inception_v3": ("tv_in1k", 0.875, "bicubic"),
+    "vgg19_bn": ("tv_in1k", 0.875, "bilinear"),
+    "convnext_base": ("fb_in1k", 0.875, "bicubic"),
+    "vit_base_patch16_224": ("augreg_in21k_ft_in1k", 0.9, "bicubic"),
+    "deit3_base_patch16_224": ("fb_in1k", 0.9, "bicubic"),
+    "beit_base_patch16_224": ("in22k_ft_in22k_in1k", 0.9, "bicubic"),
+    "swin_base_patch4_window7_224": ("ms_in22k_ft_in1k", 0.9, "bicubic"),
+    "mixer_b16_224": ("goog_in21k_ft_in1k", 0.875, "bicubic"),
+    "tf_efficientnetv2_m": ("in1k", 1.0, "bicubic"),
+}
 # Networks as a protocol's code feeds them: another network, with these fields of its `NetworkSpec`.
 FED = {
     # wrap_model: mean and std 0.5 at 299, though torchvision's weights expect ImageNet's.
     "transferattack/inception_v3": ("torchvision/inception_v3@IMAGENET1K_V1", HALF),
-    # get_transforms: targets enlarge the image by their crop_pct, and crop the margin off again.
-    "ta-bench/tv_resnet50": ("timm/resnet50.tv_in1k", _crop(0.875, "bilinear")),
-    "ta-bench/inception_v3": ("timm/inception_v3.tv_in1k", _crop(0.875)),
-    "ta-bench/vgg19_bn": ("timm/vgg19_bn.tv_in1k", _crop(0.875, "bilinear")),
-    "ta-bench/convnext_base": ("timm/convnext_base.fb_in1k", _crop(0.875)),
-    "ta-bench/vit_base_patch16_224": ("timm/vit_base_patch16_224.augreg_in21k_ft_in1k", _crop(0.9)),
-    "ta-bench/deit3_base_patch16_224": ("timm/deit3_base_patch16_224.fb_in1k", _crop(0.9)),
-    "ta-bench/beit_base_patch16_224": (
-        "timm/beit_base_patch16_224.in22k_ft_in22k_in1k",
-        _crop(0.9),
-    ),
-    "ta-bench/swin_base_patch4_window7_224": (
-        "timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k",
-        _crop(0.9),
-    ),
-    "ta-bench/mixer_b16_224": ("timm/mixer_b16_224.goog_in21k_ft_in1k", _crop(0.875)),
-    "ta-bench/tf_efficientnetv2_m": ("timm/tf_efficientnetv2_m.in1k", _crop(1.0)),
+    **{
+        f"ta-bench/{name}": (
+            f"timm/{name.removeprefix('tv_')}.{tag}",
+            {"crop_pct": crop_pct, "interpolation": mode},
+        )
+        for name, (tag, crop_pct, mode) in _CROPPED.items()
+    },
     # attack_sgm.py and evaluate_all.py: ImageNet's mean and std, though these expect 0.5.
     "tpami/vit_base_patch16_224": ("timm/vit_base_patch16_224.orig_in21k_ft_in1k", IMAGENET),
     "tpami/mixer_b16_224": ("timm/mixer_b16_224.goog_in21k_ft_in1k", IMAGENET),
@@ -55,7 +53,7 @@ _TARGETS = {
         timm/visformer_small.in1k timm/swin_tiny_patch4_window7_224.ms_in1k
     """,
     # qizhangli/TA-Bench, 3b9c59b, evaluation.py; timm 0.6.11.
-    "ta-bench": " ".join(name for name in FED if name.startswith("ta-bench/")),
+    "ta-bench": " ".join(f"ta-bench/{name}" for name in _CROPPED),
     # mo666666/SGM, babfde6, evaluate_all.py; timm 0.6.13.
     "tpami": """
         vgg16_bn vgg19_bn resnet152 densenet201 senet154

@@ -12,10 +12,9 @@ def resized(
 ) -> Tensor:
     """Return images, N x C x H x W, in another size, as `interpolate` does it.
 
-    With the mode "bicubic" pixels may leave the range of those that they are made from.
-
-    On a GPU the gradient of `interpolate` adds up in an order that differs from run to run. There
-    two matrix products do the same, in float64, which TF32 does not round.
+    With the mode "bicubic" pixels may leave the range of the image. On a GPU, where the gradient of
+    `interpolate` adds up in an order that differs from run to run, two matrix products do the same,
+    in float64, which TF32 does not round.
     """
     if pixels.device.type == "cpu":
         return interpolate(pixels, size, mode=mode, antialias=antialias)
@@ -35,5 +34,4 @@ def by_matrices(pixels: Tensor, size: tuple[int, int], antialias: bool, mode: st
 def _matrix(own: int, wanted: int, antialias: bool, mode: str, device: torch.device) -> Tensor:
     """Return what resizing a line of `own` pixels multiplies it by, wanted x own."""
     identity = torch.eye(own, dtype=torch.double)[None, None]
-    size = (wanted, own)
-    return interpolate(identity, size, mode=mode, antialias=antialias)[0, 0].to(device)
+    return interpolate(identity, (wanted, own), mode=mode, antialias=antialias)[0, 0].to(device)

@@ -3,8 +3,8 @@
 The released checkpoints, also the adversarially trained ones, come from the graphs that
 tensorflow/models keeps under research/slim/nets. `slim_network` is the same function in torch. Its
 weights come from a checkpoint's variables (`convert_variables`), or from the .npy files into which
-ylhz/tf_to_pytorch_model converted the checkpoints with MMdnn (`read_mmdnn`): those hold a dict of
-layers, named after the graph's operations, with arrays in torch's layout.
+ylhz/tf_to_pytorch_model converted the checkpoints with MMdnn (`read_mmdnn`). These files hold a
+dict of layers, named after the graph's operations, with arrays in torch's layout.
 """
 
 import pickle
@@ -22,7 +22,6 @@ from suite.networks.unpickled import GLOBALS, Array
 from suite.networks.weights import key_differences
 
 ARCHITECTURES = ("inception_v3", "inception_v4", "inception_resnet_v2")
-
 SLIM_CLASSES = 1001  # of which the first one is the background
 
 # A block's branches, separated by |, each with its convolutions from the input on; _layers writes
@@ -37,11 +36,6 @@ _BLOCK35 = "1x1 | 0a_1x1 0b_3x3 | 0a_1x1 0b_3x3 0c_3x3"
 _BLOCK17 = "1x1 | 0a_1x1 0b_1x7 0c_7x1"
 _BLOCK8 = "1x1 | 0a_1x1 0b_1x3 0c_3x1"
 
-_STEMS = {
-    "inception_v3": "1a_3x3 2a_3x3 2b_3x3 3b_1x1 4a_3x3",
-    "inception_v4": "1a_3x3 2a_3x3 2b_3x3",
-    "inception_resnet_v2": "1a_3x3 2a_3x3 2b_3x3 3b_1x1 4a_3x3",
-}
 _BLOCKS = {
     # The odd names are slim's: 5c's second branch, 6a's 3x3 convolutions called 1x1, 7b's two 0b.
     "inception_v3": {
@@ -94,21 +88,19 @@ def slim_network(architecture: str, classes: int = 1000) -> nn.Module:
     slim's without the background class. The keys of its state dict are timm's.
     """
     model = timm.create_model(architecture, num_classes=classes)
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.AvgPool2d):
             module.count_include_pad = False
         elif isinstance(module, nn.BatchNorm2d):
             module.eps = 1e-3
-    if architecture == "inception_v3":
-        # Here timm pools by a function that counts the padding, just before this convolution.
-        for name, module in model.named_modules():
-            if name.endswith(".branch_pool"):
-                module.register_forward_pre_hook(_leave_padding_out)
+        elif architecture == "inception_v3" and name.endswith(".branch_pool"):
+            # Just before this convolution timm pools by a function that counts the padding.
+            module.register_forward_pre_hook(_leave_padding_out)
     return model.eval()
 
 
 def _leave_padding_out(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    """Turn 3x3 averages that count zero padding into averages of what is there."""
+    """Turn 3x3 averages that count zero padding into averages without it."""
     (pooled,) = inputs
     share = avg_pool2d(pooled.new_ones(1, 1, *pooled.shape[-2:]), 3, stride=1, padding=1)
     return (pooled / share,)
@@ -116,28 +108,27 @@ def _leave_padding_out(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor
 
 def variable_names(architecture: str) -> dict[str, str]:
     """Return the key in timm's state dict of each of slim's variables, named without the scope."""
-    model = _empty_network(architecture)
-    # timm defines its layers in the order of slim's graph.
-    modules = [
-        name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
-    ]
+    state = _empty_network(architecture).state_dict()
+    # timm defines its convolutions and linear layers in the order of slim's graph.
+    weights = [key for key, tensor in state.items() if tensor.dim() > 1]
     names = {}
-    for layer, module in zip(_layers(architecture), modules, strict=True):
-        names[f"{layer}/weights"] = f"{module}.weight"
-        if module.endswith(".conv"):
-            norm = module.removesuffix("conv") + "bn"
+    for layer, weight in zip(_layers(architecture), weights, strict=True):
+        names[f"{layer}/weights"] = weight
+        if weight.endswith(".conv.weight"):
+            norm = weight.removesuffix("conv.weight") + "bn"
             names[f"{layer}/BatchNorm/beta"] = f"{norm}.bias"
             names[f"{layer}/BatchNorm/moving_mean"] = f"{norm}.running_mean"
             names[f"{layer}/BatchNorm/moving_variance"] = f"{norm}.running_var"
         else:
-            names[f"{layer}/biases"] = f"{module}.bias"
+            names[f"{layer}/biases"] = weight.removesuffix("weight") + "bias"
     return names
 
 
 def _layers(architecture: str) -> Iterator[str]:
     """Yield slim's names of the layers with weights, in the order of its graph."""
-    for layer in _STEMS[architecture].split():
-        yield f"Conv2d_{layer}"
+    yield from (f"Conv2d_{layer}" for layer in ("1a_3x3", "2a_3x3", "2b_3x3"))
+    if architecture != "inception_v4":
+        yield from ("Conv2d_3b_1x1", "Conv2d_4a_3x3")
     for block, branches in _BLOCKS[architecture].items():
         for number, branch in enumerate(branches.split("|")):
             for layer in branch.split():
@@ -187,8 +178,7 @@ def convert_variables(variables: Mapping[str, np.ndarray], architecture: str) ->
         for key, tensor in _empty_network(architecture).state_dict().items()
     }
     in_slims_layout = {name: _in_slims_layout(name, state[key]) for name, key in keys.items()}
-    wrong = key_differences(in_slims_layout, variables)
-    if wrong:
+    if wrong := key_differences(in_slims_layout, variables):
         raise ValueError(f"the variables are not those of {architecture}: {'; '.join(wrong)}")
     for name, view in in_slims_layout.items():
         view.copy_(torch.from_numpy(np.array(variables[name], dtype=np.float32)))
@@ -225,7 +215,7 @@ def read_mmdnn(file: Path, architecture: str | None = None) -> dict[str, Tensor]
 
     Raises:
         OSError: the file can't be read.
-        ValueError: it has other layers, is something else, or a pickle that would run code.
+        ValueError: it has other layers, is no file of MMdnn's, or would run code.
     """
     variables = dict(slim_variables(_mmdnn_layers(file)))
     return convert_variables(variables, architecture or guess_architecture(variables))
@@ -256,12 +246,12 @@ class _Unpickler(pickle.Unpickler):
     known = GLOBALS | {"_codecs.encode": lambda text, encoding: text.encode("latin1")}
 
     def find_class(self, module: str, name: str) -> object:
-        if f"{module}.{name}" not in self.known:
-            raise ValueError(
-                f"a pickle that would run code: it needs {module}.{name}, and is to have NumPy's "
-                "arrays alone"
-            )
-        return self.known[f"{module}.{name}"]
+        if f"{module}.{name}" in self.known:
+            return self.known[f"{module}.{name}"]
+        raise ValueError(
+            f"a pickle that would run code: it needs {module}.{name}, and is to have NumPy's "
+            "arrays alone"
+        )
 
 
 def slim_variables(layers: Mapping[str, Mapping]) -> Iterator[tuple[str, np.ndarray]]:

@@ -53,8 +53,7 @@ def usable_file(file: Path | None, advice: str = "") -> Iterator[None]:
     # The libraries' loaders do not ask torch for weights only.
     weights_only = mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1")
     # pretrainedmodels calls torchvision in a deprecated way.
-    with warnings.catch_warnings(), weights_only:
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), weights_only:
         try:
             yield
         except Exception as error:
@@ -89,9 +88,9 @@ def _reason(error: Exception) -> str:
 def key_differences(
     expected: Mapping[str, Tensor], found: Mapping[str, Tensor | np.ndarray]
 ) -> list[str]:
-    """Return how tensors differ from the expected ones: wrong shapes, missing and unexpected keys.
+    """Return one text each for wrong shapes, missing and unexpected keys, if there are any.
 
-    Each kind of difference is one text that names ten keys at most; the list is empty if all fits.
+    A text names ten keys at most.
     """
     shapes = [
         f"{key} is {shape_text(found[key])}, not {shape_text(tensor)}"

@@ -16,17 +16,14 @@ from suite.running import cli
         ("smooth:0.5:20+rp+n", [("smooth", (0.5, 20)), ("rp", ())], "n"),
         ("/tmp/c++/nets.py:f", [], "/tmp/c++/nets.py:f"),
         ("fd+/tmp/c++/nets.py:f", [("fd", ())], "/tmp/c++/nets.py:f"),
+        ("fd+c++/nets.py:f", [("fd", ())], "c++/nets.py:f"),  # a relative path
     ],
 )
-def test_name_is_split_into_defences_and_network(name, stack, bare):
-    assert defence_names.split_defences(name) == (stack, bare)
-
-
-def test_relative_path_may_have_a_plus_sign(tmp_path, monkeypatch):
+def test_name_is_split_into_defences_and_network(tmp_path, monkeypatch, name, stack, bare):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c++").mkdir()
     (tmp_path / "c++" / "nets.py").touch()
-    assert defence_names.split_defences("bits+c++/nets.py:f")[1] == "c++/nets.py:f"
+    assert defence_names.split_defences(name) == (stack, bare)
 
 
 @pytest.mark.parametrize(

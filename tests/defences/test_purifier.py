@@ -7,16 +7,14 @@ from torch.nn.functional import conv2d
 from suite.defences.purifier import Purifier, load_purifier
 
 
-def weights(blocks=2, channels=64):
+def weights(blocks=2):
     """Return random weights under the names that the released files have."""
-    shapes = {"conv_first": (channels, 3), "conv_last": (3, channels)}
+    shapes = {"conv_first": (64, 3), "conv_last": (3, 64)}
     for n in range(blocks):
-        shapes |= {f"recon_trunk.{n}.conv{i}": (channels, channels) for i in (1, 2)}
-    return {
-        f"{layer}.{what}": 0.1 * torch.randn(*(shape + (3, 3) if what == "weight" else shape[:1]))
-        for layer, shape in shapes.items()
-        for what in ("weight", "bias")
-    }
+        shapes |= {f"recon_trunk.{n}.conv{i}": (64, 64) for i in (1, 2)}
+    kernels = {f"{layer}.weight": torch.randn(*shape, 3, 3) for layer, shape in shapes.items()}
+    biases = {f"{layer}.bias": torch.randn(shape[0]) for layer, shape in shapes.items()}
+    return {key: 0.1 * tensor for key, tensor in (kernels | biases).items()}
 
 
 def test_purifier_of_16_blocks_has_the_1_2_million_parameters_that_the_authors_state():

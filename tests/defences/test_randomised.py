@@ -66,19 +66,14 @@ def test_padding_averages_the_probabilities_of_thirty_passes(monkeypatch):
     assert len({float(pixels.sum()) for pixels in network.asked}) > 20  # a new draw each time
 
 
-def one_sided(first, second):
-    """Return the probability of so few heads or fewer in as many throws of a coin."""
-    throws = first + second
-    return sum(math.comb(throws, k) for k in range(second + 1)) / 2**throws
-
-
 @pytest.mark.parametrize("votes", [(17, 3, 0), (18, 2, 0), (11, 0, 0), (10, 0, 0), (60, 29, 11)])
 def test_vote_abstains_where_the_majority_may_be_chance(votes):
+    first, second, _ = votes
+    throws = first + second
+    # Of as many throws of a coin so few heads, or fewer.
+    one_sided = sum(math.comb(throws, k) for k in range(second + 1)) / 2**throws
     shares = with_abstentions(torch.tensor([votes, (0, 0, 50)]).float())
-    if 2 * one_sided(*votes[:2]) > 0.001:
-        expected = [0, 0, 0, 1]
-    else:
-        expected = [*(n / sum(votes) for n in votes), 0]
+    expected = [*(n / sum(votes) for n in votes), 0] if 2 * one_sided <= 0.001 else [0, 0, 0, 1]
     assert shares.tolist() == [pytest.approx(expected), [0, 0, 1, 0]]
 
 
@@ -134,13 +129,11 @@ def sides(tmp_path):
     (tmp_path / "nets.py").write_text("""
 import torch
 
-class Sides(torch.nn.Module):
+class sides(torch.nn.Module):
     input_size = 299
 
     def forward(self, pixels):
         return pixels.mean((2, 3)) + pixels.shape[2]
-
-def sides(): return Sides()
 """)
     return f"{tmp_path}/nets.py:sides"
 
@@ -169,7 +162,7 @@ def test_module_for_a_batch_draws_from_its_generators(sides):
     assert not one.training
 
 
-def test_module_for_a_batch_is_the_network_where_nothing_is_random(sides):
-    for name in (sides, f"bits:4+{sides}"):
-        network = load_defended(name)
-        assert for_batch(network, image_generators(0, "ab")) is network
+@pytest.mark.parametrize("defences", ["", "bits:4+"])
+def test_module_for_a_batch_is_the_network_where_nothing_is_random(sides, defences):
+    network = load_defended(defences + sides)
+    assert for_batch(network, image_generators(0, "ab")) is network

@@ -37,14 +37,11 @@ def variables_of(architecture):
         elif len(shape) == 4:
             shape = (shape[2], shape[3], shape[1], shape[0])
         variables[scope + name] = random.random(shape, dtype=np.float32)
-    for training in [
-        "AuxLogits/Conv2d_1b_1x1/weights",
-        "Conv2d_1a_3x3/weights/RMSProp_1",
-        "Conv2d_1a_3x3/weights/Momentum",
-        "Conv2d_1a_3x3/BatchNorm/moving_mean/ExponentialMovingAverage",
-    ]:
-        variables[scope + training] = np.zeros(3, np.float32)
-    return variables
+    training = """
+        AuxLogits/Conv2d_1b_1x1/weights Conv2d_1a_3x3/weights/RMSProp_1
+        Conv2d_1a_3x3/weights/Momentum Conv2d_1a_3x3/BatchNorm/moving_mean/ExponentialMovingAverage
+    """
+    return variables | {scope + name: np.zeros(3, np.float32) for name in training.split()}
 
 
 def well_scaled(name, values):

@@ -5,10 +5,10 @@ import hashlib
 import json
 
 import pytest
-import safetensors.torch
 import timm
 import torch
 from small import ATTACK
+from tiny_checkpoints import prefixed
 
 from suite.networks import catalogue
 from suite.networks.classifier import load_model
@@ -24,15 +24,10 @@ def resnet(tmp_path):
     return network, tmp_path / "seven.pth"
 
 
-@pytest.mark.parametrize("form", [".pth", ".safetensors"])
-def test_checkpoint_as_training_scripts_leave_it(resnet, tmp_path, form):
+def test_checkpoint_as_training_scripts_leave_it(resnet):
     network, file = resnet
-    if form == ".pth":
-        tensors = {f"module.{key}": tensor for key, tensor in network.state_dict().items()}
-        torch.save({"state_dict": tensors, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, file)
-    else:
-        file = tmp_path / "seven.safetensors"
-        safetensors.torch.save_file(network.state_dict(), file)
+    tensors = prefixed(network, "module.")
+    torch.save({"state_dict": tensors, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, file)
     model = load_model("timm/resnet10t.c3_in1k", checkpoint=file)
     assert model(PIXELS).shape == (2, 7)
     assert all(map(torch.equal, model.network.state_dict().values(), network.state_dict().values()))

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tiny_checkpoints import PIXELS, assert_loaded, build, file, loaded, network
+from tiny_checkpoints import PIXELS, assert_loaded, build, file, loaded, network, prefixed
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from torchvision.transforms.functional import normalize
 
 from suite.networks import checkpoints
 from suite.networks.classifier import load_model
@@ -18,23 +19,15 @@ from suite.networks.classifier import load_model
 __all__ = ["file", "network"]
 
 
-PREFIXES = [
-    "_orig_mod.",
-    "module.",
-    "model.",
-    "module.model.",
-    "1.module.",
-    "1.",
-    "net._orig_mod.",
-    "_orig_mod.module.",
-    "backbone.",
-    "attacker.model.",
-]
+PREFIXES = """
+    _orig_mod. module. model. module.model. 1.module. 1. net._orig_mod. _orig_mod.module. backbone.
+    attacker.model.
+"""
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("prefix", PREFIXES.split())
 def test_prefix_is_taken_off(network, file, prefix):
-    torch.save({f"{prefix}{k}": v for k, v in network.state_dict().items()}, file)
+    torch.save(prefixed(network, prefix), file)
     assert_loaded(file, network)
 
 
@@ -45,6 +38,7 @@ PARTS = st.sampled_from(["module", "_orig_mod", "model", "net", "0", "1", "backb
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(PARTS, max_size=4), st.lists(PARTS, max_size=3), st.lists(PARTS, max_size=2))
+@example([], [], ["module"])
 def test_any_prefixes_on_both_sides_are_taken_off(file, theirs, ours, inside):
     def wrapped(network, names):
         for name in reversed(names):
@@ -72,15 +66,6 @@ def test_wrapper_of_the_network_or_the_checkpoint_does_not_matter(network, file,
             assert_loaded(file, network, make)
 
 
-def test_wrapper_inside_is_taken_off(network, file):
-    state = {
-        key.replace("features.", "features.module."): tensor
-        for key, tensor in network.state_dict().items()
-    }
-    torch.save(state, file)
-    assert_loaded(file, network)
-
-
 def test_layer_that_is_called_module_keeps_its_name(file):
     def make():
         layers = {"module": nn.Conv2d(3, 4, 3), "pool": nn.AdaptiveAvgPool2d(1), "x": nn.Flatten()}
@@ -104,7 +89,7 @@ def test_missing_and_unexpected_keys_are_shown_ten_of_each(network, file):
 
 
 def test_keys_that_are_wrong_under_a_prefix_are_shown_without_it(network, file):
-    state = {f"model.{key}": tensor for key, tensor in network.state_dict().items()}
+    state = prefixed(network, "model.")
     state["model.head.weight"] = state.pop("model.fc.weight")
     torch.save({"state_dict": state}, file)
     with pytest.raises(ValueError, match="missing fc.weight; unexpected head.weight") as error:
@@ -113,7 +98,7 @@ def test_keys_that_are_wrong_under_a_prefix_are_shown_without_it(network, file):
 
 
 def test_different_weights_under_two_prefixes_are_refused(network, file):
-    state = {f"encoder_q.{k}": v for k, v in network.state_dict().items()}
+    state = prefixed(network, "encoder_q.")
     state |= {f"encoder_k.{k}": v + 1 for k, v in network.state_dict().items()}
     torch.save(state, file)
     with pytest.raises(ValueError, match="under encoder_k and encoder_q|encoder_q and encoder_k"):
@@ -122,8 +107,8 @@ def test_different_weights_under_two_prefixes_are_refused(network, file):
 
 def test_deeper_network_of_the_same_names_is_refused(network, file):
     for prefix in ("", "model."):
-        state = {f"{prefix}{k}": v for k, v in network.state_dict().items()}
-        torch.save(state | {f"{prefix}features.2.weight": torch.zeros(4)}, file)
+        deeper = {f"{prefix}features.2.weight": torch.zeros(4)}
+        torch.save(prefixed(network, prefix) | deeper, file)
         with pytest.raises(ValueError, match=r"unexpected features.2.weight"):
             loaded(file)
 
@@ -131,15 +116,14 @@ def test_deeper_network_of_the_same_names_is_refused(network, file):
 # What a checkpoint holds besides the network
 
 
-def robust(network, prefix="module.model.", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1)):
+def robust(network, prefix):
     """As the robustness library saves it."""
-    state = {f"{prefix}{key}": tensor for key, tensor in network.state_dict().items()}
     start = prefix.removesuffix("model.")
+    state = prefixed(network, prefix) | prefixed(network, f"{start}attacker.model.")
     for place in (f"{start}normalizer", f"{start}attacker.normalize"):
-        state[f"{place}.new_mean"] = torch.tensor(mean).view(3, 1, 1)
-        state[f"{place}.new_std"] = torch.tensor(std).view(3, 1, 1)
-    copy = {f"{start}attacker.model.{key}": t for key, t in network.state_dict().items()}
-    return state | copy
+        state[f"{place}.new_mean"] = torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)
+        state[f"{place}.new_std"] = torch.tensor([0.2, 0.2, 0.1]).view(3, 1, 1)
+    return state
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +136,7 @@ def test_normaliser_of_a_robust_checkpoint_is_used(resnet, file, caplog, prefix)
     torch.save({"model": robust(resnet, prefix), "epoch": 3}, file)
     model = load_model("timm/resnet10t", checkpoint=file)
     pixels = torch.rand(2, 3, *model.input_size[1:])
-    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.2, 0.1])
-    normalised = (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    normalised = normalize(pixels, [0.5, 0.4, 0.3], [0.2, 0.2, 0.1])
     torch.testing.assert_close(model(pixels), resnet(normalised))
     assert "its mean 0.5 0.4 0.3 and standard deviation 0.2 0.2 0.1" in caplog.text
     assert "attacker (" in caplog.text
@@ -161,9 +144,8 @@ def test_normaliser_of_a_robust_checkpoint_is_used(resnet, file, caplog, prefix)
 
 def test_normaliser_that_is_the_network_s_changes_nothing(resnet, file, caplog):
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    state = {f"1.module.{key}": tensor for key, tensor in resnet.state_dict().items()}
-    state |= {"0.mean": torch.tensor(mean), "0.std": torch.tensor(std)}
-    torch.save(state, file)
+    beside = {"0.mean": torch.tensor(mean), "0.std": torch.tensor(std)}
+    torch.save(prefixed(resnet, "1.module.") | beside, file)
     model = load_model("timm/resnet10t", checkpoint=file)
     assert model.mean.flatten().tolist() == pytest.approx(mean)
     assert caplog.text == ""
@@ -179,8 +161,7 @@ def test_normaliser_that_is_the_network_s_changes_nothing(resnet, file, caplog):
     ],
 )
 def test_what_is_not_used_is_named(resnet, file, caplog, beside, named):
-    state = {f"model.{key}": tensor for key, tensor in resnet.state_dict().items()}
-    torch.save({"state_dict": state | beside}, file)
+    torch.save({"state_dict": prefixed(resnet, "model.") | beside}, file)
     load_model("timm/resnet10t", checkpoint=file)
     assert f"beside the network it holds {named} (1 tensors)" in caplog.text
     assert caplog.records[-1].levelname == "WARNING"
@@ -192,7 +173,7 @@ def test_mean_beside_the_state_dict_is_named(network, file, caplog):
     assert "mean, std beside the weights: not used" in caplog.text
 
 
-def test_user_s_own_normaliser_stays_or_is_loaded(network, file, tmp_path, caplog):
+def test_user_s_own_normaliser_stays_or_is_loaded(network, file):
     def make(mean=0.5):
         normaliser = nn.Module()
         normaliser.register_buffer("mean", torch.full((3,), mean))
@@ -201,7 +182,7 @@ def test_user_s_own_normaliser_stays_or_is_loaded(network, file, tmp_path, caplo
 
     for state, mean in (
         (network.state_dict(), 0.5),  # the bare network's
-        ({f"1.{k}": v for k, v in network.state_dict().items()} | {"0.mean": torch.ones(3)}, 1),
+        (prefixed(network, "1.") | {"0.mean": torch.ones(3)}, 1),
     ):
         torch.save(state, file)
         torch.testing.assert_close(loaded(file, make)(PIXELS), network(PIXELS - mean))

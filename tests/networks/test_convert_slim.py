@@ -1,3 +1,4 @@
+import hashlib
 import sys
 
 import convert_slim
@@ -12,37 +13,26 @@ from suite.networks import slim
 from suite.networks.classifier import load_model
 
 
-@pytest.fixture(scope="module")
-def v3():
-    return variables_of("inception_v3")
-
-
-def test_script_writes_weights_that_load(tmp_path, v3, succeed):
-    file, output = tmp_path / "ens3_adv.npz", tmp_path / "ens3_adv.safetensors"
+def test_script_writes_the_weights_that_the_papers_short_name_loads(tmp_path, succeed, checkpoints):
+    v3 = {name: well_scaled(name, a) for name, a in variables_of("inception_v3").items()}
+    file, output = tmp_path / "ens3_adv.npz", checkpoints / "inc_v3_ens3.safetensors"
     np.savez(file, **v3)
     text, _ = succeed(f"convert_slim {file} {output}")
     assert text == f"{output}: inception_v3, 566 tensors\n"
+    assert list(checkpoints.iterdir()) == [output]
     with safetensors.safe_open(output, "pt") as written:
         assert written.metadata()["architecture"] == "inception_v3"
     state = safetensors.torch.load_file(output)
-    slim.slim_network("inception_v3").load_state_dict(state)
     expected = slim.convert_variables(v3, "inception_v3")
     assert all(torch.equal(state[key], expected[key]) for key in expected)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [file.name, output.name]
-
-
-def test_converted_file_is_what_the_papers_short_name_loads(tmp_path, v3, run, checkpoints):
-    v3 = {name: well_scaled(name, values) for name, values in v3.items()}
-    np.savez(tmp_path / "ens3_adv.npz", **v3)
-    command = "convert_slim {x}/ens3_adv.npz {y}/inc_v3_ens3.safetensors"
-    assert run(command, x=tmp_path, y=checkpoints)[0] == 0
     network = slim.slim_network("inception_v3")
-    network.load_state_dict(slim.convert_variables(v3, "inception_v3"))
-    pixels = torch.rand(1, 3, 299, 299)
+    network.load_state_dict(state)
+    model, pixels = load_model("inc_v3_ens3"), torch.rand(1, 3, 299, 299)
     with torch.no_grad():
-        logits = network.eval()(2 * pixels - 1)
+        logits = network(2 * pixels - 1)
         assert not torch.allclose(logits, network(pixels), atol=1e-2)
-        torch.testing.assert_close(load_model("inc_v3_ens3")(pixels), logits)
+        torch.testing.assert_close(model(pixels), logits)
+    assert model.digests == {output.name: hashlib.sha256(output.read_bytes()).hexdigest()}
 
 
 @pytest.mark.parametrize(

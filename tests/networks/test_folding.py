@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import calibrated, input_gradient
+from conftest import calibrated, hooked, input_gradient
 from torch import nn
 
 from suite.networks.folding import ChannelAffine, fold_batch_norms
@@ -35,24 +35,22 @@ def test_folded_network_is_equal_and_has_no_batch_norm(library, arch, unfolded):
 
 
 @pytest.mark.parametrize(
-    ("arch", "hooked"),
+    ("arch", "options"),
     [
         *((arch, {"hooks": "relu"}) for arch in ("resnet18", "resnet50", "densenet121")),
         *((arch, {"hooks": "branch"}) for arch in ("resnet18", "resnet50", "densenet121")),
         ("resnet18", {"branches": r"layer1\.1\.bn2"}),
     ],
 )
-def test_hooks_on_a_folded_network_give_the_same_gradient(arch, hooked):
+def test_hooks_on_a_folded_network_give_the_same_gradient(arch, options):
     model = calibrated(torchvision.models.get_model(arch)).double()
     pixels = torch.rand(2, 3, 64, 64).double()
     gradients = []
     for folded in (False, True):
         if folded:
             fold_batch_norms(model, (3, 64, 64))
-        handles = register_sgm(model, arch, 0.5, input_size=(3, 64, 64), **hooked)
-        gradients.append(input_gradient(model, pixels))
-        for handle in handles:
-            handle.remove()
+        with hooked(register_sgm(model, arch, 0.5, input_size=(3, 64, 64), **options)):
+            gradients.append(input_gradient(model, pixels))
     assert not torch.equal(gradients[0], input_gradient(model, pixels))
     torch.testing.assert_close(*gradients)
 

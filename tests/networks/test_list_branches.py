@@ -9,10 +9,8 @@ def test_each_connection_is_a_line(succeed):
     assert lines[0] == "torchvision/resnet18:"
     assert "addition       branch layer1.0.bn2" in lines
     assert "addition       left alone: no skip connection, in layer2.0" in lines
-    assert [line for line in lines if "residual branches" in line] == [
-        "5 residual branches",
-        "9 residual branches",
-    ]
+    numbers = [line for line in lines if "residual branches" in line]
+    assert numbers == ["5 residual branches", "9 residual branches"]
 
 
 def test_json_is_a_line_for_each_network(succeed):
@@ -26,8 +24,7 @@ def test_json_is_a_line_for_each_network(succeed):
 
 def test_network_without_residual_branches_is_an_error(run):
     status, out, err = run("list_branches torchvision/vgg11")
-    assert status == 1
-    assert out == "torchvision/vgg11:\n0 residual branches\n"
+    assert (status, out) == (1, "torchvision/vgg11:\n0 residual branches\n")
     assert "no residual branch in torchvision/vgg11: gamma would do nothing" in err
 
 

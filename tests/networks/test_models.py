@@ -12,6 +12,7 @@ from pretrainedmodels.utils import TransformImage
 from tiny_checkpoints import Pickled
 from torch import nn
 from torch.nn import functional
+from torchvision.transforms.functional import normalize
 
 from suite.images import pictures
 from suite.images.folders import EMBEDDED, list_images
@@ -47,22 +48,19 @@ def test_embedded_networks_recognise_the_embedded_images():
 
 
 def test_names_are_one_network_if_weights_and_preprocessing_are_the_same():
-    for name, other in (
-        ("vgg19_bn", "torchvision/vgg19_bn"),
-        ("torchvision/resnet50", "torchvision/resnet50@IMAGENET1K_V1"),
-        ("timm/resnet18", f"timm/resnet18.{timm.get_pretrained_cfg('resnet18').tag}"),
+    for name, other, same in (
+        ("vgg19_bn", "torchvision/vgg19_bn", True),
+        ("torchvision/resnet50", "torchvision/resnet50@IMAGENET1K_V1", True),
+        ("timm/resnet18", f"timm/resnet18.{timm.get_pretrained_cfg('resnet18').tag}", True),
+        ("vgg19_bn", "vgg19", False),
+        ("resnet152", "torchvision/resnet152", False),  # another file
+        ("densenet201", "torchvision/densenet201", False),
+        ("torchvision/resnet50", "torchvision/resnet50@IMAGENET1K_V2", False),
+        ("inceptionv3", "torchvision/inception_v3", False),
+        ("transferattack/inception_v3", "torchvision/inception_v3", False),
+        ("ta-bench/tv_resnet50", "timm/resnet50.tv_in1k", False),
     ):
-        assert network_identity(name) == network_identity(other)
-    for name, other in (
-        ("vgg19_bn", "vgg19"),
-        ("resnet152", "torchvision/resnet152"),  # another file
-        ("densenet201", "torchvision/densenet201"),
-        ("torchvision/resnet50", "torchvision/resnet50@IMAGENET1K_V2"),
-        ("inceptionv3", "torchvision/inception_v3"),
-        ("transferattack/inception_v3", "torchvision/inception_v3"),
-        ("ta-bench/tv_resnet50", "timm/resnet50.tv_in1k"),
-    ):
-        assert network_identity(name) != network_identity(other)
+        assert (network_identity(name) == network_identity(other)) == same
     for name in ("nowhere/nets.py:network", "resnet50 + vgg16", "VGG-16"):
         assert network_identity(name) == name
 
@@ -99,30 +97,27 @@ def test_resizing_is_bilinear_and_antialiased_as_in_pil():
 
 
 def test_weights_where_torch_keeps_them_are_loaded(checkpoints):
-    for name, file, network in [
-        ("torchvision/resnet18", "resnet18-f37072fd.pth", torchvision.models.resnet18()),
-        ("resnet18", "resnet18-5c106cde.pth", torchvision.models.resnet18()),
-        ("squeezenet1_1", "squeezenet1_1-f364aa15.pth", torchvision.models.squeezenet1_1()),
+    for name, file in [
+        ("torchvision/resnet18", "resnet18-f37072fd.pth"),
+        ("resnet18", "resnet18-5c106cde.pth"),
+        ("squeezenet1_1", "squeezenet1_1-f364aa15.pth"),
     ]:
+        network = torchvision.models.get_model(name.removeprefix("torchvision/"))
         torch.save(network.state_dict(), checkpoints / file)
         pixels = torch.rand(1, 3, 224, 224)
-        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        normalised = (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+        normalised = normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         torch.testing.assert_close(load_model(name)(pixels), network.eval()(normalised))
 
 
-@pytest.mark.parametrize(
-    ("name", "timm_name"),
-    [
+def test_timms_weights_are_loaded(checkpoints):
+    for name, timm_name in [
         ("timm/resnet10t.c3_in1k", "resnet10t.c3_in1k"),
         ("efficientnet_lite3", "tf_efficientnet_lite3.in1k"),
-    ],
-)
-def test_timms_weights_are_loaded(checkpoints, name, timm_name):
-    network = timm.create_model(timm_name)
-    safetensors.torch.save_file(network.state_dict(), checkpoints / f"{timm_name}.safetensors")
-    loaded = load_model(name).network
-    assert torch.equal(loaded.get_classifier().weight, network.get_classifier().weight)
+    ]:
+        network = timm.create_model(timm_name)
+        safetensors.torch.save_file(network.state_dict(), checkpoints / f"{timm_name}.safetensors")
+        loaded = load_model(name).network
+        assert torch.equal(loaded.get_classifier().weight, network.get_classifier().weight)
 
 
 def test_lites_are_one_family():
@@ -131,27 +126,24 @@ def test_lites_are_one_family():
     assert {(*spec.mean, *spec.std) for spec in found} == {(0.5,) * 6}
 
 
+TORCH = "https://download.pytorch.org/models/{file}"
+HUB = "https://huggingface.co/timm/{repository}/resolve/main/model.safetensors"
+
+
 @pytest.mark.parametrize(
     ("name", "url", "file"),
     [
-        ("resnet152", "download.pytorch.org/models/resnet152-b121ed2d.pth", None),
-        ("torchvision/resnet50", "download.pytorch.org/models/resnet50-0676ba61.pth", None),
-        (
-            "timm/inception_v3.tf_adv_in1k",
-            "huggingface.co/timm/inception_v3.tf_adv_in1k/resolve/main/model.safetensors",
-            "inception_v3.tf_adv_in1k.safetensors",
-        ),
-        (
-            "efficientnet_lite4",
-            "huggingface.co/timm/tf_efficientnet_lite4.in1k/resolve/main/model.safetensors",
-            "tf_efficientnet_lite4.in1k.safetensors",
-        ),
+        ("resnet152", TORCH, "resnet152-b121ed2d.pth"),
+        ("torchvision/resnet50", TORCH, "resnet50-0676ba61.pth"),
+        ("timm/inception_v3.tf_adv_in1k", HUB, "inception_v3.tf_adv_in1k.safetensors"),
+        ("efficientnet_lite4", HUB, "tf_efficientnet_lite4.in1k.safetensors"),
     ],
 )
 def test_missing_weights_are_named_with_url_file_and_folder(checkpoints, name, url, file):
+    url = url.format(file=file, repository=file.removesuffix(".safetensors"))
     with pytest.raises(OSError, match="no network") as error:
         load_model(name)
-    for part in (f"https://{url} ", f" {file or url.rpartition('/')[2]} ", str(checkpoints)):
+    for part in (f"{url} ", f" {file} ", str(checkpoints)):
         assert part in str(error.value)
 
 
@@ -169,12 +161,6 @@ def test_unusable_weights_are_refused_by_name(checkpoints, capsys, content):
     assert "this ran" not in capsys.readouterr().out
 
 
-def test_file_with_another_digest_than_its_name_is_warned_of(checkpoints, caplog):
-    torch.save(torchvision.models.resnet18().state_dict(), checkpoints / "resnet18-5c106cde.pth")
-    load_model("resnet18")
-    assert "SHA-256 does not begin with the digits" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("name", "near"),
     [
@@ -183,12 +169,12 @@ def test_file_with_another_digest_than_its_name_is_warned_of(checkpoints, caplog
         ("torchvision/resnet51", "torchvision/resnet50"),
         ("torchvision/resnet50@IMAGENET1K_V3", "torchvision/resnet50@IMAGENET1K_V2"),
         ("timm/resnet50.a1_in1", "timm/resnet50.a1_in1k"),
+        ("cifar10/resnet57", "cifar10/resnet56"),
     ],
 )
 def test_unknown_name_is_refused_with_near_matches(name, near):
-    with pytest.raises(ValueError, match="unknown network") as error:
+    with pytest.raises(ValueError, match=f"unknown network.*{near}"):
         load_model(name)
-    assert near in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny.fb_in22k", "vit_small_patch14_dinov2.lvd142m"])

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -98,27 +100,25 @@ def test_convolutions_weights_are_transposed(v3, state):
     np.testing.assert_allclose(ours.flatten().numpy(), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("architecture", "layer", "key"),
-    [
-        ("inception_v3", "InceptionV3/Logits/Conv2d_1c_1x1", "fc"),
-        ("inception_v4", "InceptionV4/Logits/Logits", "last_linear"),
-    ],
-)
-def test_background_class_is_dropped(architecture, layer, key):
-    variables = variables_of(architecture)
-    state = slim.convert_variables(variables, architecture)
-    weights = variables[f"{layer}/weights"].reshape(-1, 1001)
-    assert np.array_equal(state[f"{key}.weight"].numpy(), weights.T[1:])
-    assert np.array_equal(state[f"{key}.bias"].numpy(), variables[f"{layer}/biases"][1:])
+def test_background_class_is_dropped(v3, state):
+    v4 = variables_of("inception_v4")
+    for variables, converted, layer, key in (
+        (v3, state, "InceptionV3/Logits/Conv2d_1c_1x1", "fc"),
+        (
+            v4,
+            slim.convert_variables(v4, "inception_v4"),
+            "InceptionV4/Logits/Logits",
+            "last_linear",
+        ),
+    ):
+        weights = variables[f"{layer}/weights"].reshape(-1, 1001)
+        assert np.array_equal(converted[f"{key}.weight"].numpy(), weights.T[1:])
+        assert np.array_equal(converted[f"{key}.bias"].numpy(), variables[f"{layer}/biases"][1:])
 
 
 @pytest.mark.parametrize("scope", ["", "model/InceptionV3/", "Ens3AdvInceptionV3/Logits/"])
 def test_scope_may_have_any_name(v3, state, scope):
-    renamed = {
-        name.replace("InceptionV3/", scope, 1) if name.startswith("InceptionV3/") else name: array
-        for name, array in v3.items()
-    }
+    renamed = {re.sub("^InceptionV3/", scope, name): array for name, array in v3.items()}
     assert slim.guess_architecture(renamed) == "inception_v3"
     converted = slim.convert_variables(renamed, "inception_v3")
     assert all(torch.equal(converted[key], state[key]) for key in state)

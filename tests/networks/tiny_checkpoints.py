@@ -2,6 +2,7 @@
 
 import collections
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -40,6 +41,20 @@ def network():
 @pytest.fixture
 def file(tmp_path):
     return tmp_path / "own.pth"
+
+
+def prefixed(network, prefix):
+    return {f"{prefix}{key}": tensor for key, tensor in network.state_dict().items()}
+
+
+def damaged(whole, number, truncate=False):
+    """Yield a file's bytes with three of them changed, and perhaps the end cut off."""
+    generator = np.random.default_rng(0)
+    for _ in range(number):
+        content = bytearray(whole)
+        for place in generator.integers(len(content), size=3):
+            content[place] = generator.integers(256)
+        yield content[: generator.integers(1, len(content) + 1)] if truncate else content
 
 
 def loaded(file, make=build):
