@@ -1,4 +1,4 @@
-"""The targets' answer to each image, as a file for one's own statistics."""
+"""The targets' answers to each image, as a file for the user's own statistics."""
 
 import csv
 from pathlib import Path
@@ -14,13 +14,10 @@ def write_answers(
     natural_folder: Path | None,
     file: Path,
 ) -> None:
-    """Write a CSV file with a row for each image, the natural ones first.
+    """Write a CSV file with a row for each image that was classified, the natural ones first.
 
     It has two columns for each target: the class that it predicts, and the probability that it
     gives to the label.
-
-    Args:
-        naturals: by name; those without an answer are left out.
     """
     archs = list(answers[None])
     columns = [f"{arch} {what}" for arch in archs for what in ("class", "probability")]

@@ -6,20 +6,18 @@ from suite.results.report import gamma_text
 
 
 def run_text(run: dict, speeds: tuple[float, float] | None) -> str:
-    """Return a finished run's attack, success and speed as a few lines of text.
+    """Return the attack, success and speed of a finished run as a few lines of text.
 
     Args:
-        run: the content of its run.json.
+        run: its run.json.
         speeds: images per second of the attack alone, and with reading and writing; None if nothing
             was left to do.
     """
     # A user's attack need not have a number of steps.
     steps = f", {run['num_steps']} steps" if run["num_steps"] else ""
     steps += f" of {run['step_size']:g}/255" if steps and run["step_size"] is not None else ""
-    speed = "nothing was left to do"
-    if speeds:
-        speed = "speed                 {:.1f} images/s, {:.1f} with reading and writing"
-        speed = speed.format(*speeds)
+    speed = "speed                 {:.1f} images/s, {:.1f} with reading and writing"
+    speed = speed.format(*speeds) if speeds else "nothing was left to do"
     return (
         f"{run['attack']} on {run['source']}, gamma {gamma_text(run['gamma'])}, "
         f"epsilon {run['epsilon']:g}/255{steps}\n"

@@ -1,7 +1,7 @@
 """Two attacks on the same images, compared image by image.
 
-How easy an image is decides about both attacks' success on it, so that two intervals which overlap
-say little: what counts are the images on which one attack succeeds and the other does not.
+How easy an image is decides about both attacks' success on it, so that overlapping intervals of
+their rates say little: what counts are the images on which only one of the attacks succeeds.
 """
 
 import math
@@ -22,25 +22,21 @@ def find_baselines(given: str, made: dict[Path, dict]) -> dict[Path, Path]:
 
     Args:
         given: one of the folders, with which all others are compared; or "auto": each folder is
-            compared with the one of gamma 1 that differs in gamma alone. Hooks, branches, which do
-            nothing there, and the random seed may differ as well.
+            compared with the one of gamma 1 that differs in gamma alone. The random seed, and the
+            hooks and branches, which have no effect there, may differ as well.
         made: run.json by folder, empty where there is none.
 
     Raises:
         ValueError: no folder has a baseline.
     """
-    if given != "auto":
-        baseline = Path(given)
-        repeat = repeat_of(baseline, made[baseline])
-        found = {f: baseline for f, run in made.items() if repeat_of(f, run) != repeat}
-    else:
+    if given == "auto":
         settings = {f: repeat_of(f, run, NO_EFFECT) for f, run in made.items()}
         plain = {settings[f]: f for f in reversed(made) if made[f].get("gamma") == 1}
-        found = {
-            folder: plain[settings[folder]]
-            for folder, run in made.items()
-            if settings[folder] in plain and run.get("gamma") != 1
-        }
+        found = {f: plain.get(settings[f]) for f, run in made.items() if run.get("gamma") != 1}
+        found = {folder: baseline for folder, baseline in found.items() if baseline}
+    else:
+        settings = {f: repeat_of(f, run) for f, run in made.items()}
+        found = {f: Path(given) for f in made if settings[f] != settings[Path(given)]}
     if not found:
         raise ValueError(
             f"--baseline {given}: nothing to compare with it (auto needs, of two folders that "
@@ -50,37 +46,32 @@ def find_baselines(given: str, made: dict[Path, dict]) -> dict[Path, Path]:
 
 
 def compare_with_baselines(
-    rows: list[dict],
-    fooled: dict[Path, dict[str, dict[str, bool]]],
-    baselines: dict[Path, Path],
+    rows: list[dict], fooled: dict[Path, dict[str, dict[str, bool]]], baselines: dict[Path, Path]
 ) -> None:
     """Add `baseline` to the rows that have one, and to their targets the `difference`.
 
     Args:
-        rows: what `rates.merge_repeats` returns.
-        fooled: by folder and target, what `transfer.successes` returns.
-        baselines: by folder; all repeats of a baseline are compared with.
+        fooled: what `transfer.successes` returns, by folder and target.
+        baselines: by folder; the comparison is with all repeats of a baseline.
     """
     repeats = {folder: row["folders"] for row in rows for folder in row["folders"]}
     for row in rows:
-        if Path(row["folders"][0]) not in baselines:
-            continue
-        row["baseline"] = str(baselines[Path(row["folders"][0])])
-        for arch, target in row["targets"].items():
-            ours, theirs = (
-                [fooled[Path(folder)][arch] for folder in folders]
-                for folders in (row["folders"], repeats[row["baseline"]])
-            )
-            target["difference"] = difference(ours, theirs)
+        baseline = baselines.get(Path(row["folders"][0]))
+        if baseline:
+            row["baseline"] = str(baseline)
+            compared = row["folders"], repeats[row["baseline"]]
+            for arch, target in row["targets"].items():
+                successes = ([fooled[Path(f)][arch] for f in folders] for folders in compared)
+                target["difference"] = difference(*successes)
 
 
 def difference(ours: Sequence[dict[str, bool]], theirs: Sequence[dict[str, bool]]) -> dict:
     """Compare two attacks' successes, by image name, in one run each or in several.
 
     With one run each, the interval is Tango's score interval for the difference of paired
-    proportions (Statistics in Medicine 17, 1998, 891-908), and p is McNemar's exact test. With
-    several, the image is the unit: its difference is that of its mean successes, the interval is
-    the percentiles of resampled images, and p comes from flipping the signs of the images'
+    proportions (Statistics in Medicine 17, 1998, 891-908), and p is that of McNemar's exact test.
+    With several, the image is the unit: its difference is that of its mean successes, the interval
+    has the percentiles over resampled images, and p comes from flipping the signs of the images'
     differences, which for one run each is McNemar's test.
 
     Returns:
@@ -89,10 +80,9 @@ def difference(ours: Sequence[dict[str, bool]], theirs: Sequence[dict[str, bool]
         two-sided.
     """
     names = sorted(set.intersection(*map(set, [*ours, *theirs])))
-    mean_ours, mean_theirs = (
-        np.mean([[run[name] for name in names] for run in runs], axis=0) for runs in (ours, theirs)
+    changes = np.subtract(
+        *(np.mean([[run[n] for n in names] for run in runs], axis=0) for runs in (ours, theirs))
     )
-    changes = mean_ours - mean_theirs
     won, lost = int((changes > 0).sum()), int((changes < 0).sum())
     if len(ours) == len(theirs) == 1:
         low, high = paired_interval(won, lost, len(names))
@@ -100,7 +90,10 @@ def difference(ours: Sequence[dict[str, bool]], theirs: Sequence[dict[str, bool]
     else:
         found = stats.bootstrap((changes,), np.mean, method="percentile", **RESAMPLING)
         low, high = found.confidence_interval
-        p = _p_of_flipped_signs(changes)
+        p, changed = 1.0, changes[changes != 0]
+        if len(changed) > 1:
+            flipped = {"permutation_type": "samples", "vectorized": True} | RESAMPLING
+            p = stats.permutation_test((changed,), np.mean, **flipped).pvalue
     return {
         "points": 100 * float(changes.mean()),
         "low": 100 * float(low),
@@ -115,9 +108,8 @@ def difference(ours: Sequence[dict[str, bool]], theirs: Sequence[dict[str, bool]
 def paired_interval(won: int, lost: int, images: int) -> tuple[float, float]:
     """Return the 95 % interval of a difference of paired proportions, by Tango's score.
 
-    Its ends are the differences d at which the score (won - lost - images * d) / sqrt(variance)
-    is the normal quantile, where the variance is that of the likeliest proportions that differ by
-    d.
+    At its ends d, the score (won - lost - images * d) / sqrt(variance) is the normal quantile; the
+    variance is that of the likeliest proportions that differ by d.
     """
     quantile = stats.norm.ppf(0.975)
 
@@ -135,12 +127,3 @@ def paired_interval(won: int, lost: int, images: int) -> tuple[float, float]:
     if estimate < edge:
         high = optimize.brentq(lambda d: score(d) + quantile, estimate + 1e-12, edge)
     return low, high
-
-
-def _p_of_flipped_signs(changes: np.ndarray) -> float:
-    changed = changes[changes != 0]
-    if len(changed) < 2:
-        return 1.0
-    return stats.permutation_test(
-        (changed,), np.mean, permutation_type="samples", vectorized=True, **RESAMPLING
-    ).pvalue

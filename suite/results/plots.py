@@ -1,7 +1,6 @@
 """Plots of the results, lines or bars, and a gallery of images; PNG or PDF."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from suite.images.labels import whole_file
 from suite.results.report import gamma_text
@@ -16,34 +15,17 @@ PLOT_AXES = {
     "epsilon": "epsilon (1/255)",
     "num_steps": "number of steps",
 }
-BARS = 0.8  # the width of a row's bars together
+BARS = 0.8  # the width of all bars of a row
 
 
-class Series(NamedTuple):
-    """The results of one target that are drawn in one style.
-
-    Attributes:
-        arch, number: the target's name, and its place among the targets.
-        places: where on the x axis the rows are.
-        style: of the line that joins the points, or "none".
-    """
-
-    arch: str
-    number: int
-    label: str
-    places: list[float]
-    rows: list[dict]
-    style: str
-
-    @property
-    def color(self) -> str:
-        return COLORS[self.number % len(COLORS)]
+# What is drawn in one style: places on the x axis, each with a target's numbers; and the style.
+Series = tuple[list[tuple[float, dict]], dict[str, str]]
 
 
 def write_plot(rows: list[dict], file: Path) -> None:
     """Draw success over what the rows differ in, gamma, epsilon or the number of steps; else bars.
 
-    Each target is a line; over epsilon or the number of steps, each target and gamma. Stars are
+    Each target has a line; over epsilon or the number of steps, one for each gamma. Stars are
     published numbers. If rows have baselines, the differences to them are drawn below.
     """
     from matplotlib.figure import Figure
@@ -56,7 +38,7 @@ def write_plot(rows: list[dict], file: Path) -> None:
     width = 6.4 if over else max(6.4, 0.5 * len(rows) * len(series))
     figure = Figure(figsize=(width, 7.5 if paired else 4.5), layout="constrained")
     axes, *below = figure.subplots(1 + paired, sharex=True, squeeze=False)[:, 0]
-    _draw(axes, series, "success", "rate", None if over else BARS / len(series))
+    _draw(axes, series, "success", "rate", 0 if over else BARS / len(series))
     _draw_published(axes, series)
     axes.set_ylabel("success rate (%)")
     axes.set_ylim(0, 105)
@@ -75,8 +57,8 @@ def write_plot(rows: list[dict], file: Path) -> None:
         bottom.set_xticks(range(len(rows)), names, rotation=40, ha="right", fontsize=8)
     for each in (axes, *below):
         each.grid(axis="y", alpha=0.3)
-    legend = axes.get_legend_handles_labels()
-    figure.legend(*legend, loc="outside lower center", ncols=2, fontsize=8)
+    labels = axes.get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=2, fontsize=8)
     _save(figure, file)
 
 
@@ -111,39 +93,31 @@ def _series(rows: list[dict], over: str | None) -> list[Series]:
     archs = list(rows[0]["targets"])
     for number, arch in enumerate(archs):
         offset = (number - (len(archs) - 1) / 2) * BARS / len(archs)
-        for label, style, line in lines:
-            if over and number >= len(COLORS):
-                style = "--"
+        style = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+        for label, linestyle, line in lines:
+            dashed = over and number >= len(COLORS)
+            named = {"label": arch + label, "linestyle": "--" if dashed else linestyle}
             places = [row[over] if over else n + offset for n, row in enumerate(line)]
-            series.append(Series(arch, number, arch + label, places, line, style))
+            numbers = [row["targets"][arch] for row in line]
+            series.append((list(zip(places, numbers, strict=True)), style | named))
     return series
 
 
-def _draw(
-    axes, series: list[Series], what: str, middle: str, bar_width: float | None = None
-) -> None:
-    """Draw one of the targets' numbers with its error bars, as points or as bars of a width.
+def _draw(axes, series: list[Series], what: str, middle: str, bar_width: float = 0) -> None:
+    """Draw the targets' success or difference with error bars, as points or as bars of a width.
 
-    Args:
-        what: the number's key among a target's.
-        middle: the key of its estimate.
+    The estimate of what is drawn has the key `middle`.
     """
-    for each in series:
-        found = [
-            (place, row["targets"][each.arch][what])
-            for place, row in zip(each.places, each.rows, strict=True)
-            if what in row["targets"][each.arch]
-        ]
-        places = [place for place, _ in found]
-        heights = [number[middle] for _, number in found]
+    for n, (points, style) in enumerate(series):
+        found = [(place, target[what]) for place, target in points if what in target]
+        places, heights = [place for place, _ in found], [number[middle] for _, number in found]
         errors = list(zip(*(_error(number, middle) for _, number in found), strict=True))
-        style = {"yerr": errors, "label": each.label, "color": each.color}
         if bar_width:
-            hatch = ("", "//")[each.number // len(COLORS) % 2]
-            axes.bar(places, heights, bar_width, hatch=hatch, capsize=2, **style)
+            style = {"label": style["label"], "color": style["color"], "capsize": 2}
+            hatch = ("", "//")[n // len(COLORS) % 2]
+            axes.bar(places, heights, bar_width, yerr=errors, hatch=hatch, **style)
         elif found:
-            marker = MARKERS[each.number % len(MARKERS)]
-            axes.errorbar(places, heights, marker=marker, linestyle=each.style, capsize=3, **style)
+            axes.errorbar(places, heights, yerr=errors, capsize=3, **style)
 
 
 def _error(number: dict, middle: str) -> tuple[float, float]:
@@ -157,12 +131,12 @@ def _error(number: dict, middle: str) -> tuple[float, float]:
 def _draw_published(axes, series: list[Series]) -> None:
     """Draw a star at each published number, in its target's colour."""
     label = "published"
-    for each in series:
-        for place, row in zip(each.places, each.rows, strict=True):
-            for found in row["targets"][each.arch].get("published", {}).values():
+    for points, style in series:
+        star = {"color": style["color"], "markeredgecolor": "black", "markersize": 10}
+        for place, target in points:
+            for found in target.get("published", {}).values():
                 if "mean" in found:
-                    style = {"color": each.color, "markeredgecolor": "black", "markersize": 10}
-                    axes.plot(place, found["mean"], "*", label=label, **style)
+                    axes.plot(place, found["mean"], "*", label=label, **star)
                     label = None  # once in the legend
 
 
@@ -178,12 +152,12 @@ def write_gallery(examples: list[dict], file: Path) -> None:
     Args:
         examples: for each image its `label`; `pixels`, natural and adversarial, uint8, 3 x H x W;
             and `answers`, by target, to the natural and to the adversarial image.
-        file: PNG or PDF to write.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.3 * len(examples)), layout="constrained")
-    axes = figure.subplots(len(examples), 3, squeeze=False)
+    ticks = {"xticks": [], "yticks": []}
+    axes = figure.subplots(len(examples), 3, squeeze=False, subplot_kw=ticks)
     for row, example in zip(axes, examples, strict=True):
         natural, adversarial = (p.permute(1, 2, 0).numpy() for p in example["pixels"])
         perturbation = adversarial.astype(int) - natural
@@ -196,8 +170,6 @@ def write_gallery(examples: list[dict], file: Path) -> None:
         for axis, (title, picture) in zip(row, pictures.items(), strict=True):
             axis.imshow(picture)
             axis.set_title(title, fontsize=9)
-            axis.set_xticks([])
-            axis.set_yticks([])
         for axis, n in ((row[0], 0), (row[2], 1)):
             lines = [f"{arch}: {texts[n]}" for arch, texts in example["answers"].items()]
             axis.set_xlabel("\n".join(lines), fontsize=8)

@@ -3,7 +3,7 @@
 import csv
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,24 +20,17 @@ RESOLVED = ("epsilon", "step_size", "num_steps", "hooks")
 
 
 class PublishedRate(NamedTuple):
-    """A published success rate.
+    """A published success rate."""
 
-    Attributes:
-        place: its file and line.
-        mean, std: over runs, in percent; `std` is None where none was published.
-        origin: the table, or the row of one, that it is from.
-        settings: which others a run must have, by the names of run.json's options.
-    """
-
-    place: str
-    source: str
+    place: str  # its file and line
+    source: Hashable  # the network, as `network_identity` tells it from others; so is the target
     attack: str
     gamma: str
-    target: str
-    mean: float
-    std: float | None
-    origin: str
-    settings: dict[str, str]
+    target: Hashable
+    mean: float  # over runs, in percent
+    std: float | None  # None where none was published
+    origin: str  # the table, or the row of one, that it is from
+    settings: dict[str, str]  # which others a run must have, by the names of run.json's options
 
 
 def read_published(files: Sequence[Path]) -> dict[str, list[PublishedRate]]:
@@ -58,29 +51,25 @@ def read_published(files: Sequence[Path]) -> dict[str, list[PublishedRate]]:
 def _read(file: Path) -> list[PublishedRate]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
+            reader = csv.DictReader(stream, restval="", strict=True)
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
             if missing:
                 raise ValueError(f"{file} has no column {' and '.join(missing)}")
             numbers = [_published_row(f"{file}, line {reader.line_num}", row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file} is not a CSV file in UTF-8 ({error})") from error
-    for number, other in itertools.combinations(numbers, 2):
-        both = number.settings.keys() & other.settings.keys()
-        if (
-            (number.attack, number.gamma) == (other.attack, other.gamma)
-            and all(number.settings[name] == other.settings[name] for name in both)
-            and _is_same_network(number.source, other.source)
-            and _is_same_network(number.target, other.target)
-        ):
-            raise ValueError(f"{number.place} and {other.place} are of the same run")
+    for one, other in itertools.combinations(numbers, 2):
+        both = one.settings.keys() & other.settings.keys()
+        same = all(one.settings[name] == other.settings[name] for name in both)
+        if same and one[1:5] == other[1:5]:  # source, attack, gamma and target
+            raise ValueError(f"{one.place} and {other.place} are of the same run")
     return numbers
 
 
 def _published_row(place: str, row: dict) -> PublishedRate:
     if None in row:
         raise ValueError(f"{place}: it has more cells than the header")
-    cells = {column: (cell or "").strip() for column, cell in row.items()}
+    cells = {column: cell.strip() for column, cell in row.items()}
     for column in COLUMNS:
         if not cells[column] and column != "std":
             raise ValueError(f"{place}: {column} is empty")
@@ -96,15 +85,14 @@ def _published_row(place: str, row: dict) -> PublishedRate:
 
     return PublishedRate(
         place,
-        cells["source"],
+        network_identity(cells["source"]),
         cells["attack"],
         _setting_text([between("gamma", each, 1) for each in cells["gamma"].split()]),
-        cells["target"],
+        network_identity(cells["target"]),
         between("mean", cells["mean"], 100),
         between("std", cells["std"], 100) if cells["std"] else None,
         cells["from"],
-        WITHOUT
-        | {name: _setting_text(v) for name, v in cells.items() if v and name not in COLUMNS},
+        WITHOUT | {n: _setting_text(v) for n, v in cells.items() if v and n not in COLUMNS},
     )
 
 
@@ -128,12 +116,11 @@ def compare_published(
 ) -> None:
     """Add to each target of the rows what was published of the same run, by file, as `published`.
 
-    Its `verdict` is "agrees", "differs" or "none published". With the first two come `mean`, `std`
-    and `from` of the number; `points`, how far our rate is above it; and `allowed`, how far it may
-    be. With the third comes the `reason`.
+    Its `verdict` is "agrees", "differs" or "none published". The first two come with the `mean`,
+    `std` and `from` of the number; with `points`, how far our rate is above it; and with `allowed`,
+    how far it may be. The third comes with a `reason`.
 
     Args:
-        rows: what `rates.merge_repeats` returns.
         made: run.json by folder, empty where there is none.
         numbers: what `read_published` returns.
         checkpoints: the user's files of weights, by target.
@@ -145,19 +132,18 @@ def compare_published(
             for file, listed in numbers.items():
                 number = _find(listed, run, arch, arch in checkpoints)
                 if isinstance(number, str):
-                    verdict = {"verdict": "none published", "reason": number}
-                else:
-                    points = target["success"]["rate"] - number.mean
-                    far = allowed(target["success"], row["images"], number.mean, number.std)
-                    verdict = {
-                        "verdict": "agrees" if abs(points) <= far else "differs",
-                        "mean": number.mean,
-                        "std": number.std,
-                        "points": points,
-                        "allowed": far,
-                        "from": number.origin,
-                    }
-                target["published"][file] = verdict
+                    target["published"][file] = {"verdict": "none published", "reason": number}
+                    continue
+                points = target["success"]["rate"] - number.mean
+                far = allowed(target["success"], row["images"], number.mean, number.std)
+                target["published"][file] = {
+                    "verdict": "agrees" if abs(points) <= far else "differs",
+                    "mean": number.mean,
+                    "std": number.std,
+                    "points": points,
+                    "allowed": far,
+                    "from": number.origin,
+                }
 
 
 def _find(
@@ -169,41 +155,37 @@ def _find(
     if own_weights:
         return f"{arch} has weights of --checkpoint"
     source, attack, gamma = run["source"], run.get("attack"), _setting_text(run.get("gamma"))
-    numbers = [number for number in numbers if _is_same_network(number.source, source)]
+    identity, other = network_identity(source), network_identity(arch)
+    numbers = [n for n in numbers if n.source == identity]
     if not numbers:
         return f"none on {source}"
     numbers = [n for n in numbers if (n.attack, n.gamma) == (attack, gamma)]
     if not numbers:
         return f"none of {attack} at gamma {gamma} on {source}"
-    numbers = [number for number in numbers if _is_same_network(number.target, arch)]
+    numbers = [n for n in numbers if n.target == other]
     if not numbers:
         return f"none on the target {arch}"
 
     settings = run_settings(run) | {name: run[name] for name in RESOLVED if name in run}
     ours = {name: _setting_text(value) for name, value in settings.items()}
-
-    def others(number: PublishedRate) -> dict[str, str]:
-        return {n: value for n, value in number.settings.items() if value != ours.get(n, "")}
-
-    nearest = min(numbers, key=lambda number: len(others(number)))
-    if not others(nearest):
+    differing = [
+        [name for name, value in number.settings.items() if value != ours.get(name, "")]
+        for number in numbers
+    ]
+    fewest, nearest = min(zip(differing, numbers, strict=True), key=lambda pair: len(pair[0]))
+    if not fewest:
         return nearest
-    return "published with " + ", ".join(
-        f"{name} {value or 'none'} instead of {ours.get(name) or 'none'}"
-        for name, value in others(nearest).items()
-    )
-
-
-def _is_same_network(name: str, other: str) -> bool:
-    return network_identity(name) == network_identity(other)
+    theirs = nearest.settings
+    texts = (f"{n} {theirs[n] or 'none'} instead of {ours.get(n) or 'none'}" for n in fewest)
+    return f"published with {', '.join(texts)}"
 
 
 def allowed(rate: dict, images: int, mean: float, std: float | None) -> float:
     """Return how far a rate may be from a published mean before they disagree, in points.
 
     As in Newcombe's hybrid interval of a difference (Statistics in Medicine 17, 1998, 873-890), it
-    is made of the halves of two intervals that face each other. Ours is Wilson's, which for several
-    runs is that of their mean on as many images as one run has; theirs is 1.96 standard deviations.
+    combines the halves of the two intervals that face each other. Ours is Wilson's; of several runs
+    it is that of their mean on the images of one run. Theirs is 1.96 standard deviations.
 
     Args:
         rate: as in the rows of `rates.merge_repeats`.

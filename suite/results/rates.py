@@ -17,40 +17,34 @@ SAME = ("source", "attack", "gamma", "epsilon", "num_steps", "images")
 def merge_repeats(results: list[dict]) -> list[dict]:
     """Return a row for each setting, with the rates of each target.
 
-    A rate is a dict: `rate`; `std`, the standard deviation over the runs, if there are several;
-    `low` and `high`, the 95 % Wilson interval, if there is one.
+    A rate is a dict that has the `rate` and, of several runs, their standard deviation `std`, of a
+    single one the ends `low` and `high` of the 95 % Wilson interval.
     """
     repeats = {}
     for result in results:
         repeats.setdefault(result["repeat"], []).append(result)
-    return [_row(runs) for runs in repeats.values()]
-
-
-def _row(runs: list[dict]) -> dict:
-    first = runs[0]
-    row = {"folders": [run["folder"] for run in runs]}
-    row |= {key: first[key] for key in SAME} | {"runs": len(runs)}
-    if "largest_perturbation" in first:
-        row["largest_perturbation"] = max(run["largest_perturbation"] for run in runs)
-    if "quality" in first:
-        measured = {what: [run["quality"][what] for run in runs] for what in first["quality"]}
-        row["quality"] = {
-            what: None if None in values else statistics.fmean(values)
-            for what, values in measured.items()
-        }
-    row["targets"] = {
-        arch: _rates([run["targets"][arch] | {"images": run["images"]} for run in runs])
-        for arch in first["targets"]
-    }
-    return row
-
-
-def _rates(counts: list[dict]) -> dict:
-    rates = {"success": _rate(counts, "succeeded", "images")}
-    if "correct" in counts[0]:
-        rates["success_on_correct"] = _rate(counts, "succeeded_on_correct", "correct")
-        rates["natural_accuracy"] = _rate(counts[:1], "correct", "images")
-    return rates
+    rows = []
+    for runs in repeats.values():
+        first = runs[0]
+        row = {"folders": [run["folder"] for run in runs]}
+        row |= {key: first[key] for key in SAME} | {"runs": len(runs)}
+        if "largest_perturbation" in first:
+            row["largest_perturbation"] = max(run["largest_perturbation"] for run in runs)
+        if "quality" in first:
+            row["quality"] = {}
+            for what in first["quality"]:
+                values = [run["quality"][what] for run in runs]
+                row["quality"][what] = None if None in values else statistics.fmean(values)
+        row["targets"] = {}
+        for arch in first["targets"]:
+            counts = [run["targets"][arch] | {"images": run["images"]} for run in runs]
+            rates = {"success": _rate(counts, "succeeded", "images")}
+            if "correct" in counts[0]:
+                rates["success_on_correct"] = _rate(counts, "succeeded_on_correct", "correct")
+                rates["natural_accuracy"] = _rate(counts[:1], "correct", "images")
+            row["targets"][arch] = rates
+        rows.append(row)
+    return rows
 
 
 def _rate(counts: list[dict], part: str, whole: str) -> dict:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,18 @@ from suite.results.visibility import TITLES
 
 SIGNIFICANT = 0.05  # a difference with a larger p may be chance
 
-Lines = list[dict[str, str]]  # the lines of a table: a cell for each column
+Lines = list[dict[str, str]]  # the lines of a table, each with a cell for every column
 
 
 def table_text(rows: list[dict]) -> str:
     """Return the rows as tables for a terminal: a line per setting, a column per target."""
-    return "\n\n".join(f"{title}\n{_aligned(lines)}" for title, lines in _tables(rows))
+    parts = []
+    for title, lines in _tables(rows):
+        cells = [lines[0].keys(), *(line.values() for line in lines)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        padded = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+        parts.append("\n".join([title, *padded]))
+    return "\n\n".join(parts)
 
 
 def table_markdown(rows: list[dict]) -> str:
@@ -31,10 +38,24 @@ def table_markdown(rows: list[dict]) -> str:
 
 def csv_text(rows: list[dict]) -> str:
     """Return the rows as CSV: a line per setting, with a column for each number of each target."""
-    lines = [_csv_line(row) for row in rows]
-    columns = dict.fromkeys(column for line in lines for column in line)
+    lines = []
+    for row in rows:
+        line = {"folder": " ".join(row["folders"])}
+        line |= {what: row[what] for what in row if what not in ("folders", "targets", "quality")}
+        line |= {"gamma": gamma_text(row["gamma"])} | row.get("quality", {})
+        for arch, target in row["targets"].items():
+            line[arch] = target["success"]["rate"]
+            for what in ("std", "low", "high"):
+                line[f"{arch} {what}"] = target["success"].get(what)
+            for what in ("success_on_correct", "natural_accuracy"):
+                if what in target:
+                    line[f"{arch} {what}"] = target[what]["rate"]
+            found = {"difference": target.get("difference", {})} | target.get("published", {})
+            for name, numbers in found.items():
+                line |= {f"{arch} {name} {what}": number for what, number in numbers.items()}
+        lines.append(line)
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer = csv.DictWriter(stream, dict.fromkeys(itertools.chain(*lines)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return stream.getvalue()
@@ -55,38 +76,25 @@ def write_table(rows: list[dict], file: Path) -> None:
 
 
 def _tables(rows: list[dict]) -> Iterator[tuple[str, Lines]]:
-    """Yield the titles and lines of the tables for a reader, whose cells are texts."""
-    first, archs = rows[0], list(rows[0]["targets"])
-
-    def rates(what: str) -> Lines:
-        return [
-            _setting_cells(row) | {arch: _rate_text(row["targets"][arch][what]) for arch in archs}
-            for row in rows
-        ]
-
-    yield (
-        "Success in %, with the 95 % interval or the standard deviation over runs",
-        rates("success"),
-    )
-    if "largest_perturbation" in first:
+    """Yield the title and the lines of each table."""
+    title = "Success in %, with the 95 % interval or the standard deviation over runs"
+    yield title, _rates_of(rows, "success")
+    if "largest_perturbation" in rows[0]:
         title = "Success in % among the images that the target classifies correctly when natural"
-        yield title, rates("success_on_correct")
-        accuracies = [
-            {"images": str(row["images"])}
-            | {arch: f"{row['targets'][arch]['natural_accuracy']['rate']:.1f}" for arch in archs}
-            for row in rows
-        ]
-        distinct = [line for n, line in enumerate(accuracies) if line not in accuracies[:n]]
-        yield "Accuracy on the natural images in %", distinct
-    if "quality" in first:
-        measures = [
-            {"folder": _folder_text(row)}
-            | {
-                TITLES[what]: "-" if mean is None else f"{mean:.4g}"
-                for what, mean in row["quality"].items()
-            }
-            for row in rows
-        ]
+        yield title, _rates_of(rows, "success_on_correct")
+        accuracies = []
+        for row in rows:
+            line = {"images": str(row["images"])}
+            for arch, target in row["targets"].items():
+                line[arch] = f"{target['natural_accuracy']['rate']:.1f}"
+            if line not in accuracies:
+                accuracies.append(line)
+        yield "Accuracy on the natural images in %", accuracies
+    if "quality" in rows[0]:
+        measures = [{"folder": _folder_text(row)} for row in rows]
+        for line, row in zip(measures, rows, strict=True):
+            for what, mean in row["quality"].items():
+                line[TITLES[what]] = "-" if mean is None else f"{mean:.4g}"
         yield "How visible: means over the images", measures
     if any("baseline" in row for row in rows):
         title = (
@@ -94,7 +102,7 @@ def _tables(rows: list[dict]) -> Iterator[tuple[str, Lines]]:
             "interval, images won and lost, and p"
         )
         yield title, _differences(rows)
-    if any("published" in target for target in first["targets"].values()):
+    if any("published" in target for target in rows[0]["targets"].values()):
         title = (
             "Beside published numbers: the difference in points, and how large a one our 95 % "
             "interval and their standard deviation allow"
@@ -102,8 +110,26 @@ def _tables(rows: list[dict]) -> Iterator[tuple[str, Lines]]:
         yield title, _published(rows)
 
 
+def _rates_of(rows: list[dict], what: str) -> Lines:
+    """Return a line for each row: its setting, and one of the rates of each target."""
+    lines = []
+    for row in rows:
+        line = {
+            "folder": _folder_text(row),
+            "source": row["source"] or "-",
+            "attack": row["attack"] or "-",
+            "gamma": gamma_text(row["gamma"]),
+            "images": str(row["images"]),
+        }
+        if "largest_perturbation" in row:
+            line["largest"] = f"{row['largest_perturbation']}/255"
+        rates = {arch: _rate_text(target[what]) for arch, target in row["targets"].items()}
+        lines.append(line | rates)
+    return lines
+
+
 def _differences(rows: list[dict]) -> Lines:
-    """Return a line for each row and target that is compared with a baseline."""
+    """Return a line for each row that has a baseline and each of its targets."""
     return [
         {
             "folder": _folder_text(row),
@@ -122,21 +148,22 @@ def _differences(rows: list[dict]) -> Lines:
 
 
 def _published(rows: list[dict]) -> Lines:
-    """Return a line for each row, file and target, or one for all targets without a number."""
+    """Return a line for each row, file and target; one where all targets lack a number alike."""
     lines = []
     for row in rows:
         targets = row["targets"]
         for file in next(iter(targets.values()))["published"]:
-            found = {arch: target["published"][file] for arch, target in targets.items()}
-            ours = {arch: f"{target['success']['rate']:.2f}" for arch, target in targets.items()}
-            reasons = {each.get("reason") for each in found.values()}
-            if len(targets) > 1 and len(reasons) == 1 and None not in reasons:
-                everyone = f"all {len(targets)} targets"
-                found, ours = {everyone: next(iter(found.values()))}, {everyone: ""}
+            shown = [
+                (arch, f"{target['success']['rate']:.2f}", target["published"][file])
+                for arch, target in targets.items()
+            ]
+            reasons = {found.get("reason") for _, _, found in shown}
+            if len(shown) > 1 and len(reasons) == 1 and None not in reasons:
+                shown = [(f"all {len(shown)} targets", "", shown[0][2])]
             lines += [
-                {"folder": _folder_text(row), "target": arch, "ours": ours[arch]}
-                | _published_cells(each, file)
-                for arch, each in found.items()
+                {"folder": _folder_text(row), "target": arch, "ours": ours}
+                | _published_cells(found, file)
+                for arch, ours, found in shown
             ]
     return lines
 
@@ -153,19 +180,6 @@ def _published_cells(found: dict, file: str) -> dict[str, str]:
         "": found["verdict"],
         "from": f"{file}: {found['from']}",
     }
-
-
-def _setting_cells(row: dict) -> dict[str, str]:
-    cells = {
-        "folder": _folder_text(row),
-        "source": row["source"] or "-",
-        "attack": row["attack"] or "-",
-        "gamma": gamma_text(row["gamma"]),
-        "images": str(row["images"]),
-    }
-    if "largest_perturbation" in row:
-        cells["largest"] = f"{row['largest_perturbation']}/255"
-    return cells
 
 
 def _folder_text(row: dict) -> str:
@@ -185,28 +199,3 @@ def _rate_text(rate: dict) -> str:
     if "std" in rate:
         return f"{rate['rate']:.1f} ± {rate['std']:.1f}"
     return f"{rate['rate']:.1f} [{rate['low']:.0f}, {rate['high']:.0f}]"
-
-
-def _aligned(lines: Lines) -> str:
-    cells = [list(lines[0]), *(list(line.values()) for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    padded = ("  ".join(map(str.ljust, line, widths)) for line in cells)
-    return "\n".join(line.rstrip() for line in padded)
-
-
-def _csv_line(row: dict) -> dict[str, object]:
-    nested = ("folders", "targets", "quality")
-    line = {"folder": " ".join(row["folders"])}
-    line |= {key: value for key, value in row.items() if key not in nested}
-    line |= {"gamma": gamma_text(row["gamma"])} | row.get("quality", {})
-    for arch, target in row["targets"].items():
-        success = target["success"]
-        line[arch] = success["rate"]
-        line |= {f"{arch} {number}": success.get(number) for number in ("std", "low", "high")}
-        for name in ("success_on_correct", "natural_accuracy"):
-            if name in target:
-                line[f"{arch} {name}"] = target[name]["rate"]
-        found = {"difference": target.get("difference", {})} | target.get("published", {})
-        for name, numbers in found.items():
-            line |= {f"{arch} {name} {what}": number for what, number in numbers.items()}
-    return line

@@ -1,5 +1,6 @@
 """Refusals and warnings where a comparison or a rate would mislead."""
 
+import itertools
 import json
 import logging
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ def repeat_of(folder: Path, run: dict, without: Sequence[str] = ()) -> str:
 
     Args:
         run: the folder's run.json; without one, a folder is no other's repeat.
-        without: other options in which the folders may differ as well.
+        without: options in which the folders may differ as well.
     """
     if not run:
         return str(folder.resolve())
@@ -35,31 +36,25 @@ def refuse_unlike_repeats(made: dict[Path, dict], folders: dict[Path, list[Label
 
     Args:
         made: run.json by folder, empty where there is none; a copy of a folder has the same.
-        folders: the images of each folder.
     """
-    repeats = {}
-    for folder, run in made.items():
-        earlier = repeats.setdefault(repeat_of(folder, run), [])
-        for other in earlier:
-            if run.get("seed") == made[other].get("seed"):
-                raise ValueError(f"{other} and {folder} are the same run: repeats need other seeds")
-            names, its_names = ({i.name for i in folders[f]} for f in (folder, other))
-            if names != its_names:
-                raise ValueError(
-                    f"{other} and {folder} are repeats, but of other images: only one of them has "
-                    f"{min(names ^ its_names)}"
-                )
-        earlier.append(folder)
+    settings = {folder: repeat_of(folder, run) for folder, run in made.items()}
+    for other, folder in itertools.combinations(made, 2):
+        if settings[other] != settings[folder]:
+            continue
+        if made[other].get("seed") == made[folder].get("seed"):
+            raise ValueError(f"{other} and {folder} are the same run: repeats need other seeds")
+        names, its_names = ({image.name for image in folders[f]} for f in (folder, other))
+        if names != its_names:
+            raise ValueError(
+                f"{other} and {folder} are repeats, but of other images: only one of them has "
+                f"{min(names ^ its_names)}"
+            )
 
 
 def refuse_incomparable(
     folder: Path, baseline: Path, folders: dict[Path, list[LabelledImage]]
 ) -> None:
-    """Raise a ValueError if a folder and its baseline do not seem to be of the same images.
-
-    Args:
-        folders: the images of each folder.
-    """
+    """Raise a ValueError if a folder and its baseline do not seem to have the same images."""
     labels, theirs = ({image.name: image.label for image in folders[f]} for f in (folder, baseline))
     common = sorted(labels.keys() & theirs.keys())
     if not common:
@@ -73,11 +68,7 @@ def refuse_incomparable(
 
 
 def check_perturbation(folder: Path, largest: int, epsilon: float | None) -> None:
-    """Warn if no image of an attack differs from the natural one, and refuse more than epsilon.
-
-    Raises:
-        ValueError: a pixel is further from the natural one than run.json's epsilon.
-    """
+    """Warn if all images equal the natural ones; raise a ValueError if one is beyond epsilon."""
     if largest == 0:
         logger.warning("%s: every image equals the natural one: nothing was attacked", folder)
     if epsilon is not None and largest > epsilon:
@@ -88,7 +79,7 @@ def check_perturbation(folder: Path, largest: int, epsilon: float | None) -> Non
 
 
 def warn_of_white_box(folder: Path, run: dict, networks: dict) -> None:
-    """Warn of targets, by name, on which a folder's images were crafted."""
+    """Warn of the networks, by name, on which a folder's images were crafted."""
     digests = set(run.get("weights", {}).values())
     # Sources may have defences in front, too, and names that mean nothing on this machine.
     sources = [f"+{source}" for source in run.get("options", {}).get("arch") or []]
@@ -104,7 +95,7 @@ def warn_of_white_box(folder: Path, run: dict, networks: dict) -> None:
 
 
 def note_abstentions(arch: str, folder: Path | None, answers: list[int], classes: int) -> None:
-    """Say on how many images of a folder, None being the natural ones, a network abstains."""
+    """Warn of a network that abstains on images of a folder; None stands for the natural ones."""
     abstentions = answers.count(classes)
     if abstentions:
         where = "natural images" if folder is None else f"images of {folder}"

@@ -1,4 +1,4 @@
-"""The target networks, which answer to the same images."""
+"""The target networks, and their answers to the same images."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,26 +24,20 @@ CHUNK = 64  # batches that wait in memory while networks take turns
 
 
 class Answer(NamedTuple):
-    """The class that a network predicts, and the probability that it gives to the image's label.
+    """A network's answer to an image."""
 
-    The probability is None where the image has no label.
-    """
-
-    index: int
-    probability: float | None
+    index: int  # of the class that it predicts
+    probability: float | None  # of the image's label; None without a label
 
 
 class Targets:
     """Networks on a device, where they take turns if its memory can't hold them together.
 
     Args:
-        archs: names of networks, see `load_defended`.
+        archs: names of networks, see `load_defended`; `networks` has each network by its name.
         checkpoints: files of weights by the names of networks without their defences.
         precision: see `Classifier.accelerate`.
         seed: random seed of the defences.
-
-    Attributes:
-        networks: by name.
     """
 
     def __init__(
@@ -72,57 +66,47 @@ class Targets:
             asked = chunk
             if self._together:  # one copy for all networks
                 asked = [(batch, devices.to_device(each, self._device)) for batch, each in chunk]
-            predicted = self.each(
-                lambda arch, model, asked=asked: [
-                    self._predicted(arch, model, *each) for each in asked
-                ]
-            )
-            for number, (batch, pixels) in enumerate(chunk):
+
+            def predicted(arch: str, model: Classifier, asked=asked) -> list[Tensor]:
+                return [self._predicted(arch, model, *each) for each in asked]
+
+            found = self.each(predicted)
+            for (batch, pixels), *numbers in zip(chunk, *found.values(), strict=True):
                 # One transfer for all networks, since each waits for the device.
-                numbers = torch.stack([each[number] for each in predicted.values()]).tolist()
-                answers = {
-                    arch: [
+                listed = torch.stack(numbers).tolist()
+                answers = {}
+                for arch, own in zip(found, listed, strict=True):
+                    answers[arch] = [
                         Answer(int(index), None if image.label is None else probability)
                         for image, index, probability in zip(batch, *own, strict=True)
                     ]
-                    for arch, own in zip(predicted, numbers, strict=True)
-                }
-                for arch, own in answers.items():
-                    refuse_no_answer(arch, [answer.index for answer in own])
+                    refuse_no_answer(arch, [answer.index for answer in answers[arch]])
                 yield batch, pixels, answers
 
     def each(self, function: Callable[[str, Classifier], PerTarget]) -> dict[str, PerTarget]:
-        """Call a function with the name of each network and the network on the device.
-
-        Returns:
-            what it returns, by name.
-        """
-        if self._together:
-            try:
-                return {
-                    arch: function(arch, model.to(self._device))
-                    for arch, model in self.networks.items()
-                }
-            except (RuntimeError, MemoryError) as error:
-                if len(self.networks) == 1 or not devices.out_of_memory(error):
-                    raise
-            logger.warning("the networks don't fit into memory together: they take turns")
-            self._together = False
-            self._parts = devices.Parts()
-            for model in self.networks.values():
-                model.to("cpu")
+        """Call a function with each name and network, on the device; return its values by name."""
         values = {}
-        for arch, model in self.networks.items():
-            values[arch] = function(arch, model.to(self._device))
+        try:
+            for arch, model in self.networks.items():
+                values[arch] = function(arch, model.to(self._device))
+                if not self._together:
+                    model.to("cpu")
+            return values
+        except (RuntimeError, MemoryError) as error:
+            if len(self.networks) == 1 or not (self._together and devices.out_of_memory(error)):
+                raise
+        logger.warning("the networks don't fit into memory together: they take turns")
+        self._together = False
+        self._parts = devices.Parts()
+        for model in self.networks.values():
             model.to("cpu")
-        return values
+        return self.each(function)
 
     def logits(self, model: nn.Module, names: Sequence[str], pixels: Tensor) -> Tensor:
-        """Return a network's logits, N x classes.
+        """Return a network's logits, N x classes, for pixels in [0, 1].
 
         Args:
-            names: the images' names, by which random defences draw.
-            pixels: floats in [0, 1].
+            names: the images' names, on which the draws of random defences depend.
         """
         generators = random_numbers.image_generators(self._seed, names)
         return predict_logits(for_batch(model, generators), pixels)

@@ -1,4 +1,4 @@
-"""What the targets answer to folders of adversarial images, and how often they are fooled."""
+"""The targets' answers to folders of adversarial images, and how often these fool the targets."""
 
 import itertools
 from collections.abc import Callable
@@ -15,10 +15,8 @@ from suite.results.result_checks import note_abstentions
 from suite.results.targets import Answer, Targets
 from suite.running import cli, ranks
 
-# By folder, target and image name; answers to the natural images have the folder None.
+# By folder (None for the natural images), target and image name.
 Answers = dict[Path | None, dict[str, dict[str, Answer]]]
-# How far images are from the natural ones: by folder, image name and measure.
-Changes = dict[Path, dict[str, dict[str, float]]]
 
 
 def classify(
@@ -28,24 +26,22 @@ def classify(
     batch_size: int,
     workers: int,
     visibility: Callable[[Tensor, Tensor], list[dict[str, float]]] | None = None,
-) -> tuple[Answers, Changes]:
+) -> tuple[Answers, dict[Path, dict[str, dict[str, float]]]]:
     """Return the targets' answers, and how far images are from the natural ones.
 
-    Each image is read once, after the natural image of its name.
+    The distances are by folder, image name and measure. Each image is read once, after the natural
+    image of its name.
 
     Args:
-        folders: the adversarial images.
-        naturals: by name; if there are none, there are no changes.
-        workers: threads that decode images.
-        visibility: measures more of a change than `linf`, its largest, in 1/255.
+        naturals: by name; without any, there are no distances.
+        visibility: measures more than `linf`, the largest change of a pixel, in 1/255.
 
     Raises:
         ValueError: an image does not have the size of its natural image.
     """
     shelves = {None: naturals}
-    for folder, listed in folders.items():
-        shelves[folder] = {image.name: image for image in listed}
-    names = sorted({image.name for listed in folders.values() for image in listed})
+    shelves |= {f: {image.name: image for image in listed} for f, listed in folders.items()}
+    names = sorted({name for folder in folders for name in shelves[folder]})
     batches = [
         (folder, batch)
         for part in ranks.share(in_batches(names, batch_size))
@@ -57,29 +53,29 @@ def classify(
 
     found, natural = [], {}
     for (folder, _), (batch, pixels, said) in zip(batches, targets.answers(read), strict=True):
-        measured = []
+        listed, measured = [image.name for image in batch], {}
         if folder is None:
-            natural = dict(zip((image.name for image in batch), pixels, strict=True))
+            natural = dict(zip(listed, pixels, strict=True))
         elif natural:
-            theirs = torch.stack([natural[image.name] for image in batch])
+            theirs = torch.stack([natural[name] for name in listed])
             if pixels.shape != theirs.shape:
                 paths = batch[0].path, naturals[batch[0].name].path
                 sizes = ((each.shape[3], each.shape[2]) for each in (pixels, theirs))
                 raise ValueError(size_error(*zip(paths, sizes, strict=True)))
             largest = (pixels.short() - theirs.short()).abs().amax((1, 2, 3))
-            measured = [{"linf": linf} for linf in largest.tolist()]
+            linf = zip(listed, largest.tolist(), strict=True)
+            measured = {name: {"linf": change} for name, change in linf}
             if visibility:
-                more = visibility(pixels, theirs)
-                measured = [m | others for m, others in zip(measured, more, strict=True)]
-        found.append((folder, [image.name for image in batch], said, measured))
+                for change, more in zip(measured.values(), visibility(pixels, theirs), strict=True):
+                    change |= more
+        found.append((folder, listed, said, measured))
 
     answers = {folder: {arch: {} for arch in targets.networks} for folder in shelves}
-    changes = {folder: {} for folder in folders}
+    changes = {folder: {} for folder in shelves}
     for folder, listed, said, measured in itertools.chain(*ranks.gather(found)):
         for arch, own in said.items():
             answers[folder][arch] |= zip(listed, own, strict=True)
-        if measured:
-            changes[folder] |= zip(listed, measured, strict=True)
+        changes[folder] |= measured
     for folder, by_arch in answers.items():
         for arch, by_name in by_arch.items():
             classes = [answer.index for answer in by_name.values()]
@@ -90,7 +86,7 @@ def classify(
 def successes(
     listed: list[LabelledImage], answers: dict[str, Answer], targeted: bool
 ) -> dict[str, bool]:
-    """Return by name whether a folder's images fool the target whose answers these are.
+    """Return by name whether images fool the target that gave the answers.
 
     Args:
         targeted: success is the image's target class, not just any class but its label.
@@ -106,7 +102,6 @@ def count_successes(
     """Count a folder's successes on one target, for `rates.merge_repeats`.
 
     Args:
-        fooled: what `successes` returns.
         natural: the target's answers to the natural images; may be empty.
     """
     counts = {"succeeded": sum(fooled.values())}
@@ -118,10 +113,7 @@ def count_successes(
 
 
 def gallery_examples(
-    listed: list[LabelledImage],
-    naturals: dict[str, LabelledImage],
-    targets: Targets,
-    device: str,
+    listed: list[LabelledImage], naturals: dict[str, LabelledImage], targets: Targets, device: str
 ) -> list[dict]:
     """Return what `plots.write_gallery` shows of a few images."""
     examples = []

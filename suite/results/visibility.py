@@ -1,4 +1,4 @@
-"""How visible perturbations are."""
+"""How visible perturbations are, by L2, PSNR, SSIM and LPIPS."""
 
 import logging
 import math
@@ -19,11 +19,11 @@ TITLES = {
     "ssim": "SSIM",
     "lpips": "LPIPS",
 }
-LPIPS_BACKBONE = "alexnet@IMAGENET1K_V1"
+BACKBONE = "alexnet@IMAGENET1K_V1"
 
 
 class Visibility:
-    """Measures how far images are from their natural ones.
+    """Measures how far adversarial images are from the natural ones.
 
     Called with both as uint8, N x 3 x H x W, on any device, it returns for each image: `l2`, the
     norm of the perturbation of pixels in [0, 1]; `psnr` in dB, infinite for equal images; `ssim`
@@ -36,7 +36,18 @@ class Visibility:
     """
 
     def __init__(self):
-        self._lpips = _load_lpips()
+        self._lpips: nn.Module | None = None
+        file = libraries.torchvision_network(BACKBONE).file
+        if not file.is_file():
+            logger.info("no LPIPS: the weights of torchvision/%s are not here (%s)", BACKBONE, file)
+            return
+
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        with weights.usable_file(file):
+            self._lpips = LearnedPerceptualImagePatchSimilarity(
+                "alex", reduction="none", normalize=True
+            )
 
     @torch.no_grad()
     def __call__(self, adversarial: Tensor, natural: Tensor) -> list[dict[str, float]]:
@@ -56,27 +67,10 @@ class Visibility:
         return [dict(zip(measured, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _load_lpips() -> nn.Module | None:
-    """Return LPIPS, or None without AlexNet's weights."""
-    file = libraries.torchvision_network(LPIPS_BACKBONE).file
-    if not file.is_file():
-        logger.info(
-            "no LPIPS: the weights of torchvision/%s are not here (%s)", LPIPS_BACKBONE, file
-        )
-        return None
-
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    with weights.usable_file(file):
-        return LearnedPerceptualImagePatchSimilarity("alex", reduction="none", normalize=True)
-
-
 def mean_visibility(changes: dict[str, dict[str, float]]) -> dict[str, float | None]:
     """Return the means of a folder's measures over its images; of PSNR over those that changed."""
-    rows = list(changes.values())
-    finite = {
-        what: [row[what] for row in rows if math.isfinite(row[what])]
-        for what in TITLES
-        if what in rows[0]
-    }
-    return {what: statistics.fmean(v) if v else None for what, v in finite.items()}
+    rows, means = list(changes.values()), {}
+    for what in (each for each in TITLES if each in rows[0]):
+        finite = [row[what] for row in rows if math.isfinite(row[what])]
+        means[what] = statistics.fmean(finite) if finite else None
+    return means

@@ -90,19 +90,16 @@ def test_only_images_of_both_count():
 
 
 def made(**gammas):
-    """Return a run.json by folder; of a pair, the second is the seed."""
-    pairs = {name: g if isinstance(g, tuple) else (g, 0) for name, g in gammas.items()}
-    return {
-        Path(name): {
-            "gamma": gamma,
-            "options": {"gamma": [gamma], "seed": seed, "momentum": float(name.startswith("mi"))},
-        }
-        for name, (gamma, seed) in pairs.items()
-    }
+    """Return a run.json by folder, whose seed is the last letter of its name."""
+    runs = {}
+    for name, gamma in gammas.items():
+        options = {"gamma": [gamma], "seed": name[-1], "momentum": name[:2] == "mi"}
+        runs[Path(name)] = {"gamma": gamma, "options": options}
+    return runs
 
 
 def test_auto_finds_the_folder_of_gamma_1_that_differs_in_gamma_alone():
-    folders = made(pgd1=1.0, pgd5=0.5, pgd5b=(0.5, 1), mi2=0.2, mi1=1.0, mi1b=(1.0, 1))
+    folders = made(pgd1=1.0, pgd5=0.5, pgd5b=0.5, mi2=0.2, mi1=1.0, mi1b=1.0)
     found = paired.find_baselines("auto", folders)
     expected = {"pgd5": "pgd1", "pgd5b": "pgd1", "mi2": "mi1"}
     assert found == {Path(name): Path(other) for name, other in expected.items()}
@@ -115,7 +112,7 @@ def test_hooks_of_the_plain_attack_do_not_matter():
 
 
 def test_named_baseline_is_compared_with_all_but_its_repeats():
-    folders = made(a=0.5, b=(0.5, 1), c=1.0)
+    folders = made(a=0.5, b=0.5, c=1.0)
     assert paired.find_baselines("a", folders) == {Path("c"): Path("a")}
 
 

@@ -43,12 +43,8 @@ def test_plot_is_over_what_the_rows_differ_in(tmp_path, drawn, over):
     plots.write_plot(rows_of(settings), tmp_path / "p.png")
     lines = {"vgg19": [(0.5, 5), (1, 0)]}
     if over != "gamma":
-        lines = {
-            f"vgg19, γ {gamma:g}": [
-                (s[over], 5 * n) for n, s in enumerate(settings) if s["gamma"] == gamma
-            ]
-            for gamma in (1, 0.5)
-        }
+        points = [(s["gamma"], (s[over], 5 * n)) for n, s in enumerate(settings)]
+        lines = {f"vgg19, γ {g:g}": [at for gamma, at in points if gamma == g] for g in (1, 0.5)}
     found = {label: list(zip(x, y, strict=True)) for label, x, y, _ in drawn["errorbar"]}
     assert found == lines
     assert not drawn["bar"]

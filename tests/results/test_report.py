@@ -39,10 +39,8 @@ def test_single_run_gets_a_wilson_interval():
 def test_repeats_become_mean_and_standard_deviation():
     rows = rates.merge_repeats([result("a", 10, "x"), result("b", 12, "x"), result("c", 20)])
     assert [row["folders"] for row in rows] == [["a", "b"], ["c"]]
-    assert rows[0]["targets"]["vgg19"]["success"] == {
-        "rate": 55,
-        "std": pytest.approx(math.sqrt(50)),
-    }
+    success = {"rate": 55, "std": pytest.approx(math.sqrt(50))}
+    assert rows[0]["targets"]["vgg19"]["success"] == success
     assert "55.0 ± 7.1" in report.table_text(rows)
 
 
@@ -52,15 +50,13 @@ def plain():
 
 def compared():
     """Return rows of three attacks, two of which were compared with the first one."""
-    rows = rates.merge_repeats(
-        [result("a", 10), result("b", 12, gamma=0.5), result("c", 18, gamma=0.2)]
-    )
-    for row, difference in (
-        (rows[1], {"points": 10, "low": -21, "high": 40, "won": 6, "lost": 4, "p": 0.75}),
-        (rows[2], {"points": 40, "low": 12, "high": 63, "won": 9, "lost": 1, "p": 0.021}),
-    ):
+    results = [result("a", 10), result("b", 12, gamma=0.5), result("c", 18, gamma=0.2)]
+    rows = rates.merge_repeats(results)
+    columns = ("points", "low", "high", "won", "lost", "p", "images")
+    numbers = (10, -21, 40, 6, 4, 0.75, 20), (40, 12, 63, 9, 1, 0.021, 20)
+    for row, each in zip(rows[1:], numbers, strict=True):
         row["baseline"] = "a"
-        row["targets"]["vgg19"]["difference"] = difference | {"images": 20}
+        row["targets"]["vgg19"]["difference"] = dict(zip(columns, each, strict=True))
     return rows
 
 
@@ -68,16 +64,13 @@ def beside_published():
     """Return rows with published numbers that agree, disagree and are missing."""
     rows = rates.merge_repeats([result("a", 10), result("b", 12, gamma=0.5), result("c", 18)])
     number = {"mean": 45.5, "std": 1.25, "points": 4.5, "allowed": 20.25, "from": "Table 3"}
-    for row, found in zip(
-        rows,
-        (
-            {"verdict": "agrees"} | number,
-            {"verdict": "differs"} | number | {"std": None, "points": -34.5},
-            {"verdict": "none published", "reason": "none on resnet50"},
-        ),
-        strict=True,
-    ):
-        row["targets"]["vgg19"]["published"] = {"paper": found}
+    found = [
+        {"verdict": "agrees"} | number,
+        {"verdict": "differs"} | number | {"std": None, "points": -34.5},
+        {"verdict": "none published", "reason": "none on resnet50"},
+    ]
+    for row, each in zip(rows, found, strict=True):
+        row["targets"]["vgg19"]["published"] = {"paper": each}
     return rows
 
 
@@ -85,20 +78,13 @@ def beside_published():
     ("rows", "suffix", "expected"),
     [
         (plain(), ".txt", ["50.0 [30, 70]", "60.0 [39, 78]", "0.5 0.2", "16/255"]),
-        (
-            plain(),
-            ".md",
-            ["| a | resnet50 | PGD | 1 | 20 | 16/255 | 50.0 [30, 70] |", "| --- |"],
-        ),
+        (plain(), ".md", ["| a | resnet50 | PGD | 1 | 20 | 16/255 | 50.0 [30, 70] |", "| --- |"]),
         (plain(), ".csv", ["b,resnet50,PGD,0.5 0.2,16,10,20,1,16,60.0,,38.65", "vgg19 low"]),
         (plain(), ".json", ['"rate": 60.0']),
         (
             compared(),
             ".txt",
-            [
-                "b       a         vgg19   +10.0 [-21.0, +40.0]  20      6    4     0.75",
-                " 0.021",
-            ],
+            ["b       a         vgg19   +10.0 [-21.0, +40.0]  20      6    4     0.75", " 0.021"],
         ),
         (compared(), ".md", ["| c | a | vgg19 | +40.0 [+12.0, +63.0] | 20 | 9 | 1 | 0.021 |  |"]),
         (
@@ -162,8 +148,7 @@ def test_table_says_where_nothing_can_be_told_apart():
 
 
 def test_target_that_classifies_nothing_correctly_has_no_rate():
-    nothing = result("a", 20)
-    nothing["targets"]["vgg19"] |= {"correct": 0, "succeeded_on_correct": 0}
-    rows = rates.merge_repeats([nothing])
+    counts = {"succeeded": 20, "correct": 0, "succeeded_on_correct": 0}
+    rows = rates.merge_repeats([result("a", 20, targets={"vgg19": counts})])
     assert rows[0]["targets"]["vgg19"]["success_on_correct"] == {"rate": None}
     assert "16/255   -" in report.table_text(rows)

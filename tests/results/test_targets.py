@@ -1,7 +1,5 @@
 """Several networks that answer to the same images."""
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -78,11 +76,8 @@ def test_answer_is_the_class_and_the_probability_of_the_label(batches, archs):
             assert answer.probability == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_image_without_a_label_has_no_probability(batches, archs):
-    unlabelled = [
-        ([dataclasses.replace(image, label=None) for image in batch], pixels)
-        for batch, pixels in batches
-    ]
-    asked = Targets(archs[:1], {}, "cpu")
-    answered = [a for _, _, each in asked.answers(unlabelled) for a in each[archs[0]]]
-    assert {answer.probability for answer in answered} == {None}
+def test_image_without_a_label_has_no_probability(folder, archs):
+    (folder / "nat" / "labels.csv").unlink()
+    asked = Targets(archs[:1], {}, "cpu").answers(read_batches([list_images(folder / "nat")]))
+    ((_, _, answers),) = asked
+    assert [answer.probability for answer in answers[archs[0]]] == [None] * 6

@@ -9,17 +9,18 @@ import torchvision
 from suite.results.visibility import Visibility, mean_visibility
 
 
-def uniform(level, size=64):
-    return torch.full((1, 3, size, size), level, dtype=torch.uint8)
+def uniform(level):
+    return torch.full((1, 3, 64, 64), level, dtype=torch.uint8)
+
+
+def noise(images=1):
+    return torch.randint(0, 256, (images, 3, 64, 64), dtype=torch.uint8)
 
 
 def test_l2_and_psnr_are_their_formulas():
-    natural = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    adversarial = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    for measured, ours, theirs in zip(
-        Visibility()(adversarial, natural), adversarial.double(), natural.double(), strict=True
-    ):
-        squares = ((ours - theirs) / 255) ** 2
+    pair = noise(3), noise(3)
+    squares_of = ((pair[0].double() - pair[1]) / 255) ** 2
+    for measured, squares in zip(Visibility()(*pair), squares_of, strict=True):
         assert measured["l2"] == pytest.approx(squares.sum().sqrt().item(), rel=1e-5)
         assert measured["psnr"] == pytest.approx(-10 * math.log10(squares.mean()), rel=1e-5)
 
@@ -46,17 +47,14 @@ def test_mean_of_psnr_is_over_the_images_that_changed():
     assert mean_visibility(changes)["psnr"] is None
 
 
-def test_lpips_is_measured_where_its_weights_are(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+def test_lpips_is_measured_where_its_weights_are(checkpoints, caplog):
     caplog.set_level("INFO")
     (without,) = Visibility()(uniform(1), uniform(2))
     assert "lpips" not in without
     assert "alexnet-owt-7be5be79.pth" in caplog.text
 
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    file = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
-    torch.save(torchvision.models.alexnet().state_dict(), file)
-    noise = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    measure = Visibility()
-    (equal,), (other,) = measure(noise, noise), measure(noise, uniform(128))
+    state = torchvision.models.alexnet().state_dict()
+    torch.save(state, checkpoints / "alexnet-owt-7be5be79.pth")
+    measure, image = Visibility(), noise()
+    (equal,), (other,) = measure(image, image), measure(image, uniform(128))
     assert equal["lpips"] == 0 < other["lpips"]
