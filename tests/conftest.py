@@ -2,12 +2,14 @@ import csv
 import importlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import PIL.Image
@@ -38,11 +40,7 @@ def seeded():
 def checkpoints(tmp_path, monkeypatch):
     """The folder where torch keeps weights, empty; downloads fail."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-
-    def refuse(*args, **kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(urllib.request, "urlopen", Mock(side_effect=OSError("no network")))
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     return folder
@@ -91,10 +89,9 @@ def folder(tmp_path):
 def natural(tmp_path_factory):
     """A folder of embedded images that all three embedded networks classify correctly."""
     folder = tmp_path_factory.mktemp("natural")
-    archs = [f"efficientnet_lite{n}" for n in range(3)]
-    options = ["--data", "embedded", "--output-dir", str(folder), "--num-images", "6"]
-    options += ["--batch-size", "4"]
-    select_images.main(select_images.get_parser().parse_args([*options, "--arch", *archs]))
+    archs = "efficientnet_lite0 efficientnet_lite1 efficientnet_lite2"
+    options = f"--data embedded --num-images 6 --batch-size 4 --output-dir {folder} --arch {archs}"
+    select_images.main(select_images.get_parser().parse_args(shlex.split(options)))
     return folder
 
 
@@ -105,6 +102,13 @@ def shell(command, cwd, **environment):
     return subprocess.run(
         words, cwd=cwd, env=os.environ | environment, capture_output=True, text=True
     )
+
+
+def example(page, text):
+    """Return the Python example of a page in which a text stands."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    (code,) = [block for block in blocks if text in block]
+    return code
 
 
 def calibrated(model: nn.Module, size: int = 64) -> nn.Module:

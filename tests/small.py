@@ -3,7 +3,10 @@
 import numpy as np
 import PIL.Image
 
+from suite.images.folders import list_images
 from suite.images.labels import write_labels
+from suite.images.pictures import read_batches, to_float
+from suite.networks.classifier import load_model
 
 NETWORKS = """
 import torch
@@ -74,6 +77,12 @@ def filled(root, size=32):
 def label(folder, labels, target=None):
     rows = [{"filename": f"{n}.png", "label": each} for n, each in enumerate(labels)]
     write_labels(folder, [r | ({"target": target} if target else {}) for r in rows])
+
+
+def answers_of(root, network):
+    """Return what a network of nets.py answers to the images in nat."""
+    ((_, pixels),) = read_batches([list_images(root / "nat")])
+    return load_model(f"{root}/nets.py:{network}")(to_float(pixels)).argmax(1).tolist()
 
 
 ATTACK = "attack_iter --input-dir {x}/nat --output-dir {x}/adv --num-steps 2 --arch {x}/nets.py:"

@@ -32,22 +32,23 @@ EVERYTHING = BASES | {
     "all, targeted": replace(ALL, targeted=True, loss="logit"),
     "all, margin, from a random start": replace(ALL, loss="margin", rand_init=True),
     "NI, targeted": replace(MI, nesterov=True, targeted=True),
+    "PGD+DI from a random start": replace(MI, momentum=0, di_prob=0.5, rand_init=True),
 }
 
 
 class Small(nn.Module):
     """A residual network whose gradient changes as its input moves; notes its largest batch."""
 
-    input_size = SIZE
+    input_size, passes, largest = SIZE, 0, 0
 
     def __init__(self, seed=0, gamma=1):
         super().__init__()
         torch.manual_seed(seed)
         self.stem, self.head = nn.Linear(3 * SIZE**2, 16), nn.Linear(16, CLASSES)
         self.branch = nn.Linear(16, 16)
-        self.passes, self.largest = 0, 0
         self.double().eval().requires_grad_(False)
         register_sgm(self, "", gamma, input_size=(3, SIZE, SIZE))
+        self.passes = 0  # one is watched where gamma is below 1
 
     def forward(self, x):
         self.passes, self.largest = self.passes + 1, max(self.largest, len(x))
@@ -68,6 +69,10 @@ def pool():
 
 def generators(names="abc", seed=0):
     return image_generators(seed, names)
+
+
+def attack_of(name, *networks):
+    return GradientAttack(EVERYTHING[name], networks or [Small()], pool())
 
 
 def perturbed(networks, natural, labels, drawn=None, **settings):

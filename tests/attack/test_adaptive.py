@@ -41,16 +41,14 @@ def test_eot_steps_by_the_average_gradient_of_the_draws():
     natural, labels = images()
     attack = Attack(24, 24, num_steps=1, momentum=1, eot=5)
     ours = GradientAttack(attack, [behind("smooth:0.3")]).perturb(natural, labels)
-    total = torch.zeros_like(natural)
-    drawn = generators("012")
+    total, drawn = torch.zeros_like(natural), generators("012")
     for _ in range(5):
         noise = [torch.randn(natural.shape[1:], dtype=torch.double, generator=g) for g in drawn]
         total += input_gradient(Small(), natural + 0.3 * torch.stack(noise), labels)
     assert attack.evaluations == 5
     assert attack.name.endswith("+EOT")
-    same = (ours - natural).sign() == total.sign()
     inside = (natural > 0) & (natural < 1)
-    assert same[inside].float().mean() > 0.999
+    assert ((ours - natural).sign() == total.sign())[inside].float().mean() > 0.999
 
 
 @pytest.mark.parametrize("attack", [PGD, replace(PGD, eot=3, di_prob=0.5)])

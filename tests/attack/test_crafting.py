@@ -3,15 +3,11 @@
 import json
 
 import pytest
-import torch
 from bases import generators
-from small import ATTACK, label
+from small import ATTACK, answers_of, label
 
 from suite.attack import crafting
 from suite.attack.loop import GradientAttack
-from suite.images.folders import list_images
-from suite.images.pictures import read_batches, to_float
-from suite.networks.classifier import load_model
 
 
 @pytest.mark.parametrize(
@@ -19,9 +15,7 @@ from suite.networks.classifier import load_model
     ["--num-steps 1 --step-size 16 --di-prob 1 --di-resize 8", "--rand-init --epsilon 200"],
 )
 def test_labels_are_held_against_the_answers_to_the_natural_images(run, folder, options):
-    ((_, pixels),) = read_batches([list_images(folder / "nat")])
-    model = load_model(f"{folder}/nets.py:ten")
-    label(folder / "nat", model(to_float(pixels)).argmax(1).tolist())
+    label(folder / "nat", answers_of(folder, "ten"))
     status, _, err = run(f"{ATTACK}ten {options}", x=folder)
     assert (status, "natural images" in err) == (0, False)
 
@@ -54,10 +48,3 @@ def test_run_out_of_memory_goes_on_with_smaller_batches(run, folder, monkeypatch
 def test_random_targets_are_never_the_label_and_reach_every_class():
     targets = crafting.random_targets([7] * 9000, generators(map(str, range(9000))))
     assert set(targets) == set(range(1000)) - {7}
-
-
-def test_pixels_that_are_not_finite_are_refused():
-    pixels = torch.ones(2, 3, 4, 4)
-    pixels[1, 0, 2, 2] = torch.nan
-    with pytest.raises(ValueError, match="the gradient is not finite at 1 images: b.png"):
-        crafting.refuse_not_finite(pixels, ["a.png", "b.png"])

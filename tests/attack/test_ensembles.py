@@ -36,8 +36,7 @@ def test_gradient_ensemble_adds_gradients_of_norm_1():
     directions = [network.direction(pixels) for network in networks]
     expected = sum(d / d.abs().sum((1, 2, 3), keepdim=True) for d in directions)
     torch.testing.assert_close(leaf.grad, expected)
-    one_step = {"ensemble": "gradients", "num_steps": 1}
-    result = perturbed(networks, pixels, labels, **one_step)
+    result = perturbed(networks, pixels, labels, ensemble="gradients", num_steps=1)
     assert torch.equal((result - pixels).sign()[expected != 0], expected.sign()[expected != 0])
 
 

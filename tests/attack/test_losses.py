@@ -9,14 +9,16 @@ LOGITS = torch.tensor([[1.0, 4.0, 2.0], [3.0, 0.0, -1.0]])
 LABELS = torch.tensor([1, 2])
 
 
-@pytest.mark.parametrize(("kind", "value"), [("logit", -4 - -1), ("margin", (2 - 4) + (3 - -1))])
-def test_losses_by_hand(kind, value):
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("logit", -4 - -1),
+        ("margin", (2 - 4) + (3 - -1)),
+        ("cross-entropy", cross_entropy(LOGITS, LABELS, reduction="sum")),
+    ],
+)
+def test_losses_are_those_by_hand_and_torch_s(kind, value):
     assert LOSS_FUNCTIONS[kind](LOGITS, LABELS) == value
-
-
-def test_cross_entropy_is_torch_s():
-    expected = cross_entropy(LOGITS, LABELS, reduction="sum")
-    assert LOSS_FUNCTIONS["cross-entropy"](LOGITS, LABELS) == expected
 
 
 def test_losses_have_their_names_in_the_settings_and_others_are_refused():

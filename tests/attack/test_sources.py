@@ -36,9 +36,7 @@ from suite.networks.classifier import load_model
 def test_script_saves_what_the_attack_on_tensors_returns(run, folder, options, attack):
     assert run(f"{ATTACK}ten --gamma 0.5 {options}", x=folder)[0] == 0
     listed = list_images(folder / "nat")
-    ((_, pixels),) = read_batches([listed])
-    ((_, saved),) = read_batches([list_images(folder / "adv")])
-
+    (_, pixels), (_, saved) = read_batches([listed, list_images(folder / "adv")])
     source = Source(load_model(f"{folder}/nets.py:ten").accelerate(), 0.5)
     source.register_sgm()
     labels = torch.tensor([image.label for image in listed])
@@ -77,9 +75,12 @@ def test_network_in_training_mode_is_refused():
 
 def test_ensembles_are_named_by_their_members():
     both = [Source(Small(), name="a"), Source(Small(), name="b")]
-    assert Sources(both).name == "a + b"
-    assert Sources(both, "gradients").name == "a + b (gradients)"
-    assert Sources(both[:1], "gradients").name == "a"
+    names = [
+        Sources(both).name,
+        Sources(both, "gradients").name,
+        Sources(both[:1], "gradients").name,
+    ]
+    assert names == ["a + b", "a + b (gradients)", "a"]
 
 
 def test_attack_says_how_many_gradients_make_a_step(caplog):
@@ -101,9 +102,8 @@ def test_attack_says_how_many_gradients_make_a_step(caplog):
 def test_passes_that_are_averaged_have_hooks_that_rescale_none_of_them(tmp_path, options, hooks):
     file = tmp_path / "resnet18.pth"
     torch.save(torchvision.models.resnet18().state_dict(), file)
-    source = f"--arch torchvision/resnet18 --checkpoint {file}"
-    command = f"--input-dir nat --output-dir adv {source} {options}"
-    args = attack_iter.get_parser().parse_args(shlex.split(command))
+    command = f"--input-dir nat --output-dir adv --arch torchvision/resnet18 --checkpoint {file}"
+    args = attack_iter.get_parser().parse_args(shlex.split(f"{command} {options}"))
     (source,) = attack_iter.load_sources(args, settings.attack_of(args), [0.5], "cpu")
     assert source.hooks == hooks
 

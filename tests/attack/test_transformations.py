@@ -28,15 +28,12 @@ def test_ti_smooths_the_gradient_as_scipy_does(size, sigma):
     torch.testing.assert_close(smoothed(gradient, gaussian_kernel(size, sigma)), expected)
 
 
-def test_di_with_probability_0_is_the_identity():
-    pixels = torch.rand(3, 3, 9, 9)
-    assert torch.equal(input_diversity(pixels, 0, 1.1, generators()), pixels)
-
-
-def test_di_transforms_as_often_as_its_probability_says():
+@pytest.mark.parametrize(("probability", "within"), [(0, 0), (0.3, 0.07)])
+def test_di_transforms_as_often_as_its_probability_says(probability, within):
     pixels = torch.rand(600, 3, 9, 9)
-    diverse = input_diversity(pixels, 0.3, 330 / 299, generators(MANY))
-    assert (diverse == pixels).flatten(1).all(1).float().mean() == pytest.approx(0.7, abs=0.07)
+    diverse = input_diversity(pixels, probability, 330 / 299, generators(MANY))
+    same = (diverse == pixels).flatten(1).all(1).float().mean()
+    assert same == pytest.approx(1 - probability, abs=within)
 
 
 def test_di_shrinks_images_by_a_uniform_factor_on_average():
@@ -57,8 +54,19 @@ def test_di_places_images_everywhere():
     assert average[0, 0] < average[20, 20]
 
 
+def pool_of(labels):
+    """A pool whose images tell their number."""
+    pixels = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
+    return Pool(pixels, torch.tensor(list(labels)))
+
+
 @pytest.mark.parametrize(
-    "transform", [lambda *each: input_diversity(each[0], 1, 330 / 299, each[1]), shuffle_blocks]
+    "transform",
+    [
+        lambda pixels, drawn: input_diversity(pixels, 1, 330 / 299, drawn),
+        lambda pixels, drawn: admixed(pool_of(range(200)), torch.ones(len(pixels)), 0.2, drawn),
+        shuffle_blocks,
+    ],
 )
 def test_transformation_is_of_the_image_alone_and_drawn_anew_in_each_pass(transform):
     pixels, drawn = torch.rand(1, 3, 60, 60).expand(3, 3, 60, 60), generators()
@@ -114,12 +122,6 @@ def test_gathering_is_sampling_with_one_gradient_on_a_gpu():
     torch.testing.assert_close(*gradients)
 
 
-def pool_of(labels):
-    """A pool whose images tell their number."""
-    pixels = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
-    return Pool(pixels, torch.tensor(list(labels)))
-
-
 def test_admix_draws_every_image_of_another_class_as_often():
     labels, classes = [5, 7, 5, 9, 7, 5], torch.tensor([5, 7, 1] * 1000)
     drawn_from = generators(map(str, range(3000)))
@@ -132,10 +134,3 @@ def test_admix_draws_every_image_of_another_class_as_often():
         assert [n for n, count in enumerate(counts) if count] == others
         share = 1000 / len(others)
         assert all(abs(counts[n] - share) < 5 * math.sqrt(share) for n in others)
-
-
-def test_admix_draws_for_an_image_alone_and_anew():
-    pool, classes, drawn = pool_of(range(200)), torch.tensor([1, 2, 3]), generators()
-    first, second = (admixed(pool, classes, 0.2, drawn) for _ in range(2))
-    assert not torch.equal(first, second)
-    assert torch.equal(admixed(pool, classes[1:2], 0.2, generators("b")), first[1:2])

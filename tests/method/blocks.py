@@ -3,6 +3,7 @@
 import torch
 from conftest import input_gradient
 from torch import nn
+from torchvision.ops import SqueezeExcitation
 
 from utils_sgm import register_hook_for_branches
 
@@ -19,49 +20,31 @@ def add_in_place(skip, branch):
 
 
 JOINS = {
-    "+": (lambda z, f: z + f, lambda z, f: z + scaled(f)),
-    "reversed": (lambda z, f: f + z, lambda z, f: scaled(f) + z),
-    "+=": (add_in_place, lambda z, f: z + scaled(f)),
-    "add": (lambda z, f: z.add(f), lambda z, f: z + scaled(f)),
-    "add_": (lambda z, f: f.add_(z), lambda z, f: z + scaled(f)),
-    "torch.add": (
-        lambda z, f: torch.add(z, other=f, alpha=0.7),
-        lambda z, f: z + 0.7 * scaled(f),
-    ),
-    "scalar": (lambda z, f: z + f * 0.5, lambda z, f: z + scaled(f) * 0.5),
+    "+": lambda z, f: z + f,
+    "reversed": lambda z, f: f + z,
+    "+=": add_in_place,
+    "add": lambda z, f: z.add(f),
+    "add_": lambda z, f: f.add_(z),
+    "torch.add": lambda z, f: torch.add(z, other=f, alpha=0.7),
+    "scalar": lambda z, f: z + f * 0.5,
 }
+PLUS = JOINS["+"]
 
 
 def conv(channels=4, kernel=3):
     return nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
 
 
-class Gate(nn.Module):
-    """Squeeze and excitation."""
-
-    def __init__(self):
-        super().__init__()
-        self.squeeze = conv(kernel=1)
-
-    def forward(self, z):
-        return z * torch.sigmoid(self.squeeze(z.mean((2, 3), keepdim=True)))
-
-
 class Net(nn.Module):
-    """A network whose forward is a function of itself, an input, and what scales a branch.
-
-    The last is a function of a skip connection and a branch, or of a branch alone.
-    """
+    """A network whose forward is a function of itself, an input, and how a branch is taken."""
 
     def __init__(self, function, how=None):
         super().__init__()
         self.function, self.how = function, how
         self.f, self.g, self.relu = conv(), conv(), nn.ReLU(inplace=True)
         self.layers = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(inplace=True), conv())
-        if function is nested:
-            self.layers = nn.Sequential(conv(), Net(additive, how), conv())
         self.of_two, self.of_other_two, self.of_tokens = conv(2), conv(2), nn.Linear(36, 1)
-        self.gate, self.drop_path = Gate(), nn.Identity()
+        self.gate, self.drop_path = SqueezeExcitation(4, 2), nn.Identity()
         self.gamma = nn.Parameter(torch.rand(4, 1, 1))
         self.weights = nn.Parameter(torch.randn(2, 4, 4, 3, 3) / 6)
         self.positions, self.norm = nn.Parameter(torch.randn(1, 36, 4)), nn.LayerNorm(4)
@@ -86,10 +69,6 @@ def transformer(net, z, join):
     return tokens.transpose(1, 2).reshape(z.shape)
 
 
-def nested(net, z, join):
-    return join(z, net.layers(z))
-
-
 def recurrent(net, z, join):
     """One module, several times: each call is a branch's output."""
     for _ in range(3):
@@ -112,11 +91,6 @@ def control_flow(net, z, join):
     return z
 
 
-def two_terms(net, z, join):
-    """x + f(x) + g(x): both f and g are residual modules of the one skip connection."""
-    return join(join(z, net.f(z)), net.g(z))
-
-
 # With the number of their residual modules.
 NETWORKS = {
     "additive": (additive, 1),
@@ -124,13 +98,14 @@ NETWORKS = {
     "squeeze and excitation": (lambda net, z, join: join(z, net.gate(net.f(z))), 1),
     "transformer": (transformer, 2),
     "layer scale": (lambda net, z, join: join(z, net.gamma * net.layers(z)), 1),
-    "nested": (nested, 2),
+    "nested": (lambda net, z, join: join(z, net.g(additive(net, net.f(z), join))), 2),
     "recurrent": (recurrent, 1),
     "shared drop path": (shared_drop_path, 1),
     "control flow": (control_flow, 1),
     # The branch is a view, which an addition in place then changes.
     "returns view": (lambda net, z, join: join(z, net.view(z)), 1),
-    "two terms": (two_terms, 2),
+    # x + f(x) + g(x): both f and g are residual modules of the one skip connection.
+    "two terms": (lambda net, z, join: join(join(z, net.f(z)), net.g(z)), 2),
     # x + (f(x) + g(x)): the branch is a sum, which no module returns.
     "sum of two": (lambda net, z, join: join(z, net.f(z) + net.g(z)), 2),
 }
@@ -142,8 +117,14 @@ def classifier(block: nn.Module) -> nn.Sequential:
     return nn.Sequential(stem, block, nn.Flatten(), head).double().eval()
 
 
-def assert_scaled_as_by_autograd(plain: nn.Module, oracle: nn.Module, modules: int) -> None:
-    """Compare our hooks on a network with its twin, whose branches autograd itself scales."""
+def assert_scaled_as_by_autograd(build, modules: int, join=None) -> None:
+    """Compare our hooks on a network with its twin, whose branches autograd itself scales.
+
+    `build` makes both from a function of a branch or, where a `join` is given, from a function of a
+    skip connection and a branch.
+    """
+    how = (join, lambda z, f: join(z, scaled(f))) if join else (lambda f: f, scaled)
+    plain, oracle = (classifier(build(each)) for each in how)
     oracle.load_state_dict(plain.state_dict())
     pixels = torch.rand(2, 3, 6, 6, dtype=torch.double)
     expected = input_gradient(oracle, pixels)

@@ -1,8 +1,10 @@
-"""SGM in other people's code: each row of docs/elsewhere.md has its test here."""
+"""SGM in other people's code: tests of docs/elsewhere.md, some of them in test_utils_sgm.py."""
 
 import copy
 import pickle
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -18,57 +20,39 @@ from utils_sgm import register_sgm
 PIXELS = torch.rand(2, 4, 6, 6, dtype=torch.double, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(2)  # as those of input_gradient
 
-
-def same(z):
-    return z
+eager = partial(torch.compile, backend="eager")
 
 
 class Block(nn.Module):
-    """A residual block as torchvision's, and where autograd itself scales gradients in a twin."""
+    """A residual block as torchvision's."""
 
-    def __init__(self, after_branch, after_relu):
+    def __init__(self):
         super().__init__()
         self.conv1, self.conv2, self.relu = conv(), conv(), nn.ReLU(inplace=True)
-        self.after_branch, self.after = after_branch, after_relu
 
     def forward(self, z):
-        out = self.after_branch(self.conv2(self.after(self.relu(self.conv1(z)))))
-        out = out + z
-        return self.after(self.relu(out))
-
-
-class Small(nn.Module):
-    """A network with the names of torchvision's ResNets; of its blocks, layer1.0 is left out."""
-
-    def __init__(self, after_branch=same, after_relu=same):
-        super().__init__()
-        self.conv, self.relu, self.after = conv(), nn.ReLU(), after_relu
-        blocks = Block(after_branch, same), Block(after_branch, after_relu)
-        self.layer1, self.fc = nn.Sequential(*blocks), nn.Linear(144, 5)
-        self.reentrant = None
-
-    def forward(self, pixels):
-        z = self.after(self.relu(self.conv(pixels)))
-        if self.reentrant is None:
-            z = self.layer1(z)
-        else:
-            z = checkpoint(self.layer1, z, use_reentrant=self.reentrant)
-        return self.fc(z.flatten(1))
+        return self.relu(self.conv2(self.relu(self.conv1(z))) + z)
 
 
 def small() -> nn.Module:
+    """A network with the names of torchvision's ResNets; of its blocks, layer1.0 is left out."""
     torch.manual_seed(0)
-    return Small().double().eval()
+    modules = {"conv": conv(), "relu": nn.ReLU(), "layer1": nn.Sequential(Block(), Block())}
+    modules |= {"flatten": nn.Flatten(), "fc": nn.Linear(144, 5)}
+    return nn.Sequential(OrderedDict(modules)).double().eval()
 
 
 def twin(kind: str) -> nn.Module:
-    torch.manual_seed(0)
-    where = {"branch": {"after_branch": scaled}, "relu": {"after_relu": scaled}}[kind]
-    return Small(**where).double().eval()
+    """The same network, in which autograd itself scales gradients."""
+    network = small()
+    names = {"branch": ("layer1.0.conv2", "layer1.1.conv2"), "relu": ("relu", "layer1.1.relu")}
+    for name in names[kind]:
+        network.get_submodule(name).register_forward_hook(lambda _, __, output: scaled(output))
+    return network
 
 
-def register(network: nn.Module, kind: str) -> list:
-    return register_sgm(network, "resnet18", GAMMA, kind, (4, 6, 6))
+def register(network: nn.Module, kind: str, gamma: float = GAMMA) -> list:
+    return register_sgm(network, "resnet18", gamma, kind, (4, 6, 6))
 
 
 def loss(network, pixels, labels=LABELS):
@@ -77,6 +61,10 @@ def loss(network, pixels, labels=LABELS):
 
 def image_loss(network):
     return lambda pixels, label: loss(network, pixels[None], label[None])
+
+
+def sum_of_image_losses(network):
+    return lambda pixels: func.vmap(image_loss(network))(pixels, LABELS).sum()
 
 
 def by_autograd(function, pixels=PIXELS):
@@ -109,7 +97,8 @@ def network(kind):
 
 
 def checkpointed(network, reentrant):
-    network.reentrant = reentrant
+    forward = network.layer1.forward
+    network.layer1.forward = partial(checkpoint, forward, use_reentrant=reentrant)
     return input_gradient(network, PIXELS)
 
 
@@ -132,10 +121,8 @@ def in_replicas(network):
     def replica():
         copies = {module: module._replicate_for_data_parallel() for module in network.modules()}
         for module, other in copies.items():
-            for name, child in module._modules.items():
-                other._modules[name] = copies[child]
-            for name, parameter in module._parameters.items():
-                other._parameters[name] = parameter.clone()
+            other._modules |= {name: copies[child] for name, child in module._modules.items()}
+            other._parameters |= {name: p.clone() for name, p in module._parameters.items()}
         return copies[network]
 
     def part(k):
@@ -154,16 +141,10 @@ WAYS = {
     "func.jacrev": lambda net: func.jacrev(lambda x: loss(net, x))(PIXELS),
     "functional_call": through_parameters,
     "vmap(grad)": lambda net: func.vmap(func.grad(image_loss(net)))(PIXELS, LABELS),
-    "grad(vmap)": lambda net: func.grad(lambda x: func.vmap(image_loss(net))(x, LABELS).sum())(
-        PIXELS
-    ),
-    "autograd of vmap": lambda net: by_autograd(
-        lambda x: func.vmap(image_loss(net))(x, LABELS).sum()
-    ),
+    "grad(vmap)": lambda net: func.grad(sum_of_image_losses(net))(PIXELS),
+    "autograd of vmap": lambda net: by_autograd(sum_of_image_losses(net)),
     "compile": lambda net: gradient(torch.compile(net, backend="aot_eager", fullgraph=True)),
-    "compile(grad)": lambda net: torch.compile(func.grad(lambda x: loss(net, x)), backend="eager")(
-        PIXELS
-    ),
+    "compile(grad)": lambda net: eager(func.grad(lambda x: loss(net, x)))(PIXELS),
     "compiled in parts": compiled_in_parts,
     "checkpoint": lambda net: checkpointed(net, False),
     "re-entrant checkpoint": lambda net: checkpointed(net, True),
@@ -185,11 +166,11 @@ def test_gradient_is_scaled_whoever_takes_it(kind, way):
 
 def test_code_that_was_compiled_notices_hooks_that_come_change_and_go(kind):
     network, plain = small(), gradient(small())
-    function = torch.compile(lambda pixels: loss(network, pixels), backend="eager")
+    function = eager(lambda pixels: loss(network, pixels))
     with torch._dynamo.config.patch(skip_nnmodule_hook_guards=True):  # as it is by default
         assert torch.equal(by_autograd(function), plain)
         for gamma in (0.9, GAMMA):
-            with hooked(register_sgm(network, "resnet18", gamma, kind, (4, 6, 6))):
+            with hooked(register(network, kind, gamma)):
                 ours = by_autograd(function)
                 assert_same(kind, ours, gradient(network))
         assert_same(kind, ours, gradient(twin(kind)))
@@ -263,9 +244,7 @@ REFUSED = {
     "func.jacfwd": (lambda net: func.jacfwd(net)(PIXELS), NotImplementedError, "forward"),
     "dual numbers": (dual, NotImplementedError, "forward mode"),
     "compile(vmap)": (
-        lambda net: torch.compile(func.vmap(func.grad(image_loss(net))), backend="eager")(
-            PIXELS, LABELS
-        ),
+        lambda net: eager(func.vmap(func.grad(image_loss(net))))(PIXELS, LABELS),
         Exception,
         "vmap",
     ),
@@ -280,17 +259,6 @@ def test_what_does_not_work_is_an_error(network, way):
         function(network)
 
 
-def test_compiled_part_is_refused(kind):
-    network = small()
-    network.layer1[0] = torch.compile(network.layer1[0], backend="eager")
-    with pytest.raises(ValueError, match="compile parts by .compile"):
-        register(network, kind)
-
-
-def test_weights_of_a_hooked_network_are_saved_as_before(network):
-    assert list(network.state_dict()) == list(small().state_dict())
-
-
 def test_copy_keeps_its_hooks_when_those_of_the_network_come_off(kind):
     network = small()
     with hooked(register(network, kind)):
@@ -298,12 +266,10 @@ def test_copy_keeps_its_hooks_when_those_of_the_network_come_off(kind):
     assert_same(kind, gradient(other), gradient(twin(kind)))
 
 
-def test_network_is_left_as_it_was(kind):
-    network = small()
-    before = {name: sorted(vars(module)) for name, module in network.named_modules()}
+def test_state_dict_is_as_before_and_nothing_stays_when_hooks_come_off(kind):
+    network, untouched = small(), small()
     with hooked(register(network, kind)):
-        pass
-    after = {name: sorted(vars(module)) for name, module in network.named_modules()}
-    assert after == before
-    assert not any(m._forward_hooks or m._backward_hooks for m in network.modules())
-    assert torch.equal(gradient(network), gradient(small()))
+        assert list(network.state_dict()) == list(untouched.state_dict())
+    for module, other in zip(network.modules(), untouched.modules(), strict=True):
+        assert vars(module).keys() == vars(other).keys()
+        assert not {**module._forward_hooks, **module._backward_hooks}

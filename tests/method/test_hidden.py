@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from blocks import GAMMA, JOINS, Net, additive, classifier
+from blocks import GAMMA, PLUS, Net, additive, classifier
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from branches import residual_branches
 from utils_sgm import register_sgm
-
-PLUS = JOINS["+"][0]
 
 
 class Checkpointed(nn.Module):

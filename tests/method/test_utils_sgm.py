@@ -1,11 +1,10 @@
-import shutil
-import subprocess
+import runpy
 import sys
 
 import pytest
 import torch
 import torchvision
-from conftest import ROOT, calibrated, input_gradient
+from conftest import ROOT, calibrated, hooked, input_gradient
 from torch import nn
 
 from utils_sgm import (
@@ -49,28 +48,17 @@ def closed_form(network: nn.Sequential, pixels: torch.Tensor, gamma: float) -> t
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 5])
-@pytest.mark.parametrize("gamma", [0.1, 0.5, 1])
-def test_gradient_is_the_papers_product(blocks, gamma):
-    network = residual_network(blocks)
-    pixels = torch.rand(1, 3, 2, 2, dtype=torch.double)
-    register_hook_for_branches(network, gamma, (3, 2, 2))
-    torch.testing.assert_close(
-        input_gradient(network, pixels), closed_form(network, pixels[0], gamma)[None]
-    )
-
-
-def test_gamma_0_with_named_branches_leaves_their_skip_connections_alone():
-    network, pixels = residual_network(3), torch.rand(1, 3, 2, 2, dtype=torch.double)
-    assert len(register_sgm(network, "", 0, "branch", (3, 2, 2), r"[123]\.f")) == 3
-    expected = closed_form(network, pixels[0], 0)[None]
+@pytest.mark.parametrize(
+    ("gamma", "branches"), [(0.1, None), (0.5, None), (1, None), (0, r"[1-5]\.f")]
+)
+def test_gradient_is_the_papers_product_and_logits_are_untouched(blocks, gamma, branches):
+    network, pixels = residual_network(blocks), torch.rand(1, 3, 2, 2, dtype=torch.double)
+    logits = network(pixels)
+    handles = register_sgm(network, "", gamma, "branch", (3, 2, 2), branches)
+    assert len(handles) == (0 if gamma == 1 else blocks)
+    assert torch.equal(network(pixels), logits)
+    expected = closed_form(network, pixels, gamma)
     torch.testing.assert_close(input_gradient(network, pixels), expected)
-
-
-def test_forward_pass_is_untouched():
-    network, pixels = residual_network(3), torch.rand(2, 3, 2, 2, dtype=torch.double)
-    before = network(pixels)
-    register_hook_for_branches(network, 0.3, (3, 2, 2))
-    assert torch.equal(network(pixels), before)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "densenet121", "mobilenet_v2"])
@@ -80,10 +68,8 @@ def test_gamma_1_and_handles_taken_off_leave_the_plain_gradient_bit_for_bit(arch
     plain = input_gradient(model, pixels)
     assert register_sgm(model, arch, 1) == []
     assert torch.equal(input_gradient(model, pixels), plain)
-    handles = register_sgm(model, arch, 0.5)
-    assert not torch.equal(input_gradient(model, pixels), plain)
-    for handle in handles:
-        handle.remove()
+    with hooked(register_sgm(model, arch, 0.5)):
+        assert not torch.equal(input_gradient(model, pixels), plain)
     assert torch.equal(input_gradient(model, pixels), plain)
 
 
@@ -105,11 +91,9 @@ def register_legacy_hooks(model: nn.Module, arch: str, gamma: float) -> None:
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet101", "densenet121"])
 def test_released_hooks_equal_torchs_legacy_hooks(arch):
     model = calibrated(torchvision.models.get_model(arch))
-    pixels = torch.rand(2, 3, 64, 64)
-    handles = register_sgm(model, arch, 0.3, "relu")
-    ours = input_gradient(model, pixels)
-    for handle in handles:
-        handle.remove()
+    pixels = torch.rand(2, 3, 32, 32)
+    with hooked(register_sgm(model, arch, 0.3, "relu")):
+        ours = input_gradient(model, pixels)
     register_legacy_hooks(model, arch, 0.3)
     legacy = input_gradient(model, pixels)
     assert legacy.sign().equal(ours.sign())
@@ -138,14 +122,9 @@ def test_gamma_out_of_range_is_refused(register, gamma):
         register(gamma)
 
 
-def test_network_without_branches_is_refused():
-    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
-    plain(torch.rand(1, 3, 8, 8))
+def test_network_without_branches_or_released_hooks_is_refused():
     with pytest.raises(ValueError, match="gamma would do nothing"):
-        register_hook_for_branches(plain, 0.5, (3, 8, 8))
-
-
-def test_network_without_relus_has_no_released_hooks():
+        register_hook_for_branches(residual_network(0), 0.5, (3, 2, 2))
     with pytest.raises(ValueError, match="no ReLU"):
         register_hook_for_densenet(residual_network(1), "densenet121", 0.5)
     with pytest.raises(ValueError, match="no released hooks for vgg16"):
@@ -166,19 +145,22 @@ def test_auto_takes_released_hooks_where_the_authors_have_them(arch, kind):
     assert choose_hooks(arch) == kind
 
 
-def test_compiled_network_is_refused_and_what_it_compiled_is_not():
+@pytest.mark.parametrize("hooks", ["relu", "branch"])
+def test_compiled_network_or_part_is_refused_and_what_it_compiled_is_not(hooks):
     network = torchvision.models.resnet18().eval()
     compiled = torch.compile(network, backend="eager")
     with pytest.raises(ValueError, match=r"register SGM on the network itself \(model._orig_mod\)"):
-        register_sgm(compiled, "resnet18", 0.5)
-    assert register_sgm(compiled._orig_mod, "resnet18", 0.5)
+        register_sgm(compiled, "resnet18", 0.5, hooks)
+    assert register_sgm(compiled._orig_mod, "resnet18", 0.5, hooks)
+    network.layer1[0] = torch.compile(network.layer1[0], backend="eager")
+    with pytest.raises(ValueError, match="compile parts by .compile"):
+        register_sgm(network, "resnet18", 0.5, hooks)
 
 
-def test_file_alone_is_enough_for_the_released_hooks(tmp_path):
-    shutil.copy(ROOT / "utils_sgm.py", tmp_path)
-    code = "import torchvision, utils_sgm as s; net = torchvision.models.resnet18(); "
-    code += "print(len(s.register_sgm(net, 'resnet18', 0.5)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (0, "13\n"), done.stderr
+def test_file_alone_is_enough_for_the_released_hooks(monkeypatch):
+    for name in ("branches", "watching"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if there were no such file
+    alone = runpy.run_path(str(ROOT / "utils_sgm.py"))
+    assert len(alone["register_sgm"](torchvision.models.resnet18(), "resnet18", 0.5)) == 13
+    with pytest.raises(ModuleNotFoundError):
+        alone["register_sgm"](residual_network(1))

@@ -2,7 +2,7 @@
 
 import PIL.Image
 import pytest
-from conftest import bytes_of
+from conftest import bytes_of, run_json
 from small import ATTACK, label
 
 from suite.attack import pool
@@ -17,24 +17,19 @@ ALL = (
 
 
 @pytest.mark.parametrize("options", [f"{ALL} --targeted --loss logit", f"{ALL} --loss margin"])
-def test_resumed_run_gives_the_bytes_of_an_undisturbed_one(succeed, folder, options):
-    command = f"{ATTACK}ten {options} --batch-size 2"
-    succeed(command, x=folder)
+def test_resumed_run_in_other_batches_gives_the_bytes_of_an_undisturbed_one(
+    succeed, folder, options
+):
+    command = f"{ATTACK}ten {options} --batch-size"
+    succeed(f"{command} 1", x=folder)
     whole = bytes_of(folder / "adv")
-    for name in ("0.png", "5.png"):
-        (folder / "adv" / name).unlink()
-    out, err = succeed(command, x=folder)
+    for n in (0, 1, 2, 3, 5):
+        (folder / "adv" / f"{n}.png").unlink()
+    out, err = succeed(f"{command} 4", x=folder)
+    assert run_json(folder / "adv")["batch_size"] == 4
     assert bytes_of(folder / "adv") == whole
     assert "24 gradient evaluations a step, of which PGD takes 1" in err
     assert "VNI-FGSM+SI+Admix+BSR+DI+TI" in out
-
-
-def test_images_do_not_depend_on_their_batches(succeed, folder):
-    made = []
-    for size in (1, 4):
-        succeed(f"{ATTACK}ten {ALL} --batch-size {size} --overwrite", x=folder)
-        made.append(bytes_of(folder / "adv"))
-    assert made[0] == made[1]
 
 
 def test_attack_s_name_is_in_the_table_and_repeats_are_recognised(succeed, folder):
@@ -87,12 +82,15 @@ def test_pool_is_part_of_a_large_folder_that_the_seed_chooses(folder, monkeypatc
     assert read(0).labels.equal(read(0).labels)
 
 
+ONE, FROM_BEFORE = "--num-steps 1", "takes something from the step before"
+
+
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
         ("--nesterov", 2, "it needs a --momentum above 0"),
-        ("--nesterov --momentum 1 --num-steps 1", 2, "--num-steps 1 has none"),
-        ("--variance 20 --num-steps 1", 2, "--num-steps 1 has none"),
+        (f"--nesterov --momentum 1 {ONE}", 2, f"--nesterov {FROM_BEFORE}: {ONE} has none"),
+        (f"--variance 20 {ONE}", 2, f"--variance {FROM_BEFORE}: {ONE} has none"),
         ("--admix 3 --admix-ratio 1", 2, "1 is not above 0 and below 1"),
         ("--admix 3 --admix-ratio 0", 2, "0 is not above 0 and below 1"),
         ("--scales 0", 2, "0 is not a whole number above 0"),

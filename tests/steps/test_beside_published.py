@@ -12,41 +12,35 @@ COMMAND = EVALUATE.replace("nat", "adv")
 
 
 @pytest.fixture
-def attacked(run, folder):
-    """Adversarial images of gamma 0.3 of images of noise, in adv; 2 steps."""
-    assert run(f"{ATTACK}ten --gamma 0.3", x=folder)[0] == 0
-    return folder
+def evaluate(succeed, folder):
+    """Evaluate adversarial images of gamma 0.3, of 2 steps, on two networks; return the output."""
+    succeed(f"{ATTACK}ten --gamma 0.3", x=folder)
+    return lambda options: succeed(f"{COMMAND}ten {{x}}/nets.py:thousand {options}", x=folder)[0]
 
 
-def evaluate(run, root, options):
-    status, out, err = run(f"{COMMAND}ten {{x}}/nets.py:thousand {options}", x=root)
-    assert status == 0, err
-    return out
-
-
-def test_rates_have_what_was_published_of_the_same_run(run, attacked):
-    net = f"{attacked}/nets.py:ten"
-    (row,) = json.loads(evaluate(run, attacked, "--json"))
+def test_rates_have_what_was_published_of_the_same_run(evaluate, folder):
+    net = f"{folder}/nets.py:ten"
+    (row,) = json.loads(evaluate("--json"))
     ours = row["targets"][net]["success"]["rate"]
     far = 0 if ours >= 50 else 100
     for name, mean, std in (("near", ours, ""), ("far", far, 0.1), ("wide", far, 60)):
         line = f"{net},PGD,0.3,{net},{mean},{std},Table 3,2\n"
-        (attacked / f"{name}.csv").write_text(HEADER + line)
+        (folder / f"{name}.csv").write_text(HEADER + line)
     files = "--published {x}/near.csv {x}/far.csv {x}/wide.csv"
-    (row,) = json.loads(evaluate(run, attacked, f"--json {files}"))
+    (row,) = json.loads(evaluate(f"--json {files}"))
     found = row["targets"][net]["published"]
     verdicts = {name: found[name]["verdict"] for name in found}
     assert verdicts == {"near": "agrees", "far": "differs", "wide": "agrees"}
     assert found["far"]["points"] == pytest.approx(ours - far)
-    other = row["targets"][f"{attacked}/nets.py:thousand"]["published"]["near"]
+    other = row["targets"][f"{folder}/nets.py:thousand"]["published"]["near"]
     assert other["verdict"] == "none published"
 
 
-def test_numbers_of_this_repository_have_a_name(run, attacked):
-    out = evaluate(run, attacked, "--published paper transferattack")
+def test_numbers_of_this_repository_have_a_name(evaluate, folder):
+    out = evaluate("--published paper transferattack")
     assert out.count("none published") == 2
     for name in ("paper", "transferattack"):
-        assert f"{name}: none on {attacked}/nets.py:ten\n" in out
+        assert f"{name}: none on {folder}/nets.py:ten\n" in out
 
 
 def test_unknown_name_lists_those_there_are(run, folder):

@@ -1,13 +1,12 @@
 """Defended networks as targets and as sources, from the command line."""
 
-import csv
 import json
 import shutil
 
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import pixels_of
+from conftest import pixels_of, rows_of, run_json
 from small import ATTACK, EVALUATE, SELECT
 
 from suite.defences.randomised import RandomPadding
@@ -21,21 +20,19 @@ def little_padding(monkeypatch):
 
 
 @pytest.fixture
-def answers(run, folder):
+def answers(succeed, folder):
     """Evaluate the network behind defences, and return its answers by image name."""
 
     def answers(stack, images="nat", options=""):
         command = f"evaluate --input-dir {{x}}/{images} --answers {{x}}/a.csv {options} --arch "
-        assert run(command + stack + "{x}/nets.py:ten", x=folder)[0] == 0
+        succeed(command + stack + "{x}/nets.py:ten", x=folder)
         return answers_in(folder / "a.csv")
 
     return answers
 
 
 def answers_in(file):
-    with file.open(newline="") as stream:
-        rows = list(csv.reader(stream))
-    return {row[1]: row[4:] for row in rows[1:]}
+    return {row["filename"]: [*row.values()][4:] for row in rows_of(file)}
 
 
 def test_column_of_a_defence_is_that_of_images_it_has_changed(answers, folder):
@@ -70,10 +67,9 @@ def test_random_defence_depends_on_seed_and_names_alone(answers, folder, stack):
     assert fewer == {name: first[name] for name in ("2.png", "4.png")}
 
 
-def test_abstention_is_a_success_but_no_target_class_and_is_told(run, folder):
+def test_abstention_is_a_success_but_no_target_class_and_is_told(succeed, folder):
     command = EVALUATE.replace("{x}/nets.py:", "smooth:9:11+{x}/nets.py:ten")
-    status, out, log = run(command + " --answers {x}/a.csv --json", x=folder)
-    assert status == 0
+    out, log = succeed(command + " --answers {x}/a.csv --json", x=folder)
     none = [row for row in answers_in(folder / "a.csv").values() if row[0] == "10"]
     assert none
     assert max(float(probability) for _, probability in none) < 1e-9
@@ -100,18 +96,17 @@ def test_wrong_defence_is_refused_before_anything_is_written(run, folder, comman
     assert not any((folder / made).exists() for made in ("adv", "kept"))
 
 
-def test_attack_through_a_defence_is_made_resumed_and_labelled(run, folder):
+def test_attack_through_a_defence_is_made_resumed_and_labelled(succeed, folder):
     command = ATTACK.replace("{x}/nets.py:", "rp+{x}/nets.py:ten --eot 2")
-    assert run(command + " --gamma 0.5 --batch-size 4", x=folder)[0] == 0
-    made, before = json.loads((folder / "adv" / "run.json").read_text()), pixels_of(folder / "adv")
+    succeed(command + " --gamma 0.5 --batch-size 4", x=folder)
+    made, before = run_json(folder / "adv"), pixels_of(folder / "adv")
     assert made["attack"] == "PGD+EOT"
     assert made["source"] == f"rp+{folder}/nets.py:ten"
     (folder / "adv" / "5.png").unlink()
-    assert run(command + " --gamma 0.5", x=folder)[0] == 0
+    succeed(command + " --gamma 0.5", x=folder)
     after = pixels_of(folder / "adv")
     assert all((before[name] == after[name]).all() for name in before)
-    resumed = json.loads((folder / "adv" / "run.json").read_text())
-    assert resumed["white_box_success"] == made["white_box_success"]
+    assert run_json(folder / "adv")["white_box_success"] == made["white_box_success"]
 
 
 def test_attack_through_smoothing_needs_labels(run, folder):
@@ -122,7 +117,7 @@ def test_attack_through_smoothing_needs_labels(run, folder):
     assert "nat has no labels: it needs a labels.csv" in err
 
 
-def test_attack_of_the_user_s_may_pass_other_numbers_of_images(run, folder):
+def test_attack_of_the_user_s_may_pass_other_numbers_of_images(succeed, folder):
     (folder / "mine.py").write_text("""
 import torch
 
@@ -134,22 +129,18 @@ def copies(model, images, labels, epsilon):
 """)
     command = ATTACK.replace(" --num-steps 2", "").replace("{x}/nets.py:", "rp+{x}/nets.py:ten")
     for to in ("one", "two"):
-        made = run(command.replace("adv", to) + " --attack {x}/mine.py:copies", x=folder)
-        assert made[0] == 0, made
+        succeed(command.replace("adv", to) + " --attack {x}/mine.py:copies", x=folder)
     one, two = (pixels_of(folder / to) for to in ("one", "two"))
     assert all((pixels == two[name]).all() for name, pixels in one.items())
 
 
-def test_branches_are_listed_of_the_network_behind_a_defence(run, folder):
-    status, out, _ = run("list_branches bits:3+{x}/nets.py:ten", x=folder)
-    assert status == 0
-    assert "1 residual branches" in out
+def test_branches_are_listed_of_the_network_behind_a_defence(succeed, folder):
+    assert "1 residual branches" in succeed("list_branches bits:3+{x}/nets.py:ten", x=folder)[0]
 
 
-def test_network_behind_a_defence_is_the_source_nevertheless(run, folder):
+def test_network_behind_a_defence_is_the_source_nevertheless(succeed, folder):
     (folder / "net.py").write_text((folder / "nets.py").read_text())
-    attack = ATTACK.replace("nets.py:", "nets.py:ten --num-steps 1")
-    assert run(attack, x=folder)[0] == 0
+    succeed(f"{ATTACK}ten --num-steps 1", x=folder)
     command = "evaluate --input-dir {x}/adv --arch bits:3+{x}/nets.py:ten {x}/net.py:ten"
-    _, _, log = run(command, x=folder)
+    _, log = succeed(command, x=folder)
     assert f"was crafted on bits:3+{folder}/nets.py:ten: white-box" in log

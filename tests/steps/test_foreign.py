@@ -1,36 +1,30 @@
 """Folders that other programs made, such as defences that return images."""
 
-import csv
 import json
 import re
 import shutil
 
 import PIL.Image
 import pytest
+from conftest import rows_of
 from small import ATTACK
 
 EVALUATE = "evaluate --nat-dir {x}/nat --arch {x}/nets.py:ten --json --input-dir"
 
 
 @pytest.fixture
-def attacked(run, folder):
+def attacked(succeed, folder):
     """Adversarial images in adv; a defence's copies of them, without labels, in purified."""
-    assert run(f"{ATTACK}ten", x=folder)[0] == 0
+    succeed(f"{ATTACK}ten", x=folder)
     (folder / "purified").mkdir()
     for file in (folder / "adv").glob("*.png"):
         shutil.copy(file, folder / "purified")
     return folder
 
 
-def rows(run, root, *folders, options=""):
-    status, out, err = run(f"{EVALUATE} {' '.join(folders)} {options}", x=root)
-    assert status == 0, err
-    return json.loads(out)
-
-
-def test_defended_folder_without_labels_is_a_row_of_its_own_name(run, attacked):
-    options = "--baseline {x}/adv --gallery {x}/gallery.png"
-    adv, purified = rows(run, attacked, "{x}/adv", "{x}/purified", options=options)
+def test_defended_folder_without_labels_is_a_row_of_its_own_name(succeed, attacked):
+    options = "{x}/adv {x}/purified --baseline {x}/adv --gallery {x}/gallery.png"
+    adv, purified = json.loads(succeed(f"{EVALUATE} {options}", x=attacked)[0])
     (compared,) = (target.pop("difference") for target in purified["targets"].values())
     assert (compared["images"], compared["won"], compared["lost"]) == (6, 0, 0)
     for key in ("images", "targets", "largest_perturbation"):
@@ -40,15 +34,16 @@ def test_defended_folder_without_labels_is_a_row_of_its_own_name(run, attacked):
     assert purified["attack"] is purified["gamma"] is None
 
 
-def test_jpegs_are_paired_with_the_natural_images_of_their_names(run, attacked):
+def test_jpegs_are_paired_with_the_natural_images_of_their_names(succeed, attacked):
     for file in (attacked / "purified").glob("*.png"):
         PIL.Image.open(file).save(file.with_suffix(".jpg"), quality=100, subsampling=0)
         file.unlink()
-    (purified,) = rows(run, attacked, "{x}/purified", options="--answers {x}/answers.csv")
+    command = f"{EVALUATE} {{x}}/purified --answers {{x}}/answers.csv"
+    (purified,) = json.loads(succeed(command, x=attacked)[0])
     assert purified["images"] == 6
     assert 0 < purified["largest_perturbation"] < 60
-    answers = list(csv.DictReader((attacked / "answers.csv").open(newline="")))
-    assert [row["filename"] for row in answers] == 2 * [f"{n}.png" for n in range(6)]
+    names = [row["filename"] for row in rows_of(attacked / "answers.csv")]
+    assert names == 2 * [f"{n}.png" for n in range(6)]
 
 
 def resized(folder, numbers):

@@ -63,13 +63,9 @@ def test_auto_is_compared_with_gamma_1(succeed, published):
     assert found == [(1, None), (0.2, f"{published}/plain")]
 
 
-def test_gamma_0_goes_with_a_part_of_the_branches_only(run, succeed, folder):
-    status, _, err = run(f"{ATTACK}ten --gamma 0", x=folder)
-    assert (status, "--gamma 0 cuts off what it scales: it needs --branches" in err) == (2, True)
+def test_gamma_0_goes_with_branches_unless_it_cuts_all_of_the_gradient(run, succeed, folder):
+    """Without --branches it is wrong use, as test_wrong_use.py asserts."""
     succeed(f"{ATTACK}ten --gamma 0 --branches branch", x=folder)
     assert run_json(folder / "adv")["gamma"] == 0
-
-
-def test_gamma_0_that_cuts_all_of_the_gradient_is_refused(run, folder):
-    status, _, err = run(f"{ATTACK}ten --gamma 0 --branches stem", x=folder)
+    status, _, err = run(f"{ATTACK}ten --gamma 0 --branches stem --overwrite", x=folder)
     assert (status, "gamma 0 leaves no gradient of" in err) == (1, True)

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -86,6 +87,11 @@ EVALUATE = {
     "--json": ("", "--json"),
 }
 TABLES = {"attack_iter": ATTACK, "select_images": SELECT, "evaluate": EVALUATE}
+COMMON = {
+    "attack_iter": "attack_iter --output-dir {out} --step-size 2 --num-steps 2",
+    "select_images": "select_images --output-dir {out}",
+    "evaluate": "evaluate",
+}
 # --output-dir shows in every test; these two change nothing but the place and the memory.
 ELSEWHERE = {"--output-dir", "--batch-size", "--workers", "--precision", "--no-cuda", "--help"}
 
@@ -115,8 +121,7 @@ def folders(tmp_path_factory, natural):
     (root / "nets.py").write_text(NETWORKS)
     lighter = "def lighter(model, x, y, epsilon, num_steps): return (x + epsilon).clamp(0, 1)"
     (root / "attacks.py").write_text(lighter)
-    names = ("few", "fewer", "own.pth", "resnet.pth", "nets.py", "attacks.py")
-    return {name.partition(".")[0]: root / name for name in names}
+    return {path.stem: path for path in root.iterdir()}
 
 
 def on_a_small_network(option, arguments):
@@ -141,16 +146,11 @@ def outcome(succeed, command, folders, out):
     [(script, o) for script, table in TABLES.items() for o in table if o != "--overwrite"],
 )
 def test_option_changes_the_outcome(succeed, folders, tmp_path, script, option):
-    common = {
-        "attack_iter": "attack_iter --output-dir {out} --step-size 2 --num-steps 2",
-        "select_images": "select_images --output-dir {out}",
-        "evaluate": "evaluate",
-    }
     outcomes = []
     for arguments in TABLES[script][option]:
         if script != "select_images":
             arguments = on_a_small_network(option, arguments)
-        command = f"{common[script]} {arguments}"
+        command = f"{COMMON[script]} {arguments}"
         outcomes.append(outcome(succeed, command, folders, tmp_path / "out"))
     if script == "attack_iter" and option not in ("--print-freq", "--json"):
         assert outcomes[0][0] != outcomes[1][0]  # other images
@@ -167,38 +167,30 @@ STEPS = (
 
 @pytest.fixture
 def run_each(succeed, folders, tmp_path):
-    """Run each step with its value of an option."""
+    """Run each step with its value of an option; only selection needs a network with weights."""
 
     def run_each(option, values):
         for command, value in zip(STEPS, values, strict=True):
-            succeed(f"{command} {option} {value}", out=tmp_path, **folders)
+            small = "" if command.startswith("select_images") else "--arch {nets}:thousand"
+            succeed(f"{command} {small} {option} {value}", out=tmp_path, **folders)
 
     return run_each
 
 
 def test_batch_size_is_the_largest_number_of_images_at_a_time(run_each, monkeypatch):
-    sizes, in_batches = [], image_folders.in_batches
-
-    def recorded(listed, size):
-        sizes.append(size)
-        return in_batches(listed, size)
-
+    in_batches = Mock(wraps=image_folders.in_batches)
     for module in (image_folders, transfer):
-        monkeypatch.setattr(module, "in_batches", recorded)
+        monkeypatch.setattr(module, "in_batches", in_batches)
     run_each("--batch-size", (1, 3, 5))
-    assert sizes == [1, 3, 5]
+    assert [call.args[1] for call in in_batches.call_args_list] == [1, 3, 5]
 
 
-def test_precision_is_that_of_the_networks(run_each, monkeypatch):
-    seen, accelerate = [], Classifier.accelerate
-
-    def recorded(model, precision):
-        seen.append(precision)
-        return accelerate(model, precision)
-
-    monkeypatch.setattr(Classifier, "accelerate", recorded)
-    run_each("--precision", ("bf16", "fp32", "bf16"))
-    assert seen == ["bf16", "fp32", "bf16"]
+def test_precision_is_that_of_the_networks(run_each):
+    precisions = ["bf16", "fp32", "bf16"]
+    original = Classifier.accelerate
+    with patch.object(Classifier, "accelerate", autospec=True, side_effect=original) as accelerate:
+        run_each("--precision", precisions)
+    assert [call.args[1] for call in accelerate.call_args_list] == precisions
 
 
 @pytest.mark.parametrize("workers", [0, 1])

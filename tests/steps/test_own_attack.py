@@ -1,13 +1,14 @@
 """Anybody's attack, of a function in a file, through the script."""
 
 import json
-import re
 
 import numpy as np
 import pytest
-from conftest import ROOT, bytes_of, pixels_of, run_json
+from conftest import bytes_of, example, pixels_of, run_json
 from small import ATTACK, EVALUATE
 
+PAGE = "docs/own-attacks.md"
+FGSM = example(PAGE, "def fgsm(")
 STEPS = " --epsilon 8 --num-steps 3 --step-size 2"
 # Of a class of TransferAttack's shape, which returns the perturbation of a model that it loads.
 TRANSFERATTACK = """
@@ -55,12 +56,11 @@ def attacked(run, folder):
         ("of_transferattack", STEPS + " --momentum 1", STEPS + " --momentum 1"),
     ],
 )
-def test_example_gives_the_built_in_attack_s_images(
-    attacked, folder, function, options, built_in, monkeypatch
-):
+def test_example_gives_the_built_in_attack_s_images(attacked, folder, function, options, built_in):
     (folder / "transferattack" / "gradient").mkdir(parents=True)
     (folder / "transferattack" / "gradient" / "vmifgsm.py").write_text(TRANSFERATTACK)
-    out = attacked(f"{options} --attack {{x}}/mine.py:{function}", example(function))
+    code = example(PAGE, f"def {function}(")
+    out = attacked(f"{options} --attack {{x}}/mine.py:{function}", code)
     assert out.startswith(f"{function} on ")
     attacked(built_in, to="built_in")
     attacked(f"{built_in} --gamma 1", to="plain")
@@ -70,24 +70,15 @@ def test_example_gives_the_built_in_attack_s_images(
     assert (ours == plain).mean() < 0.99
 
 
-def example(function):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own-attacks.md").read_text(), re.S)
-    (code,) = [block for block in blocks if f"def {function}(" in block]
-    return code
-
-
 def test_example_with_random_numbers_gives_the_same_twice(attacked, folder):
+    options = f"{STEPS} --momentum 1 --variance 2 --attack {{x}}/mine.py:vmifgsm"
     for to in ("first", "second"):
-        attacked(
-            f"{STEPS} --momentum 1 --variance 2 --attack {{x}}/mine.py:vmifgsm",
-            example("vmifgsm"),
-            to,
-        )
+        attacked(options, example(PAGE, "def vmifgsm("), to)
     assert bytes_of(folder / "first") == bytes_of(folder / "second")
 
 
 def test_row_is_named_after_the_function(run, attacked, folder):
-    attacked(" --attack {x}/mine.py:fgsm", example("fgsm"))
+    attacked(" --attack {x}/mine.py:fgsm", FGSM)
     made = run_json(folder / "adv")
     assert (made["attack"], made["num_steps"]) == ("fgsm", None)
     _, out, _ = run((EVALUATE.replace("/nat", "/adv") + "ten --json").format(x=folder))
@@ -95,9 +86,9 @@ def test_row_is_named_after_the_function(run, attacked, folder):
 
 
 def test_interrupted_run_of_an_edited_attack_is_not_mixed(attacked, folder):
-    attacked(" --attack {x}/mine.py:fgsm", example("fgsm"))
+    attacked(" --attack {x}/mine.py:fgsm", FGSM)
     with pytest.raises(ValueError, match="(?s)1 .*was made with other settings .*mine.py"):
-        attacked(" --attack {x}/mine.py:fgsm", example("fgsm") + "\n# another")
+        attacked(" --attack {x}/mine.py:fgsm", FGSM + "\n# another")
 
 
 @pytest.mark.parametrize(
@@ -153,11 +144,13 @@ def mine(model, images, labels, epsilon, step_size, num_steps=7, *, a=0.5, targe
 
 
 def test_missing_labels_are_what_the_source_answers(attacked, folder):
-    text = (
-        "def mine(model, images, labels, epsilon):\n    assert (labels == model(images).argmax(1))"
-    )
+    text = """
+def mine(model, images, labels, epsilon):
+    assert (labels == model(images).argmax(1)).all()
+    return images
+"""
     (folder / "nat" / "labels.csv").unlink()
-    attacked(" --attack {x}/mine.py:mine", text + ".all()\n    return images")
+    attacked(" --attack {x}/mine.py:mine", text)
 
 
 def test_network_left_in_training_mode_is_set_back(attacked, folder):

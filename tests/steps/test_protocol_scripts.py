@@ -1,20 +1,61 @@
-"""The scripts of the protocols: from images to table, and their command lines."""
+"""The shell scripts: the protocols, the sweep of gamma and the demo."""
 
-from dataclasses import fields
+import os
+import shlex
+import subprocess
+from pathlib import Path
 
 import PIL.Image
 import pytest
-from conftest import ROOT, rows_of
-from shell_commands import commands_of, parsed
+from conftest import ROOT, SCRIPTS, rows_of
 
-from suite.attack.settings import Attack
-from suite.networks.protocols import SOURCES, TARGETS, expand_protocols
+from suite.attack.settings import attack_of
+from suite.networks.protocols import SOURCES, expand_protocols
 
 
-def test_protocol_goes_from_images_to_a_table_with_all_columns(succeed, tmp_path):
-    small = {"NUM_IMAGES": "2", "NUM_STEPS": "2"}
-    for command in commands_of("protocol_paper.sh", tmp_path, DEMO="1", **small):
-        succeed(command)
+@pytest.fixture
+def commands_of(tmp_path):
+    """Return a shell script's commands, which a stand-in for python notes instead of running."""
+
+    def commands_of(script, **environment):
+        note, path = tmp_path / "python", os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+        write = """printf "'%s' " "$@" >>"$OUT/commands"; echo >>"$OUT/commands"\n"""
+        note.write_text(f"#!/bin/sh\n{write}")
+        note.chmod(0o755)
+        done = subprocess.run(
+            ["sh", str(ROOT / "scripts" / script)],
+            cwd=tmp_path,
+            env=os.environ | environment | {"PATH": path, "OUT": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        (tmp_path / "log").write_text(done.stderr)
+        lines = [shlex.split(line) for line in (tmp_path / "commands").read_text().splitlines()]
+        return [(Path(file).stem, *words) for file, *words in lines]
+
+    return commands_of
+
+
+@pytest.fixture
+def parsed(commands_of):
+    """Return a protocol's commands as (script, options), which the scripts' own parsers took."""
+
+    def parsed(protocol, **environment):
+        found = []
+        for name, *words in commands_of(f"protocol_{protocol}.sh", **environment):
+            args = SCRIPTS[name].get_parser().parse_args(words)
+            getattr(SCRIPTS[name], "check", lambda args: None)(args)
+            found.append((name, args))
+        return found
+
+    return parsed
+
+
+def test_protocol_goes_from_images_to_a_table_with_all_columns(succeed, tmp_path, commands_of):
+    small = {"DEMO": "1", "NUM_IMAGES": "2", "NUM_STEPS": "2"}
+    for command in commands_of("protocol_paper.sh", **small):
+        succeed(shlex.join(command))
     table = tmp_path / "efficientnet_lite0" / "table.csv"
     rows = rows_of(table)
     made = [(row["attack"], row["gamma"]) for row in rows]
@@ -23,7 +64,26 @@ def test_protocol_goes_from_images_to_a_table_with_all_columns(succeed, tmp_path
     assert PIL.Image.open(table.with_suffix(".png")).size[0] > 500
 
 
-PROTOCOLS = ["paper", "paper_curves", "transferattack", "ta_bench", "tpami"]
+def test_gamma_sweep_writes_table_and_plot(succeed, tmp_path, commands_of):
+    two = {"GAMMAS": "1.0 0.5", "NUM_IMAGES": "2", "ATTACK": "--num-steps 2"}
+    for command in commands_of("sweep_gamma.sh", **two):
+        succeed(shlex.join(command))
+    assert [row["gamma"] for row in rows_of(tmp_path / "table.csv")] == ["1", "0.5"]
+    assert PIL.Image.open(tmp_path / "success_over_gamma.png").size[0] > 500
+
+
+def test_demo_ends_with_table_and_gallery(succeed, tmp_path, commands_of, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fewer = {"select_images": ("--num-images", "3"), "attack_iter": ("--num-steps", "1")}
+    for command in commands_of("demo.sh"):
+        out, _ = succeed(shlex.join((*command, *fewer.get(command[0], ()))))
+    rows = rows_of(tmp_path / "demo" / "results.csv")
+    assert {row["attack"] for row in rows} == {"PGD"}
+    assert [row["gamma"] for row in rows] == ["1", "0.8", "0.6", "0.5", "0.4", "0.2"]
+    assert [row["baseline"] for row in rows] == ["", *["demo/gamma_1.0"] * 5]
+    assert "won  lost  p" in out
+    for picture in ("gallery.png", "success_over_gamma.png"):
+        assert PIL.Image.open(tmp_path / "demo" / picture).size[0] > 500
 
 
 def of(script, commands):
@@ -37,17 +97,17 @@ def attacks(commands):
 
 
 @pytest.mark.parametrize("full", [{"DEMO": "1"}, {"DATA": "images", "ATTACKS": "MI SGM"}])
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_protocol_fetches_selects_attacks_and_evaluates(tmp_path, protocol, full):
-    commands = parsed(protocol, tmp_path, **full)
+@pytest.mark.parametrize(
+    "protocol", ["paper", "paper_curves", "transferattack", "ta_bench", "tpami"]
+)
+def test_protocol_fetches_selects_attacks_and_evaluates(parsed, protocol, full):
+    commands = parsed(protocol, **full)
     names = [name for name, _ in commands]
     assert names[:3] == ["fetch_weights", "select_images", "attack_iter"]
     assert names[-1] == "evaluate"
     fetched = expand_protocols(commands[0][1].names)
-    crafted = of("attack_iter", commands)
-    evaluated = of("evaluate", commands)
-    for args in crafted + evaluated:
-        assert set(expand_protocols(args.arch)) <= set(fetched)
+    crafted, evaluated = of("attack_iter", commands), of("evaluate", commands)
+    assert all(set(expand_protocols(args.arch)) <= set(fetched) for args in crafted + evaluated)
     made = {args.output_dir for args in crafted}
     assert {folder for args in evaluated for folder in args.input_dir} == made
     selected = {args.output_dir for args in of("select_images", commands)}
@@ -57,17 +117,16 @@ def test_protocol_fetches_selects_attacks_and_evaluates(tmp_path, protocol, full
 
 
 @pytest.mark.parametrize("protocol", ["transferattack", "ta_bench", "tpami"])
-def test_protocol_s_default_networks_are_its_lists(tmp_path, protocol):
-    commands = parsed(protocol, tmp_path, DATA="images")
+def test_protocol_s_default_networks_are_its_lists(parsed, protocol):
+    commands = parsed(protocol, DATA="images")
     sources = dict.fromkeys(args.arch[0] for args in of("attack_iter", commands))
     name = protocol.replace("_", "-")
-    assert (*sources, *TARGETS[name]) == (*SOURCES[name], *TARGETS[name])
+    assert tuple(sources) == tuple(SOURCES[name])
     assert commands[-1][1].arch == [name]
 
 
-def test_gammas_are_the_paper_s(tmp_path):
-    few = {"ATTACKS": "FGSM+SGM PGD SGM MI+DI+SGM"}
-    made = attacks(parsed("paper", tmp_path, DATA="images", **few))
+def test_gammas_are_the_paper_s(parsed):
+    made = attacks(parsed("paper", DATA="images", ATTACKS="FGSM+SGM PGD SGM MI+DI+SGM"))
     found = {key: args.gamma for key, args in made.items() if "SGM" in key[-1]}
     for source in SOURCES["paper"]:
         dense = source.startswith("densenet")
@@ -82,8 +141,8 @@ def test_gammas_are_the_paper_s(tmp_path):
         assert args.gamma == [1] or "SGM" in key[-1]
 
 
-def test_paper_s_attacks_are_of_one_step_and_of_several_alone_and_together(tmp_path):
-    made = attacks(parsed("paper", tmp_path, DATA="images", SOURCES="resnet18"))
+def test_paper_s_attacks_are_of_one_step_and_of_several_alone_and_together(parsed):
+    made = attacks(parsed("paper", DATA="images", SOURCES="resnet18"))
     tried = {(a.num_steps, a.momentum, a.di_prob, a.ti_kernel, a.gamma[0]) for a in made.values()}
     several = [(10, m, d, t) for m, d, t in [(0, 0, 1), (1, 0, 1), (0, 0.5, 1), (0, 0, 15)]]
     combined = [(*how, gamma) for how in [*several, (10, 1, 0.5, 1)] for gamma in (1, 0.2)]
@@ -91,39 +150,31 @@ def test_paper_s_attacks_are_of_one_step_and_of_several_alone_and_together(tmp_p
     assert tried == {*combined, *one}
 
 
-def test_gammas_are_ta_bench_s(tmp_path):
-    made = attacks(parsed("ta_bench", tmp_path, DATA="images"))
+def test_gammas_are_ta_bench_s_and_images_of_the_source_s_size_are_made_once(parsed):
+    commands = parsed("ta_bench", DATA="images")
+    made = attacks(commands)
     gammas = [0.2, 0.2, 0.4, 0.2, 0.4, 0.6, 0.1, 0.4]  # configs/sgm.py, in the order of the sources
     for source, gamma in zip(SOURCES["ta-bench"], gammas, strict=True):
         args = made[source, "SGM"]
-        assert args.gamma == [gamma]
-        assert (args.epsilon, args.num_steps, args.step_size) == (8, 100, 1)
-
-
-def test_ta_bench_s_images_have_the_source_s_size_and_are_made_once(tmp_path):
-    commands = parsed("ta_bench", tmp_path, DATA="images")
+        assert (args.gamma, args.epsilon, args.num_steps, args.step_size) == ([gamma], 8, 100, 1)
     selected = of("select_images", commands)
-    made = [(args.size, args.resize, args.bicubic, args.all) for args in selected]
+    sizes = [(args.size, args.resize, args.bicubic, args.all) for args in selected]
     whole = [(384, 384, True, True), (None, 224, False, True), (None, 224, True, True)]
-    assert sorted(made, key=str) == whole
+    assert sorted(sizes, key=str) == whole
 
 
-def test_transferattack_puts_all_on_top_of_momentum(tmp_path):
-    made = attacks(parsed("transferattack", tmp_path, DATA="images"))
+def test_transferattack_puts_all_on_top_of_momentum(parsed):
+    made = attacks(parsed("transferattack", DATA="images"))
     assert len(made) == 12
     for (_, attack), args in made.items():
-        assert args.epsilon == 16
-        assert args.momentum == (0 if attack in ("FGSM", "PGD") else 1)
+        assert (args.epsilon, args.momentum) == (16, 0 if attack in ("FGSM", "PGD") else 1)
         assert args.gamma == [0.2 if "SGM" in attack else 1]
         assert (args.num_steps, args.step_size) == ((1, 16) if attack == "FGSM" else (10, 1.6))
 
 
-def test_published_numbers_of_transferattack_have_a_run_each(tmp_path):
-    made = {}
-    for args in attacks(parsed("transferattack", tmp_path, DATA="images")).values():
-        known = {field.name for field in fields(Attack)}
-        settings = {name: value for name, value in vars(args).items() if name in known}
-        made[Attack(**settings).name, args.gamma[0]] = vars(args)
+def test_published_numbers_of_transferattack_have_a_run_each(parsed):
+    crafted = of("attack_iter", parsed("transferattack", DATA="images"))
+    made = {(attack_of(args).name, args.gamma[0]): vars(args) for args in crafted}
     for row in rows_of(ROOT / "data" / "published" / "transferattack.csv"):
         args = made[row["attack"], float(row["gamma"])]
         names = (row.keys() & args.keys()) - {"attack", "gamma"}
@@ -131,42 +182,39 @@ def test_published_numbers_of_transferattack_have_a_run_each(tmp_path):
         assert settings == {name: f"{args[name]:g}" for name in settings}
 
 
-def test_published_numbers_stand_beside_those_protocols_that_have_some(tmp_path):
-    for protocol, names in (("paper", ["paper", "paper_rerun"]), ("ta_bench", None)):
-        (tmp_path / protocol).mkdir()
-        commands = parsed(protocol, tmp_path / protocol, DEMO="1")
-        found = commands[-1][1].published
-        assert names is None if found is None else [file.stem for file in found] == names
+@pytest.mark.parametrize(
+    ("protocol", "names"), [("paper", ["paper", "paper_rerun"]), ("ta_bench", None)]
+)
+def test_published_numbers_stand_beside_those_protocols_that_have_some(parsed, protocol, names):
+    found = parsed(protocol, DEMO="1")[-1][1].published
+    assert (found and [file.stem for file in found]) == names
 
 
-def test_tpami_scales_inception_s_batch_norms_and_starts_at_random(tmp_path):
-    commands = parsed("tpami", tmp_path, DATA="images", SEEDS="0 1")
+def test_tpami_scales_inception_s_batch_norms_and_starts_at_random(parsed):
+    commands = parsed("tpami", DATA="images", SEEDS="0 1")
     crafted = of("attack_iter", commands)
     assert len(crafted) == 12
     assert all(args.rand_init for args in crafted)
     made = attacks(commands)
-    assert made["inceptionv3", "SGM"].gamma == [0.6]
-    assert made["inceptionv3", "SGM"].branches == r"Mixed.*\.bn"
-    assert made["inceptionv3", "PGD"].branches is None
+    sgm, plain = made["inceptionv3", "SGM"], made["inceptionv3", "PGD"]
+    assert (sgm.gamma, sgm.branches, plain.branches) == ([0.6], r"Mixed.*\.bn", None)
     assert made["tpami/mixer_b16_224", "SGM"].gamma == [0.775]
     sizes = {args.output_dir: args.size for args in of("select_images", commands)}
-    assert sizes[made["inceptionv3", "SGM"].input_dir] == 299
+    assert sizes[sgm.input_dir] == 299
 
 
 @pytest.mark.parametrize("protocol", ["paper", "transferattack", "ta_bench", "tpami"])
-def test_one_step_is_of_epsilon(tmp_path, protocol):
-    made = attacks(parsed(protocol, tmp_path, DEMO="1", NUM_STEPS="1", EPSILON="7"))
+def test_one_step_is_of_epsilon(parsed, protocol):
+    made = attacks(parsed(protocol, DEMO="1", NUM_STEPS="1", EPSILON="7"))
     assert {(a.num_steps, a.step_size, a.epsilon) for a in made.values()} == {(1, 7, 7)}
 
 
-def test_several_seeds_change_what_is_random_and_nothing_else(tmp_path):
-    several = {"ATTACKS": "PGD MI+DI SGM", "SEEDS": "3 4 5"}
-    commands = parsed("paper", tmp_path, DEMO="1", **several)
-    seeds = {}
-    for args in of("attack_iter", commands):
-        assert not args.rand_init
-        seeds.setdefault(args.output_dir.parent.name, []).append(args.seed)
-    assert seeds == {"PGD": [3], "MI+DI": [3, 4, 5], "SGM": [3]}
+def test_several_seeds_change_what_is_random_and_nothing_else(parsed, tmp_path):
+    commands = parsed("paper", DEMO="1", ATTACKS="PGD MI+DI SGM", SEEDS="3 4 5")
+    crafted = of("attack_iter", commands)
+    assert not any(args.rand_init for args in crafted)
+    seeds = [(args.output_dir.parent.name, args.seed) for args in crafted]
+    assert sorted(seeds) == [("MI+DI", 3), ("MI+DI", 4), ("MI+DI", 5), ("PGD", 3), ("SGM", 3)]
     log = (tmp_path / "log").read_text()
     assert log.count("nothing random: one run is enough, with seed 3") == 2
     assert "MI+DI on" not in log
@@ -175,25 +223,23 @@ def test_several_seeds_change_what_is_random_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     "extra", ["--rand-init", "--variance 2", "--admix 1", "--block-shuffle 1", "--di-prob 1"]
 )
-def test_every_random_option_is_repeated_with_each_seed(tmp_path, extra):
-    several = {"ATTACKS": "PGD", "SEEDS": "0 1", "EXTRA": extra}
-    commands = parsed("paper", tmp_path, DEMO="1", **several)
+def test_every_random_option_is_repeated_with_each_seed(parsed, extra):
+    commands = parsed("paper", DEMO="1", ATTACKS="PGD", SEEDS="0 1", EXTRA=extra)
     assert len(of("attack_iter", commands)) == 2
 
 
-def test_curves_go_over_gamma_steps_and_epsilon(tmp_path):
-    commands = parsed("paper_curves", tmp_path, DATA="images", SOURCES="densenet201")
+def test_curves_go_over_gamma_steps_and_epsilon(parsed):
+    commands = parsed("paper_curves", DATA="images", SOURCES="densenet201")
     tables = {args.output.stem: len(args.input_dir) for args in of("evaluate", commands)}
     assert tables == {"gammas": 10, "steps": 12, "epsilons": 10}
     crafted = of("attack_iter", commands)
-    gammas = [args.gamma[0] for args in crafted[:10]]
-    assert gammas == [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert [args.gamma[0] for args in crafted[:10]] == [n / 10 for n in range(10, 0, -1)]
     steps = {(args.num_steps, args.step_size) for args in crafted[10:22]}
     assert steps == {(1, 16), *((n, 2) for n in (2, 5, 10, 20, 50))}
     epsilons = {(args.epsilon, args.step_size) for args in crafted[22:]}
     assert epsilons == {(e, e / 8) for e in (2, 4, 8, 16, 32)}
 
 
-def test_unknown_part_of_an_attack_s_name_is_refused(tmp_path):
+def test_unknown_part_of_an_attack_s_name_is_refused(parsed):
     with pytest.raises(AssertionError, match=r"PGD\+XX: no attack has a part XX"):
-        parsed("paper", tmp_path, DEMO="1", ATTACKS="PGD+XX")
+        parsed("paper", DEMO="1", ATTACKS="PGD+XX")

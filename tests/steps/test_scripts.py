@@ -2,18 +2,16 @@ import json
 import re
 import shutil
 import statistics
+from unittest.mock import Mock
 
 import PIL.Image
 import pytest
 import torch
 import torchvision
 from conftest import bytes_of, calibrated, labels_of, pixels_of, rows_of, run_json
-from small import ATTACK, EVALUATE, label
+from small import ATTACK, EVALUATE, answers_of, label
 
 from suite.images import pictures
-from suite.images.folders import list_images
-from suite.images.pictures import read_batches, to_float
-from suite.networks.classifier import load_model
 from suite.results import plots
 
 
@@ -62,10 +60,7 @@ def test_from_images_to_table(succeed, natural, tmp_path):
 
 def test_success_is_counted_by_hand(run, folder):
     """Natural images with two wrong labels: two are misclassified, none of them was correct."""
-    network = load_model(f"{folder}/nets.py:ten")
-    listed = list_images(folder / "nat")
-    ((_, pixels),) = read_batches([listed])
-    right = network(to_float(pixels)).argmax(1).tolist()
+    right = answers_of(folder, "ten")
     label(folder / "nat", [(each + (n < 2)) % 10 for n, each in enumerate(right)])
     _, out, _ = run(f"{EVALUATE}ten --nat-dir {{x}}/nat --json", x=folder)
     ((_, target),) = json.loads(out)[0]["targets"].items()
@@ -142,26 +137,17 @@ def test_perturbation_over_epsilon_fails(run, succeed, folder, budget):
 def test_evaluation_reads_each_image_once(succeed, folder, monkeypatch):
     for name in "ab":
         shutil.copytree(folder / "nat", folder / name)
-    read, read_image = [], pictures.read_image
-
-    def recorded(path):
-        read.append(path)
-        return read_image(path)
-
-    monkeypatch.setattr(pictures, "read_image", recorded)
+    monkeypatch.setattr(pictures, "read_image", read := Mock(wraps=pictures.read_image))
     command = (
         "evaluate --input-dir {x}/a {x}/b --nat-dir {x}/nat --workers 0 --batch-size 4 "
         "--arch {x}/nets.py:ten {x}/nets.py:constant"
     )
     succeed(command, x=folder)
-    assert sorted(read) == sorted(folder.glob("*/*.png"))
+    assert sorted(each.args[0] for each in read.call_args_list) == sorted(folder.glob("*/*.png"))
 
 
 def test_table_is_printed_before_a_drawing_fails(run, folder, monkeypatch):
-    def failing(rows, file):
-        raise OSError(f"can't write {file}")
-
-    monkeypatch.setattr(plots, "write_plot", failing)
+    monkeypatch.setattr(plots, "write_plot", Mock(side_effect=OSError("can't write")))
     status, out, err = run(f"{EVALUATE}ten --plot {{x}}/a.png", x=folder)
     assert status == 1
     assert "nets.py:ten" in out

@@ -41,16 +41,14 @@ def twenty(tmp_path):
     return tmp_path / "twenty"
 
 
-def test_select_keeps_what_every_network_classifies_correctly(run, twenty, tmp_path):
+def test_select_keeps_what_every_network_classifies_correctly(succeed, twenty, tmp_path):
     command = "select_images --input-dir {x} --output-dir {out} --json --arch"
     archs = ["efficientnet_lite0", "efficientnet_lite1"]
     kept = {}
     for names in (archs[:1], archs[1:], archs):
         folder = tmp_path / "-".join(names)
-        status, out, _ = run(f"{command} {' '.join(names)}", x=twenty, out=folder)
-        counts = json.loads(out)
+        counts = json.loads(succeed(f"{command} {' '.join(names)}", x=twenty, out=folder)[0])
         kept[tuple(names)] = set(labels_of(folder))
-        assert status == 0
         assert counts["read"] == 20
         assert counts["kept"] == len(list(folder.glob("*.png")))
         assert list(counts["correct"]) == names
@@ -58,14 +56,13 @@ def test_select_keeps_what_every_network_classifies_correctly(run, twenty, tmp_p
     assert {pixels.shape for pixels in pixels_of(folder).values()} == {(224, 224, 3)}
 
 
-def test_select_takes_images_in_a_seeded_order(run, tmp_path):
+def test_select_takes_images_in_a_seeded_order(succeed, tmp_path):
     command = "select_images --data embedded --output-dir {out} --num-images 3 --seed"
     chosen = []
-    for number, seed in enumerate([1, 1, 2]):
-        assert (
-            run(f"{command} {seed} --batch-size {number + 1}", out=tmp_path / f"{number}")[0] == 0
-        )
-        chosen.append(labels_of(tmp_path / f"{number}"))
+    for batch_size, seed in ((1, 1), (2, 1), (3, 2)):
+        folder = tmp_path / f"{batch_size}"
+        succeed(f"{command} {seed} --batch-size {batch_size}", out=folder)
+        chosen.append(labels_of(folder))
     assert chosen[0] == chosen[1] != chosen[2]
     assert len(chosen[0]) == 3
 
@@ -117,9 +114,8 @@ def test_selection_that_can_not_begin_deletes_nothing(run, all_right):
     assert {file: file.read_bytes() for file in (all_right / "kept").iterdir()} == before
 
 
-def test_images_of_the_size_are_kept_as_they_are(run, all_right):
-    status, _, err = run(SELECT, x=all_right)
-    assert status == 0
+def test_images_of_the_size_are_kept_as_they_are(succeed, all_right):
+    _, err = succeed(SELECT, x=all_right)
     assert "6 images had the size already" in err
     before, after = pixels_of(all_right / "nat"), pixels_of(all_right / "kept")
     assert before.keys() == after.keys()
@@ -150,25 +146,21 @@ def test_resize_that_is_asked_for_is_made_of_images_of_the_size_too(run, folder)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_whole_images_are_resized_without_a_crop(run, folder, mode):
+def test_whole_images_are_resized_without_a_crop(succeed, folder, mode):
     wide = np.random.default_rng(1).integers(0, 256, (45, 80, 3), np.uint8)
     PIL.Image.fromarray(wide).save(folder / "nat" / "0.png")
-    command = "select_images --input-dir {x}/nat --output-dir {x}/kept --all --size 24 --whole"
-    command += " --bicubic" * (mode == "bicubic")
-    assert run(command, x=folder)[0] == 0
+    succeed(f"{ALL} --size 24 --whole" + " --bicubic" * (mode == "bicubic"), x=folder)
     for name, pixels in pixels_of(folder / "kept").items():
         picture = PIL.Image.open(folder / "nat" / name)
         assert np.array_equal(pixels, picture.resize((24, 24), PIL.Image.Resampling[mode.upper()]))
 
 
-def test_all_images_are_kept_with_labels_and_targets_without_a_network(run, tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("a network was loaded")
-
-    monkeypatch.setattr(targets, "load_defended", refuse)
+def test_all_images_are_kept_with_labels_and_targets_without_a_network(
+    succeed, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(targets, "load_defended", None)  # which loads a network
     command = "select_images --data embedded --output-dir {out} --all --size 64 --json"
-    status, out, _ = run(command, out=tmp_path / "all")
-    assert status == 0
+    out, _ = succeed(command, out=tmp_path / "all")
     assert json.loads(out) == {"read": 100, "correct": {}, "kept": 100}
 
     def listed(candidates):
@@ -177,7 +169,7 @@ def test_all_images_are_kept_with_labels_and_targets_without_a_network(run, tmp_
     kept = listed(list_images(tmp_path / "all"))
     assert kept == listed(list_images(EMBEDDED))
     assert None not in {target for _, target in kept.values()}
-    run(f"{command} --num-images 5 --seed 3", out=tmp_path / "five")
+    succeed(f"{command} --num-images 5 --seed 3", out=tmp_path / "five")
     five = listed(list_images(tmp_path / "five"))
     assert len(five) == 5
     assert five.items() <= kept.items()

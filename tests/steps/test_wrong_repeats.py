@@ -15,14 +15,11 @@ from suite.results import plots
 @pytest.mark.parametrize("kind", ["again", "spelt otherwise", "copied", "without run.json"])
 def test_one_run_twice_is_no_repeat(run, folder, kind):
     assert run(f"{ATTACK}ten --seed 1", x=folder)[0] == 0
-    second = folder / "adv"
-    if kind == "spelt otherwise":
-        second = folder / "nat" / ".." / "adv"
-    elif kind == "copied":
+    second = folder / "adv" if kind == "again" else folder / "nat" / ".." / "adv"
+    if kind == "copied":
         second = shutil.copytree(folder / "adv", folder / "copy")
     elif kind == "without run.json":
         (folder / "adv" / "run.json").unlink()
-        second = folder / "nat" / ".." / "adv"
     command = "evaluate --input-dir {x}/adv {y} --arch {x}/nets.py:ten"
     status, out, err = run(command, x=folder, y=second)
     if kind == "again":  # the shell's wildcards may give a folder twice; it is one row
@@ -33,22 +30,21 @@ def test_one_run_twice_is_no_repeat(run, folder, kind):
         assert f"{folder}/adv and {second} are the same run" in err
 
 
-def test_gallery_has_imagenet_s_names_for_imagenet_s_classes_alone(run, folder, monkeypatch):
+def test_gallery_has_imagenet_s_names_for_imagenet_s_classes_alone(succeed, folder, monkeypatch):
     shown = []
     monkeypatch.setattr(plots, "write_gallery", lambda examples, file: shown.append(examples))
-    gallery = "--nat-dir {x}/nat --gallery {x}/g.png"
     for network in ("ten", "thousand"):
-        assert run(f"{EVALUATE}{network} {gallery}", x=folder)[0] == 0
+        succeed(f"{EVALUATE}{network} --nat-dir {{x}}/nat --gallery {{x}}/g.png", x=folder)
     assert [examples[1]["label"] for examples in shown] == ["class 1", "goldfish"]
 
 
 def test_two_selections_into_one_folder_do_not_mix(run, folder):
-    hold = (
-        "import sys, pathlib, time; from suite.running import runs\n"
-        "with runs.locked(pathlib.Path(sys.argv[1])):\n"
-        "    print('held', flush=True)\n"
-        "    time.sleep(60)\n"
-    )
+    hold = """
+import sys, pathlib, time; from suite.running import runs
+with runs.locked(pathlib.Path(sys.argv[1])):
+    print('held', flush=True)
+    time.sleep(60)
+"""
     (folder / "kept").mkdir()
     holder = subprocess.Popen(
         [sys.executable, "-c", hold, str(folder / "kept")], cwd=ROOT, stdout=subprocess.PIPE
@@ -80,15 +76,13 @@ def test_repeats_of_other_images_are_refused(run, folder):
     for seed in (1, 2):
         command = f"{ATTACK}ten --rand-init --seed {seed}".replace("adv", f"adv{seed}")
         assert run(command, x=folder)[0] == 0
-    (folder / "adv2" / "3.png").unlink()
-    rows = (folder / "adv2" / "labels.csv").read_text().splitlines()
-    text = "\n".join(row for row in rows if not row.startswith("3.png"))
-    (folder / "adv2" / "labels.csv").write_text(text)
+    (folder / "adv2" / "5.png").unlink()
+    label(folder / "adv2", range(5))
     command = "evaluate --input-dir {x}/adv1 {x}/adv2 --arch {x}/nets.py:ten"
     status, out, err = run(command, x=folder)
     assert (status, out) == (1, "")
     assert f"{folder}/adv1 and {folder}/adv2 are repeats, but of other images" in err
-    assert "only one of them has 3.png" in err
+    assert "only one of them has 5.png" in err
 
 
 def test_target_class_that_is_the_label_is_refused(run, folder):
@@ -98,9 +92,9 @@ def test_target_class_that_is_the_label_is_refused(run, folder):
     assert run(f"{ATTACK}ten", x=folder)[0] == 0
 
 
-@pytest.mark.parametrize(("natural", "warned"), [("adv", True), ("nat", False)])
-def test_folder_whose_images_are_the_natural_ones_is_warned_of(run, folder, natural, warned):
-    assert run(f"{ATTACK}ten", x=folder)[0] == 0
-    evaluation = "evaluate --input-dir {x}/adv --nat-dir {x}/{n} --arch {x}/nets.py:ten"
-    _, _, err = run(evaluation, x=folder, n=natural)
-    assert ("every image equals the natural one" in err) == warned
+def test_folder_whose_images_are_the_natural_ones_is_warned_of(succeed, folder):
+    succeed(f"{ATTACK}ten", x=folder)
+    evaluation = "evaluate --input-dir {x}/adv --arch {x}/nets.py:ten --nat-dir {x}/"
+    for natural, warned in (("nat", False), ("adv", True)):
+        _, err = succeed(evaluation + natural, x=folder)
+        assert ("every image equals the natural one" in err) == warned
