@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from suite.running import devices
 from suite.user_code.user_file import message_line
-from watching import Watch, main_output
+from watching import Watch, logits_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
         logger.info("%s: batch norms are not folded (%s)", type(network).__name__, reason)
         pixels = torch.zeros(1, *input_size)
         pixels = pixels.to(next(network.parameters(), pixels))
-        return main_output(network(pixels)).flatten(1).shape[1]
+        return logits_of(network(pixels)).flatten(1).shape[1]
     # Without hooks, which can change a module's weights or its output.
     plain = {
         name: module
@@ -123,7 +123,7 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
 
 def _is_equal(network: nn.Module, watch: Watch) -> bool:
     try:
-        output = main_output(network(watch.pixels))
+        output = logits_of(network(watch.pixels))
     except (AttributeError, RuntimeError, TypeError):  # it may look into its batch norms
         return False
     return (output - watch.output).abs().max() <= 1e-3 * watch.output.abs().max()

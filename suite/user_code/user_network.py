@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from suite.running import devices
 from suite.user_code import user_file
 from suite.user_code.input_sizes import Size, input_size
+from watching import logits_of
 
 logger = logging.getLogger(__name__)
 
@@ -136,18 +137,10 @@ def _checked(name: str, output: object) -> Tensor:
 
 
 def _logits_of(name: str, output: object) -> Tensor:
-    while not isinstance(output, Tensor):
-        if getattr(output, "logits", None) is not None:
-            output = output.logits
-        elif isinstance(output, Mapping) and "logits" in output:
-            output = output["logits"]
-        elif isinstance(output, tuple | list) and output:
-            output = output[0]
-        else:
-            raise ValueError(
-                f"{name} returns {kind_text(output)}, in which nothing is called logits"
-            )
-    return output
+    logits = logits_of(output)
+    if logits is None:
+        raise ValueError(f"{name} returns {kind_text(output)}, in which nothing is called logits")
+    return logits
 
 
 def kind_text(output: object) -> str:

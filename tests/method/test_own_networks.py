@@ -63,7 +63,8 @@ def test_an_example_batch_stands_for_the_input_size():
 def test_a_network_that_takes_another_size_says_what_to_pass():
     with pytest.raises(ValueError, match=r"1x3x224x224.*input_size.*example") as raised:
         register_sgm(OwnNetwork(), gamma=0.5)
-    assert "mat1 and mat2" in str(raised.value) and "\n" not in str(raised.value)
+    assert "mat1 and mat2" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_network_without_logits_says_what_it_returns():
