@@ -101,7 +101,8 @@ def register_hook_for_resnet(model: nn.Module, arch: str, gamma: float) -> list[
     if gamma == 1:
         return []
     factor = gamma if arch in ("resnet18", "resnet34") else gamma**0.5
-    scale, divide = _on_backward(partial(Tensor.mul_, other=factor)), _on_backward(_divide_by_std)
+    scale = _on_backward(partial(Tensor.mul_, other=_constant(factor)))
+    divide = _on_backward(_divide_by_std)
     handles = []
     for name, module in model.named_modules():
         parent = name.rpartition(".")[0].rpartition(".")[2]
@@ -125,7 +126,7 @@ def register_hook_for_densenet(model: nn.Module, arch: str, gamma: float) -> lis
     _check_gamma(gamma)
     if gamma == 1:
         return []
-    scale = _on_backward(partial(Tensor.mul_, other=gamma**0.5))
+    scale = _on_backward(partial(Tensor.mul_, other=_constant(gamma**0.5)))
     relus = [m for n, m in model.named_modules() if "relu" in n and "transition" not in n]
     handles = [_register(relu, scale) for relu in relus]
     return _not_empty(handles, f"no ReLU of a torchvision DenseNet in this {arch}")
@@ -215,6 +216,11 @@ class _OnBackward(torch.autograd.Function):
         return ctx.function(grad.clone()), None
 
 
+def _constant(factor: float) -> Tensor:
+    """Return a factor as a tensor: code compiled before would take another float for a variable."""
+    return torch.tensor(factor, dtype=torch.double)  # of no dimension, which leaves dtypes alone
+
+
 def _no_hooks_run(tensor: Tensor) -> bool:
     """Say whether torch.func, forward mode, compiled or traced code differentiates a tensor."""
     if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
@@ -252,10 +258,12 @@ def _scale_gradient(gamma: float) -> Callable:
     """
     from watching import main_output
 
+    factor = _constant(gamma)
+
     def forward_hook(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
         tensor = main_output(output)
         if _no_hooks_run(tensor):
-            tensor = _OnBackward.apply(tensor, lambda grad: gamma * grad)
+            tensor = _OnBackward.apply(tensor, lambda grad: grad * factor)
         elif tensor.requires_grad:
             if tensor._is_view():  # a later addition in place would take the gradient past the hook
                 tensor = tensor.clone()
