@@ -58,7 +58,7 @@ def main(args) -> None:
     from suite.images.folders import EMBEDDED, list_images
     from suite.images.labels import UNFINISHED, write_labels
     from suite.images.selection import prepare_folder, square
-    from suite.networks.answer_checks import refuse_other_classes, warn_of_accuracy
+    from suite.networks.answer_checks import by_class_names, refuse_other_classes, warn_of_accuracy
     from suite.results.targets import Targets
     from suite.running import devices, ranks, runs
 
@@ -74,8 +74,9 @@ def main(args) -> None:
     random.Random(args.seed).shuffle(candidates)
     archs = [] if args.all else list(dict.fromkeys(args.arch))
     targets = Targets(archs, checkpoints, device, args.precision, args.seed)
+    candidates = by_class_names(targets.networks, candidates)
     for arch, network in targets.networks.items():
-        refuse_other_classes(arch, network.classes, candidates)
+        refuse_other_classes(arch, network.classes, candidates, network.others)
     size = args.size or default_size(targets.networks.values())
     if args.resize and args.resize < size:
         raise cli.UsageError(f"--resize {args.resize} is less than --size {size}")

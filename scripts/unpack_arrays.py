@@ -21,6 +21,7 @@ from suite.images.labels import (
     UNFINISHED,
     LabelFile,
     other_label_files,
+    warn_of_unread,
     without_suffix,
     write_labels,
 )
@@ -156,6 +157,7 @@ def named_rows(folder: Path, count: int, natural: Path | None) -> list[Row]:
                 f"{files[0].path} has {len(rows)} rows, but the batches {count} images"
             )
         return rows
+    warn_of_unread(folder)
     if natural is None:
         return [(f"{number:06d}", None, None) for number in range(count)]
     rows = [(Path(i.name).stem, i.label, i.target) for i in list_images(natural)]

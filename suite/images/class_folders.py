@@ -49,8 +49,10 @@ def look_into_class(folder: Path) -> list[Contents]:
     return [contents]
 
 
-def class_folders(top: Contents) -> dict[Path, int]:
+def class_folders(top: Contents) -> tuple[dict[Path, int], bool]:
     """Return the folders in a folder that are classes, with their class indices.
+
+    Also return whether these are only their places among the sorted names.
 
     Raises:
         ValueError: there are images in the folders, but these can't be classes.
@@ -59,21 +61,22 @@ def class_folders(top: Contents) -> dict[Path, int]:
         named = {f: pattern.fullmatch(f.name) for f in top.folders}
         synsets = {f: synset_class(match[1], f) for f, match in named.items() if match}
         if synsets or top.images:
-            return synsets
+            return synsets, False
     filled = [f for f in top.folders if look_into_class(f)[-1].images]
     for own in filled:
         if any((own / name).exists() for name in (LABELS, NIPS2017, RUN, UNFINISHED)):
             raise ValueError(f"{printable(own)} has labels of its own: give it, not {top.path}")
-    if not all(re.fullmatch("[0-9]{1,6}", f.name) for f in filled):
-        return _sorted_names(top, filled)
-    by_class = sorted(filled, key=lambda f: int(f.name))
+    numbered = [f for f in top.folders if re.fullmatch("[0-9]{1,6}", f.name)]
+    if not set(filled) <= set(numbered):
+        return _sorted_names(top, filled), True
+    by_class = sorted(numbered if filled else [], key=lambda f: int(f.name))
     for one, other in itertools.pairwise(by_class):
         if int(one.name) == int(other.name):
             raise ValueError(f"{one} and {other} are one class: make them one folder")
-    if filled:
+    if by_class:
         names = f"{by_class[0].name} to {by_class[-1].name}"
         logger.info(f"{top.path}: the names of its folders, {names}, are taken for class indices")
-    return {f: int(f.name) for f in filled}
+    return {f: int(f.name) for f in numbered if filled}, False
 
 
 def _sorted_names(top: Contents, filled: list[Path]) -> dict[Path, int]:
@@ -87,7 +90,7 @@ def _sorted_names(top: Contents, filled: list[Path]) -> dict[Path, int]:
         if empty not in filled:
             raise ValueError(
                 f"no images in {printable(empty)}: the classes of {folder} are all of its folders, "
-                "sorted by name, so it needs images or must go"
+                "sorted by name, so it needs images, or must go if it is no class"
             )
     logger.warning(
         f"{folder}: its folders, sorted by name as in torchvision's ImageFolder, are taken for the "

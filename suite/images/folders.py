@@ -19,6 +19,7 @@ Other files and hidden ones are left out, and the log says how many.
 """
 
 import logging
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -38,6 +39,7 @@ from suite.images.labels import (
     other_label_files,
     printable,
     synset_class,
+    warn_of_unread,
 )
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "data" / "nips2017" / "images"
@@ -121,17 +123,28 @@ def _listed(top: Contents) -> tuple[list[LabelledImage], Counter]:
         images, unmatched = _with_labels(labels, place)
         if labels.path.parent == top.path and labels.path.name not in (LABELS, NIPS2017):
             unmatched["files that are not images"] -= 1
-    elif classes := class_folders(top):
+    elif (numbered := class_folders(top))[0]:
+        classes, by_name = numbered
+        empty = []
         for folder, label in classes.items():
             contents = look_into_class(folder)
             inner += contents
+            empty += [] if contents[-1].images else [folder]
             for image in contents[-1].images:
                 before = "" if OF_SYNSET.match(image.stem) else f"{folder.name}_"
-                images.append(_named(image, label, before=before))
+                named = _named(image, label, before=before)
+                images.append(replace(named, class_folder=folder) if by_name else named)
+        if empty:
+            first = printable(empty[0].name)
+            unmatched[f"class folders without images, such as {first}"] = len(empty)
     else:
         for image in top.images:
             synset = OF_SYNSET.match(image.stem)
             images.append(_named(image, synset_class(synset[1], image) if synset else None))
+        if any(image.label is None for image in images):
+            unmatched["files that are not images"] -= warn_of_unread(top.path)
+            if top.path.name == "images":
+                warn_of_unread(top.path.parent)
     left = sum((contents.left for contents in [top, *inner]), Counter())
     if inner:
         left[f"images outside its {'images/' if found else 'folders'}"] = len(top.images)
@@ -152,7 +165,7 @@ def _label_file(top: Contents) -> tuple[LabelFile, Contents] | None:
     folder = top.path
     places = [top, *(look_into(f) for f in top.folders if f.name == "images")]
     for name, form, searched in ((LABELS, SUITE_LABELS, places), (NIPS2017, NIPS, places[::-1])):
-        if (folder / name).is_file():
+        if os.path.lexists(folder / name):  # what is not a file there is an error when it is read
             labels = LabelFile(folder / name, form)
             return labels, _place(labels, searched)
     here = folder.resolve() if folder.name in ("", "..") else folder

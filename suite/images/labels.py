@@ -3,8 +3,11 @@
 import contextlib
 import csv
 import functools
+import glob
+import logging
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ NIPS2017 = "dev_dataset.csv"
 TINY = "val_annotations.txt"
 RUN = "run.json"
 UNFINISHED = ".unfinished"  # lies in a folder while a script writes images to it
+MOST_BYTES = 2**30  # of a file that is read
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,19 @@ class Format:
     selects: bool = False  # images without a row are left out; else they are an error
     columns: tuple[str, ...] = ()  # of a file with tabs and without a header
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The columns that count."""
+        return tuple(filter(None, (self.key, self.label, *self.targets, self.synset)))
+
 
 SUITE_LABELS = Format("filename", "label", targets=("target", "targeted_label"), strict=True)
 NIPS = Format("ImageId", "TrueLabel", targets=("TargetClass",), indices=range(1, 1001))
 TA_BENCH_LABELS = Format("image_name", "class_index", synset="class", selects=True)
 TINY_IMAGENET = Format("image", "synset", synset="synset", columns=("image", "synset"))
+CSV_FILES = "[!.]*.[cC][sS][vV]"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,33 +58,43 @@ class LabelledImage:
     name: str  # the file name of images that are made from it
     label: int | None  # its class index; None if unknown
     target: int | None = None  # class of a targeted attack; None if the label file names none
+    class_folder: Path | None = None  # if its place among the folders' sorted names is the label
 
 
 class LabelFile:
     """A label file, with its `rows` by the keys of their images.
 
     Raises:
-        ValueError: it is not a CSV file in UTF-8, lacks a column, or contradicts itself.
+        ValueError: it is not a CSV file in UTF-8, lacks a column or has it twice, has a row that
+            is longer than the header, or contradicts itself.
     """
 
     def __init__(self, path: Path, form: Format):
         self.path, self.form = path, form
         rows = _rows(path, "\t" if form.columns else ",")
-        header = form.columns or next(rows, [])
+        header = form.columns or next(rows, (0, []))[1]
         if not {form.key, form.label} <= set(header):
             raise ValueError(
                 f"{path} needs a header with the columns {form.key} and {form.label}, separated by "
                 f"commas; it has {header}"
             )
+        for column in form.read:
+            if not form.columns and header.count(column) > 1:
+                raise ValueError(f"{path} has {header.count(column)} columns {column}: keep one")
         self.rows: dict[str, dict] = {}
-        for cells in rows:
+        self._lines: dict[str, int] = {}
+        for line, cells in rows:
+            place = f"{path}, line {line}"
+            if not form.columns and any(cell.strip() for cell in cells[len(header) :]):
+                raise ValueError(f"{place}: {len(cells)} cells, but {len(header)} columns")
             row = dict.fromkeys(header) | dict(zip(header, cells, strict=False))
             name = row[form.key]
-            if not name or name in (".", "..") or "/" in name or "\\" in name:
-                raise ValueError(f"{path}: {name!r} is not the name of a file beside it")
+            if not name or name == ".." or Path(name).name != name:
+                raise ValueError(f"{place}: {name!r} is not the name of a file beside it")
             if name.startswith("."):
                 continue
             other = self.rows.setdefault(self.key(name), row)
+            self._lines.setdefault(self.key(name), line)
             if other[form.label] != row[form.label]:
                 raise ValueError(f"{path} has two labels for {printable(name)}")
             if self._target(other) != self._target(row):
@@ -94,15 +116,16 @@ class LabelFile:
         Raises:
             ValueError: there is no such class, or the label contradicts the synset.
         """
-        row = self.rows[key]
-        target = self._class(text) if (text := self._target(row)) else None
+        row, place = self.rows[key], f"{self.path}, line {self._lines[key]}"
+        text = self._target(row)
+        target = self._class(text, "target class", place) if text else None
         synset = (row.get(self.form.synset) or "").strip()
         if self.form.synset == self.form.label:
-            return synset_class(synset, self.path), target
-        label = self._class(row[self.form.label])
+            return synset_class(synset, place), target
+        label = self._class(row[self.form.label], "label", place)
         if synset and synsets().get(synset, label) != label:
             raise ValueError(
-                f"{self.path}: {synset} is ImageNet's class {synsets()[synset]}, not {label}"
+                f"{place}: {synset} is ImageNet's class {synsets()[synset]}, not {label}"
             )
         return label, target
 
@@ -110,13 +133,13 @@ class LabelFile:
         cells = [(row.get(column) or "").strip() for column in self.form.targets]
         return next(filter(None, cells), None)
 
-    def _class(self, text: str | None) -> int:
+    def _class(self, text: str | None, what: str, place: str) -> int:
         first, last = self.form.indices[0], self.form.indices[-1]
         digits = re.fullmatch(r"([0-9]{1,6})(\.0)?", (text or "").strip())  # .0 comes from pandas
         if digits and int(digits[1]) in self.form.indices:
             return int(digits[1]) - first
         allowed = f" from {first} to {last}" if first else ": a class index from 0"
-        raise ValueError(f"{self.path}: {text!r} is not a label{allowed}")
+        raise ValueError(f"{place}: {text!r} is not a {what}{allowed}")
 
 
 def without_suffix(name: str) -> str:
@@ -124,16 +147,27 @@ def without_suffix(name: str) -> str:
     return name.rpartition(".")[0] if name.lower().endswith(SUFFIXES) else name
 
 
-def _rows(file: Path, delimiter: str = ",") -> Iterator[list[str]]:
-    """Yield the header of a CSV file, and its other rows that are not blank."""
+def refuse_special_file(path: Path) -> None:
+    """Raise a ValueError if a file is a pipe or a device, which may never end, or too large."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise ValueError("a pipe or a device")
+    if status.st_size > MOST_BYTES:
+        raise ValueError(f"larger than {MOST_BYTES >> 20} MiB")
+
+
+def _rows(file: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Yield the header of a CSV file and its other rows that are not blank, each with its line."""
     header = True
     try:
+        refuse_special_file(file)
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            for row in csv.reader(stream, delimiter=delimiter, strict=True):
+            reader = csv.reader(stream, delimiter=delimiter, strict=True)
+            for row in reader:
                 if any(cell.strip() for cell in row):
-                    yield [cell.strip() for cell in row] if header else row
+                    yield reader.line_num, [cell.strip() for cell in row] if header else row
                     header = False
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"{file} is not a CSV file in UTF-8 ({error})") from error
 
 
@@ -141,14 +175,34 @@ def other_label_files(folder: Path) -> list[LabelFile]:
     """Return a folder's label files in the formats of NIPS 2017, TA-Bench and Tiny-ImageNet."""
     tiny = folder / TINY
     found = [LabelFile(tiny, TINY_IMAGENET)] if tiny.is_file() else []
-    for file in sorted(folder.glob("[!.]*.[cC][sS][vV]")):
-        try:
-            header = set(next(_rows(file), []))
-        except (OSError, ValueError):
-            continue
-        forms = [form for form in (NIPS, TA_BENCH_LABELS) if {form.key, form.label} <= header]
-        found += [LabelFile(file, form) for form in forms]
+    for file in sorted(folder.glob(CSV_FILES)):
+        found += [LabelFile(file, form) for form in _forms(file)]
     return found
+
+
+def _forms(file: Path) -> list[Format]:
+    """Return the formats, of NIPS 2017 or TA-Bench, whose columns a CSV file has."""
+    with contextlib.suppress(OSError, ValueError):
+        header = set(next(_rows(file), (0, []))[1])
+        return [form for form in (NIPS, TA_BENCH_LABELS) if {form.key, form.label} <= header]
+    return []
+
+
+def warn_of_unread(folder: Path) -> int:
+    """Warn of a folder's CSV files that are no label files, and return how many they are."""
+    unread = [f for f in sorted(folder.glob(CSV_FILES)) if not (f.is_dir() or _forms(f))]
+    for file in unread:
+        try:
+            header = ", ".join(next(_rows(file), (0, []))[1])
+            reason = f"{printable(file)} is not used: it has the columns {header}"
+        except (OSError, ValueError) as error:
+            reason = f"not used: {error}"
+        known = [f"{form.key} and {form.label}" for form in (SUITE_LABELS, NIPS, TA_BENCH_LABELS)]
+        logger.warning(
+            "%s; labels are read from %s of %s, or from %s of any CSV file",
+            *(reason, known[0], LABELS, " or ".join(known[1:])),
+        )
+    return len(unread)
 
 
 @functools.cache
@@ -159,10 +213,10 @@ def synsets() -> dict[str, int]:
     return {name: index for index, name in enumerate(ImageNetInfo().label_names())}
 
 
-def synset_class(synset: str, path: Path) -> int:
-    """Return the class index of the synset (a WordNet id) that a path is named by."""
+def synset_class(synset: str, place: Path | str) -> int:
+    """Return the class index of the synset (a WordNet id) that stands in a place."""
     if synset not in synsets():
-        raise ValueError(f"{path}: {synset} is not one of ImageNet's 1000 classes")
+        raise ValueError(f"{place}: {synset} is not one of ImageNet's 1000 classes")
     return synsets()[synset]
 
 
@@ -182,6 +236,13 @@ def write_labels(folder: Path, rows: list[dict]) -> None:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def remove_parts(file: Path) -> None:
+    """Remove what a killed process left of a file that it wrote as `whole_file` does."""
+    for part in file.parent.glob(f".{glob.escape(file.name)}.*.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 @contextlib.contextmanager

@@ -17,8 +17,8 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
-from suite.images.labels import LabelledImage, printable, whole_file
-from suite.images.metadata import without_metadata
+from suite.images.labels import LabelledImage, printable, refuse_special_file, whole_file
+from suite.images.metadata import refuse_damaged, without_metadata
 
 logger = logging.getLogger(__name__)
 # An image's pixels, uint8 3 x H x W, or why they can't be read; not a tensor, since torch would
@@ -32,17 +32,28 @@ def read_image(path: Path) -> PIL.Image.Image:
     16-bit images are scaled, transparency is dropped, and of an animation the first frame is taken.
     Of the metadata, only the orientation counts.
     """
+    data = b""
     try:
-        return _decode(path)
+        data = read_content(path)
+        return _decode(data)
     except Exception as error:  # PIL's decoders raise whatever comes up in a broken file
         with contextlib.suppress(Exception):
-            return _decode(io.BytesIO(without_metadata(path.read_bytes())))
+            return _decode(without_metadata(data))
         reason = " ".join(str(error).split())
         raise ValueError(f"{printable(path)} is not a readable image ({reason})") from error
 
 
-def _decode(file: Path | io.BytesIO) -> PIL.Image.Image:
-    with PIL.Image.open(file) as image:
+def read_content(path: Path) -> bytes:
+    """Return an image file's bytes; a ValueError if it is a pipe or a device, or too large."""
+    refuse_special_file(path)
+    return path.read_bytes()
+
+
+def _decode(data: bytes) -> PIL.Image.Image:
+    with PIL.Image.open(io.BytesIO(data)) as image:
+        if image.width * image.height > PIL.Image.MAX_IMAGE_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} are too many pixels")
+        refuse_damaged(data)
         image.load()
         if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
             raise ValueError("what is white in 32-bit pixels is not known: save it with 8 bits")

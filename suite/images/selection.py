@@ -6,7 +6,8 @@ import PIL.Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from suite.images.labels import LABELS, UNFINISHED
+from suite.images.class_folders import look_into
+from suite.images.labels import LABELS, RUN, UNFINISHED
 
 
 def square(
@@ -34,16 +35,18 @@ def square(
 
 
 def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Mark an output folder as unfinished; a ValueError if it has images.
+    """Mark an output folder as unfinished; a ValueError if it has images, or is an attack's.
 
     With `overwrite`, an earlier selection in it is deleted first.
     """
+    if (folder / RUN).exists():  # it would say that the selection was attacked
+        raise ValueError(f"{folder} has a {RUN}, which an attack wrote: take another folder")
     ours = [folder / name for name in (LABELS, UNFINISHED)]
     selected = any(file.is_file() for file in ours)
     if overwrite and selected:
         for file in [*folder.glob("*.png"), *folder.glob(".*.part"), *ours]:
             file.unlink(missing_ok=True)
-    if any(folder.glob("*.png")):
+    if look_into(folder).images:
         hint = ", or --overwrite them" if selected else ""
         raise ValueError(f"{folder} has images: take another folder{hint}")
     (folder / UNFINISHED).touch()

@@ -1,6 +1,8 @@
 """Every bad image, name and label file: converted how, or refused with which words."""
 
+import io
 import json
+import os
 import shutil
 import struct
 
@@ -10,7 +12,7 @@ import pytest
 from conftest import run_json
 from hypothesis import given
 from hypothesis import strategies as st
-from test_metadata import PIXELS, SLOW, chunk
+from test_metadata import PIXELS, SLOW, block, chunk, turned
 
 from suite.images import pictures
 from suite.images.folders import list_images
@@ -35,6 +37,34 @@ def png_header_alone(file):
 def truncated(file):
     RGB.resize((200, 200)).save(file)
     file.write_bytes(file.read_bytes()[:5000])
+
+
+def zeroed_tail(file, kind="PNG", bytes_=10):
+    """A file as a power failure leaves it: its length is right, its last block is not."""
+    RGB.resize((32, 32)).save(file, kind)
+    file.write_bytes(file.read_bytes()[:-bytes_] + bytes(bytes_))
+
+
+def without_end(file):
+    RGB.save(file)
+    file.write_bytes(file.read_bytes()[:-12])
+
+
+def changed_byte(file):
+    """A PNG whose pixels are stored without compression, so that any byte decodes."""
+    RGB.save(file, compress_level=0)
+    content = bytearray(file.read_bytes())
+    content[content.index(b"IDAT") + 30] ^= 1
+    file.write_bytes(content)
+
+
+def many_pixels(file):
+    PIL.Image.new("1", (13000, 13000)).save(file)
+
+
+def sparse(file):
+    RGB.save(file)
+    os.truncate(file, 5 << 30)
 
 
 def animated(file):
@@ -75,6 +105,14 @@ def test_unusual_image_is_converted_as_people_expect(tmp_path, name, make, expec
         (lambda file: file.write_bytes(b""), "is not a readable image"),
         (lambda file: file.write_bytes(b"hello"), "is not a readable image"),
         (png_header_alone, "exceeds limit"),
+        (zeroed_tail, "damaged: "),
+        (lambda file: zeroed_tail(file, "JPEG", 100), "damaged: its end is missing"),
+        (without_end, "damaged: its end is missing"),
+        (changed_byte, "damaged: a wrong checksum in b'IDAT'"),
+        (many_pixels, "13000 x 13000 are too many pixels"),
+        (sparse, "larger than 1024 MiB"),
+        (os.mkfifo, "a pipe or a device"),
+        (lambda file: file.symlink_to("/dev/zero"), "a pipe or a device"),
         (lambda file: file.symlink_to(file.with_name("nowhere")), "No such file"),
         (lambda file: file.mkdir(), "Is a directory"),
     ],
@@ -96,22 +134,41 @@ def test_broken_image_is_left_out_by_name_and_the_others_are_unharmed(run, folde
     assert (folder / "out" / "0.png").read_bytes() == (folder / "alone" / "0.png").read_bytes()
 
 
+@pytest.mark.parametrize("turned", [None, b"Exif\0\0" + block([turned(6)])])
+@pytest.mark.parametrize("behind", [b"", b"\0" * 64, b"more \xff\xda of the camera's"])
+def test_jpeg_is_whole_whatever_stands_behind_its_end(tmp_path, turned, behind):
+    RGB.save(tmp_path / "a.jpg", exif=turned or b"")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[:2] + b"\xff" + content[2:] + behind)
+    assert pictures.read_image(tmp_path / "a.jpg").size == (RGB.size if not turned else (8, 6))
+
+
+def test_jpeg_is_not_whole_by_the_end_of_its_thumbnail(tmp_path):
+    small = io.BytesIO()
+    RGB.save(small, "JPEG")
+    RGB.resize((32, 32)).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + small.getvalue())
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[:-100] + bytes(100))
+    with pytest.raises(ValueError, match="its end is missing"):
+        pictures.read_image(tmp_path / "a.jpg")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"filename,label\na.png,1\na.png,2\n", "has two labels for a.png"),
         (b"filename,label\na.png,1000000\n", "'1000000' is not a label: a class index from 0"),
-        (b"filename,label\na.png,-1\n", "'-1' is not a label"),
+        (b"filename,label\na.png,-1\n", "labels.csv, line 2: '-1' is not a label"),
         (b"filename,label\na.png,1.5\n", "'1.5' is not a label"),
         (b"filename,label\na.png,cat\n", "'cat' is not a label"),
         (b"name,class\na.png,1\n", "needs a header with the columns filename and label"),
         (b"filename,label\na.png\n", "None is not a label"),
         (b"filename,label\na.png,\n", "'' is not a label"),
-        (b"filename,label\n,7\n", "'' is not the name of a file beside it"),
+        (b"filename,label\n,7\n", "line 2: '' is not the name of a file beside it"),
         (b"filename;label\na.png;1\n", "separated by commas; it has ['filename;label']"),
         (b"filename,label\n../../a.png,1\n", "'../../a.png' is not the name of a file beside it"),
         (b"filename,label\n/etc/a.png,1\n", "'/etc/a.png' is not the name of a file beside it"),
-        (b"filename,label\n..\\a.png,1\n", "is not the name of a file beside it"),
+        (b"filename,label\n..\\a.png,1\n", "has no row for a.png"),
         (b"filename,label\n..,1\n", "'..' is not the name of a file beside it"),
         (b"\xff\xfe\x00", "is not a CSV file in UTF-8"),
         (b'filename,label\n"a.png,1\n', "is not a CSV file in UTF-8"),

@@ -1,5 +1,6 @@
 """Every label file that people have: where it lies, and the names and classes in it."""
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -113,6 +114,7 @@ def test_label_file_beside_a_folder_that_does_not_fit_is_not_used_and_that_is_sa
 
 
 ABSENT, OUTSIDE = "which is not an image in .*images", "is not a label from 1 to 1000"
+NO_TARGET = "is not a target class from 1 to 1000"
 
 
 @pytest.mark.parametrize(
@@ -121,13 +123,18 @@ ABSENT, OUTSIDE = "which is not an image in .*images", "is not a label from 1 to
         ("labels.csv", OF_A, ["images/a.png", "images/b.png"], " has no row for b.png"),
         ("labels.csv", f"{OF_A}c.png,8\n", ["images/a.png"], f" names c.png, {ABSENT}"),
         ("labels.csv", OF_A.replace("png", "jpg"), ["images/a.png"], f" names a.jpg, {ABSENT}"),
-        ("images.csv", NIPS_TEXT.replace("306", "1001"), [NIPS_IMAGE], f": '1001' {OUTSIDE}"),
-        ("images.csv", NIPS_TEXT.replace(",9", ",0"), [NIPS_IMAGE], f": '0' {OUTSIDE}"),
+        (
+            "images.csv",
+            NIPS_TEXT.replace("306", "1001"),
+            [NIPS_IMAGE],
+            f", line 2: '1001' {OUTSIDE}",
+        ),
+        ("images.csv", NIPS_TEXT.replace(",9", ",0"), [NIPS_IMAGE], f", line 2: '0' {NO_TARGET}"),
         (
             "r.csv",
             TA_OF_A.replace("0,", "1,", 1),
             ["a.JPEG"],
-            ": n01440764 is ImageNet's class 0, not 1",
+            ", line 2: n01440764 is ImageNet's class 0, not 1",
         ),
         (
             "r.csv",
@@ -136,6 +143,45 @@ ABSENT, OUTSIDE = "which is not an image in .*images", "is not a label from 1 to
             " and .*s.csv both name images in .*: keep one",
         ),
         ("labels.csv", TWO_TARGETS, ["a.png"], " has two targets for a.png"),
+        ("labels.csv", "filename,label,label\na.png,1,2\n", ["a.png"], " has 2 columns label"),
+        (
+            "labels.csv",
+            "filename,filename,label\na.png,b,2\n",
+            ["a.png"],
+            " has 2 columns filename",
+        ),
+        (
+            "labels.csv",
+            "filename,label,target,target\na.png,1,2,\n",
+            ["a.png"],
+            " has 2 columns target",
+        ),
+        ("x.csv", "ImageId,TrueLabel,TrueLabel\na,1,1\n", ["a.png"], " has 2 columns TrueLabel"),
+        ("x.csv", "class_index,image_name,image_name\n1,a,a\n", ["a.png"], " has 2 columns image_"),
+        (  # an unquoted comma in the file's name
+            "labels.csv",
+            "filename,source,label\na.png,x,1\nb.png,1,5,3\n",
+            ["a.png", "b.png"],
+            ", line 3: 4 cells, but 3 columns",
+        ),
+        (
+            "labels.csv",
+            'filename,note,label\na.png,"two\nlines",1\nb.png,,-1\n',
+            ["a.png", "b.png"],
+            ", line 4: '-1' is not a label",
+        ),
+        (
+            "x.csv",
+            "class_index,class,image_name\n0,n01440764,a\n5,n0,b.JPEG\n-1,n0,c\n",
+            ["a.png", "b.png", "c.png"],
+            ", line 4: '-1' is not a label",
+        ),
+        (
+            "val_annotations.txt",
+            "a.png\tn01443537\nb.png\tn0144353\n",
+            ["a.png", "b.png"],
+            ", line 2: n0144353 is not one of ImageNet's 1000 classes",
+        ),
     ],
 )
 def test_label_file_that_does_not_fit_is_refused_by_name_and_value(
@@ -224,3 +270,77 @@ def test_only_the_header_of_csv_files_beside_a_folder_is_read(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "link.csv").symlink_to("nowhere")
     assert listed(tmp_path / "images") == [("a.png", None, None)]
+
+
+READ = "labels are read from filename and label of labels.csv, or from ImageId and TrueLabel or "
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("classes.csv", "image,class\na.png,1\n", "it has the columns image, class"),
+        ("val.csv", "filename,label\na.png,1\n", "it has the columns filename, label"),
+        ("Labels.CSV", "filename,label\na.png,1\n", "it has the columns filename, label"),
+        ("x.csv", "ImageId;TrueLabel\na;1\n", "it has the columns ImageId;TrueLabel"),
+        ("empty.csv", "", "it has the columns ;"),
+    ],
+)
+@pytest.mark.parametrize("place", [".", "images"])
+def test_csv_file_that_is_not_read_is_named_with_the_columns_that_are(
+    tmp_path, caplog, name, text, reason, place
+):
+    make(tmp_path, f"{place}/a.png", (name, text))
+    caplog.set_level("INFO")
+    assert listed(tmp_path / place) == [("a.png", None, None)]
+    (line,) = caplog.messages
+    assert line.startswith(f"{tmp_path / name} is not used: {reason}")
+    assert READ in line
+
+
+def test_csv_file_in_another_encoding_is_named(tmp_path, caplog):
+    make(tmp_path, "a.png")
+    (tmp_path / "x.csv").write_bytes("ImageId,TrueLabel\na,1\n".encode("utf-16"))
+    assert listed(tmp_path) == [("a.png", None, None)]
+    assert "x.csv is not a CSV file in UTF-8" in caplog.text
+
+
+def test_csv_file_beside_images_that_have_labels_is_not_named(tmp_path, caplog):
+    make(tmp_path, "a.png", ("labels.csv", OF_A), ("notes.csv", "image,class\n"))
+    caplog.set_level("INFO")
+    assert listed(tmp_path) == [("a.png", 7, None)]
+    assert caplog.messages == [f"left out of {tmp_path}: 1 files that are not images"]
+
+
+def sparse(file):
+    file.touch()
+    os.truncate(file, 5 << 30)
+
+
+ODD_FILES = [
+    (os.mkfifo, "a pipe or a device"),
+    (lambda file: file.symlink_to("/dev/zero"), "a pipe or a device"),
+    (sparse, "larger than 1024 MiB"),
+    (lambda file: file.symlink_to("nowhere"), "No such file"),
+    (lambda file: file.mkdir(), "Is a directory"),
+]
+
+
+@pytest.mark.parametrize(("make_odd", "words"), ODD_FILES)
+@pytest.mark.parametrize("name", ["labels.csv", "dev_dataset.csv"])
+def test_label_file_that_is_not_a_file_is_refused(tmp_path, make_odd, words, name):
+    make(tmp_path, "a.png")
+    make_odd(tmp_path / name)
+    with pytest.raises((ValueError, OSError), match=words) as error:
+        list_images(tmp_path)
+    assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize(("make_odd", "words"), ODD_FILES[:-1])
+def test_csv_file_that_is_not_a_file_is_left_alone_and_named(tmp_path, caplog, make_odd, words):
+    make(tmp_path, "a.png")
+    make_odd(tmp_path / "x.csv")
+    assert listed(tmp_path) == [("a.png", None, None)]
+    (line,) = caplog.messages
+    assert line.startswith("not used: ")
+    assert words in line
+    assert f"{tmp_path}/x.csv" in line

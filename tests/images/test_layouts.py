@@ -50,6 +50,11 @@ A_NIPS = ("dev_dataset.csv", NIPS_HEADER + "a,u,0,0,1,1,2,3\n")
             [("0_a.png", 0), ("10_b.png", 10), ("2_a.png", 2), ("999_a.png", 999)],
             "{}: the names of its folders, 0 to 999, are taken for class indices",
         ),
+        (
+            ["0/a.png", ("1/x.txt", ""), ("logs/x.txt", "")],
+            [("0_a.png", 0)],
+            "1 folders in it, 1 class folders without images, such as 1",
+        ),
         (["007/a.png"], [("007_a.png", 7)], "007 to 007, are taken for class indices"),
         (["5000/a.png"], [("5000_a.png", 5000)], "are taken for class indices"),
         (  # a Mac's archive
@@ -126,6 +131,11 @@ def test_suffix_of_any_case_is_an_image(tmp_path, suffix):
         (["a.png", "._a.png"], "1 hidden files", "WARNING"),
         (["n01440764/a.png", "b.png"], "1 images outside its folders", "WARNING"),
         (["n01440764/a.png", "extra/b.png"], "1 folders in it", "WARNING"),
+        (
+            ["n01440764/a.png", ("n01443537/x.txt", ""), ("n01484850/images/x.txt", "")],
+            "2 class folders without images, such as n01443537",
+            "WARNING",
+        ),
         (["n01440764/a.png", "n01440764/old/b.png"], "1 folders in it", "WARNING"),
         (["images/a.png", "b.png", A_CSV], "1 images outside its images/", "WARNING"),
         (["images/a.png", "b/a.png", A_NIPS], "1 folders in it", "WARNING"),

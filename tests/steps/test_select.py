@@ -219,3 +219,61 @@ def test_size_is_by_default_that_of_small_networks(run, all_right):
 def test_default_size_is_the_largest_of_the_networks_up_to_224(sizes, default):
     listed = [SimpleNamespace(input_size=(3, size, size)) for size in sizes]
     assert select_images.default_size(listed) == default
+
+
+@pytest.mark.parametrize("change", ["labels", "image"])
+def test_selection_of_other_inputs_is_refused_and_made_anew_without_what_was_there(
+    run, all_right, change
+):
+    assert run(SELECT, x=all_right)[0] == 0
+    nat, kept = all_right / "nat", all_right / "kept"
+    before = {file.name: file.read_bytes() for file in kept.iterdir()}
+    if change == "labels":
+        label(nat, [*list(labels_of(nat).values())[:5], 3])
+    else:
+        shutil.copy(nat / "0.png", nat / "5.png")
+    status, _, err = run(SELECT, x=all_right)
+    assert (status, f"{kept} has images: take another folder, or --overwrite" in err) == (1, True)
+    assert {file.name: file.read_bytes() for file in kept.iterdir()} == before
+    run(f"{SELECT} --overwrite", x=all_right)
+    anew = all_right / "anew"
+    run(SELECT.replace("/kept", "/anew"), x=all_right)
+    assert {file.name: file.read_bytes() for file in kept.iterdir()} == {
+        file.name: file.read_bytes() for file in anew.iterdir()
+    }
+
+
+@pytest.mark.parametrize("overwrite", ["", "--overwrite"])
+def test_folder_of_an_attack_is_not_selected_into(run, all_right, overwrite):
+    kept = all_right / "kept"
+    kept.mkdir()
+    for name in ("run.json", "labels.csv"):
+        (kept / name).write_text("{}")
+    status, _, err = run(f"{SELECT} {overwrite}", x=all_right)
+    assert (status, f"{kept} has a run.json, which an attack wrote" in err) == (1, True)
+    assert {"run.json", "labels.csv"} <= {file.name for file in kept.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.PNG", "x.tiff"])
+def test_folder_with_images_of_any_kind_is_not_selected_into(run, all_right, name):
+    (all_right / "kept").mkdir()
+    (all_right / "kept" / name).touch()
+    status, _, err = run(SELECT, x=all_right)
+    assert (status, "kept has images: take another folder\n" in err) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\\..\\b", "C:a", "a,b", "a;b"])
+def test_image_of_any_name_goes_through_all_steps(succeed, all_right, name):
+    for file in (all_right / "nat").iterdir():
+        file.unlink()
+    answer = load_model(f"{all_right}/nets.py:constant")(torch.zeros(1, 3, 32, 32)).argmax(1).item()
+    PIL.Image.new("RGB", (32, 32), "red").save(all_right / "nat" / f"{name}.png")
+    row = {"filename": f"{name}.png", "label": answer}
+    labels.write_labels(all_right / "nat", [row])
+    networks = "--arch {x}/nets.py:constant"
+    succeed(SELECT, x=all_right)
+    attack = "attack_iter --input-dir {x}/kept --output-dir {x}/adv --num-steps 1 --gamma 1"
+    succeed(f"{attack} {networks}", x=all_right)
+    succeed("evaluate --input-dir {x}/adv --nat-dir {x}/kept " + networks, x=all_right)
+    assert labels_of(all_right / "adv") == {f"{name}.png": answer}
+    assert list(pixels_of(all_right / "adv")) == [f"{name}.png"]
