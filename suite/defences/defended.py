@@ -72,6 +72,16 @@ class Defended(nn.Module):
         """The number of classes without the abstention; None before `accelerate`."""
         return self.classifier.classes
 
+    @property
+    def others(self) -> tuple[int, ...]:
+        """The numbers of values of its other outputs, see `Classifier.others`."""
+        return self.classifier.others
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of the classes, see `Classifier.class_names`."""
+        return self.classifier.class_names
+
     def forward(
         self, pixels: Tensor, generators: Sequence[torch.Generator] | None = None
     ) -> Tensor:

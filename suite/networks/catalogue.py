@@ -3,9 +3,13 @@
 import contextlib
 import dataclasses
 import functools
+import importlib
+import sys
 from collections.abc import Hashable
 from pathlib import Path
+from types import ModuleType
 
+import torch
 from torch import nn
 
 from suite.networks import cifar10, libraries, protocols, weights
@@ -27,6 +31,7 @@ SLIM = {
 # Names that no library has.
 SUITE_NAMES = (*libraries.LITES, *SLIM, *cifar10.FILES, *protocols.FED)
 SLIM_URL = "https://github.com/ylhz/tf_to_pytorch_model/releases/download/v1.0/tf2torch_"
+RESNEXTS = ("resnext101_32x4d", "resnext101_64x4d")  # pretrainedmodels'
 # Other copies of pretrainedmodels' weights, whose server is often down. Those of the SE-ResNets and
 # Xception are the same files; the others were saved again under the same or other names.
 ELSEWHERE = {
@@ -48,8 +53,9 @@ def find_network(name: str) -> NetworkSpec:
         OSError: the user's own Python file does not exist.
     """
     if is_user_file(name):
-        network, size, code = load_user_network(name)
-        return NetworkSpec(lambda *_: network, size, (0.0,) * 3, (1.0,) * 3, None, code=code)
+        network, size, code, others = load_user_network(name)
+        plain = size, (0.0,) * 3, (1.0,) * 3, None
+        return NetworkSpec(lambda *_: network, *plain, code=code, others=others)
     if name in protocols.FED:
         other, feeding = protocols.FED[name]
         return dataclasses.replace(find_network(other), **feeding)
@@ -114,9 +120,15 @@ def _slim(name: str) -> NetworkSpec:
     return dataclasses.replace(spec, alternative=other)
 
 
-def _pretrainedmodels(name: str) -> NetworkSpec:
-    import pretrainedmodels
+def import_pretrainedmodels() -> ModuleType:
+    """Import the package without the 480 MB of the two ResNeXts that it builds meanwhile."""
+    with torch.device("meta"):
+        import pretrainedmodels
+    return pretrainedmodels
 
+
+def _pretrainedmodels(name: str) -> NetworkSpec:
+    pretrainedmodels = import_pretrainedmodels()
     if name not in pretrainedmodels.model_names:
         raise libraries.unknown_network(name, [*SUITE_NAMES, *pretrainedmodels.model_names])
     known = pretrainedmodels.pretrained_settings[name]
@@ -125,6 +137,11 @@ def _pretrainedmodels(name: str) -> NetworkSpec:
 
     def build(file: Path | None, classes: int = 1000) -> nn.Module:
         pretrained = version if file else None
+        if name in RESNEXTS:  # each needs features of its own, with numbers
+            features = f"{name}_features"
+            file_of_features = f"pretrainedmodels.models.resnext_features.{features}"
+            built = getattr(importlib.reload(sys.modules[file_of_features]), features)
+            setattr(sys.modules["pretrainedmodels.models.resnext"], features, built)
         network = getattr(pretrainedmodels, name)(num_classes=1000, pretrained=pretrained)
         if classes != 1000:
             _replace_classifiers(network, classes)  # many ignore num_classes

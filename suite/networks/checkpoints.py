@@ -28,6 +28,8 @@ STATE_DICTS = (
     "state_dict", "model", "model_state_dict", "net", "network", "module", "model_ema",
     "state_dict_ema",
 )  # fmt: skip
+# Where they put their options; "" is the top.
+OPTION_PLACES = ("args", "config", "cfg", "hparams", "hyper_parameters", "opt", "")
 WRAPPERS = ("module", "_orig_mod")  # of nn.DataParallel and AveragedModel; of torch.compile
 # What robust training saves besides the network.
 MEAN, STD = (
@@ -35,6 +37,7 @@ MEAN, STD = (
 )
 NORMALISER = re.compile(f"{MEAN.pattern}|{STD.pattern}")
 BESIDE = re.compile(rf"{NORMALISER.pattern}|^(normali[sz]|preprocess|attacker)\w*(\.|$)")
+AUXILIARY = re.compile(r"(^|\.)(AuxLogits|aux[12])\.")  # heads that only training uses
 # Harmless types that training scripts save beside weights: options, NumPy's scalars and arrays,
 # and paths, also those of other systems. pathlib._local is Python 3.13's.
 HARMLESS = [argparse.Namespace, *((stand_in, name) for name, stand_in in GLOBALS.items())] + [
@@ -49,12 +52,13 @@ def load_checkpoint(spec: NetworkSpec, file: Path) -> tuple[nn.Module, NetworkSp
     """Return a network with the weights of a checkpoint, and what it takes.
 
     The number of classes is read off the checkpoint. See `read_state_dict` for files, and
-    `_with_normaliser` for a mean and a standard deviation in them.
+    `_with_normaliser` for a mean and a standard deviation in them. The auxiliary heads of a named
+    Inception stay random, in evaluation they do not run.
 
     Raises:
         OSError, ValueError: the file is not usable; names missing, unexpected and misshapen keys.
     """
-    found = read_state_dict(file)
+    found, options = _weights_and_options(file)
     with weights.usable_file(None):
         network = spec.build(None, 1000)
         if any("_packed_params" in key for key in network.state_dict()):
@@ -62,12 +66,14 @@ def load_checkpoint(spec: NetworkSpec, file: Path) -> tuple[nn.Module, NetworkSp
                 f"{file}: a quantised network takes no --checkpoint, since its weights are no "
                 "tensors; load them in the function that returns it"
             )
-        tensors, beside = _fitted(_state_tensors(network), found, file)
-        classes = _number_of_classes(_state_tensors(network), tensors)
+        expected = _state_tensors(network, spec)
+        tensors, beside = _fitted(expected, found, file)
+        tensors = {k: v for k, v in tensors.items() if k in expected or not AUXILIARY.search(k)}
+        classes = _number_of_classes(expected, tensors)
         if classes != 1000:
             logger.info("%s: %d classes", file, classes)
             network = spec.build(None, classes)
-    if wrong := weights.key_differences(_state_tensors(network), tensors):
+    if wrong := weights.key_differences(_state_tensors(network, spec), tensors):
         raise ValueError(
             f"{file} does not fit this network: {'; '.join(wrong)}. Is --arch the network that it "
             "was trained as? Libraries name layers differently: resnet50 is that of "
@@ -75,11 +81,17 @@ def load_checkpoint(spec: NetworkSpec, file: Path) -> tuple[nn.Module, NetworkSp
         )
     with weights.usable_file(file):
         network.load_state_dict(tensors, strict=False)
-    return network, _with_normaliser(spec, beside, file)
+    return network, _with_size(
+        _with_normaliser(spec, beside, options, file), options, network, file
+    )
 
 
-def _state_tensors(network: nn.Module) -> dict[str, Tensor]:
-    return {k: v for k, v in network.state_dict().items() if isinstance(v, Tensor)}
+def _state_tensors(network: nn.Module, spec: NetworkSpec) -> dict[str, Tensor]:
+    return {
+        key: value
+        for key, value in network.state_dict().items()
+        if isinstance(value, Tensor) and (spec.code or not AUXILIARY.search(key))
+    }
 
 
 def _number_of_classes(expected: dict[str, Tensor], found: dict[str, Tensor]) -> int:
@@ -162,13 +174,41 @@ def _unlikeliness(prefix: str) -> tuple[int, int]:
     return prefix.count("."), usual.index(name) if name in usual else len(usual)
 
 
-def _with_normaliser(spec: NetworkSpec, beside: dict[str, Tensor], file: Path) -> NetworkSpec:
+def _with_size(
+    spec: NetworkSpec, options: dict[str, Tensor], network: nn.Module, file: Path
+) -> NetworkSpec:
+    """Return a network with the image size that it was trained at, unless it fails there."""
+    sizes = [tuple(map(int, each)) for key, each in options.items() if key.endswith("_size")]
+    size = next((size[1:] for size in sizes), spec.input_size[1:])
+    if spec.code or tuple(size) == tuple(spec.input_size[1:]):
+        return spec
+    text = f"{size[0]} x {size[1]} pixels"
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, *size))
+    except Exception:  # a transformer has positions for one size
+        logger.warning("%s: it was trained on %s, which the network does not take", file, text)
+        return spec
+    logger.warning("%s: images get the size that it was trained on, %s", file, text)
+    return dataclasses.replace(spec, input_size=(3, *size))
+
+
+def _with_normaliser(
+    spec: NetworkSpec, beside: dict[str, Tensor], options: dict[str, Tensor], file: Path
+) -> NetworkSpec:
     """Return a network with the mean and the standard deviation that a checkpoint brings along.
+
+    They are among its tensors or, as timm's training script saves them, among its options.
 
     A warning names the other tensors that the checkpoint holds besides the network. It also names
     the mean and the standard deviation where they are not used: for a network that takes other
     pixels than RGB in [0, 1], or the user's own, which may normalise by itself.
     """
+    given = {key: each for key, each in options.items() if NORMALISER.search(key)}
+    if len(given) == 1:  # timm takes the other one from the network
+        lacking = "std" if MEAN.search(next(iter(given))) else "mean"
+        given[lacking] = torch.tensor(getattr(spec, lacking))
+    beside = beside | given
     mean, std = (
         {tuple(tensor.flatten().tolist()) for key, tensor in beside.items() if name.search(key)}
         for name in (MEAN, STD)
@@ -185,7 +225,8 @@ def _with_normaliser(spec: NetworkSpec, beside: dict[str, Tensor], file: Path) -
                 spec = dataclasses.replace(spec, mean=mean, std=std)
             beside = {key: beside[key] for key in beside if not NORMALISER.search(key)}
     if beside:
-        groups = Counter(key.partition(".")[0] for key in beside)
+        keys = (key if NORMALISER.search(key) else key.partition(".")[0] for key in beside)
+        groups = Counter(keys)
         listed = ", ".join(f"{name} ({number} tensors)" for name, number in groups.items())
         logger.warning("%s: beside the network it holds %s: not used", file, listed)
     return spec
@@ -202,6 +243,11 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         OSError: there is no such file, or it can't be read.
         ValueError: it is no checkpoint, or one that would run code.
     """
+    return _weights_and_options(file)[0]
+
+
+def _weights_and_options(file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors of a checkpoint, and what its options say of images."""
     if not file.is_file():
         raise FileNotFoundError(f"no such file: {file}")
     with weights.usable_file(file):
@@ -212,13 +258,41 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
             f"{file} has no state dict, neither by itself nor under {', '.join(STATE_DICTS)} or "
             f"just one other key: it is {_outline(content)}"
         )
+    options = {}
     if place:
         logger.info("%s: took the weights under %s; it is %s", file, place, _outline(content))
-        if beside := [key for key in content if BESIDE.search(str(key))]:
+        options = _image_options(content)
+        if beside := [key for key in content if key not in options and BESIDE.search(str(key))]:
             logger.warning("%s: %s beside the weights: not used", file, ", ".join(beside))
     # AveragedModel counts its updates.
     keys = [key for key in tensors if key.rpartition(".")[2] != "n_averaged"]
-    return {bare: tensors[key] for bare, key in unwrapped(keys).items()}
+    return {bare: tensors[key] for bare, key in unwrapped(keys).items()}, options
+
+
+def _image_options(content: Mapping) -> dict[str, Tensor]:
+    """Return three numbers each of what training options say of images, as `args.mean`."""
+    for place in OPTION_PLACES:
+        options = content.get(place) if place else content
+        options = vars(options) if isinstance(options, argparse.Namespace) else options
+        if isinstance(options, Mapping):
+            names = ("mean", "std", "input_size", "img_size")  # those of timm's training script
+            given = {f"{place}.{name}".strip("."): _three(options.get(name)) for name in names}
+            if any(numbers is not None for numbers in given.values()):
+                return {name: numbers for name, numbers in given.items() if numbers is not None}
+    return {}
+
+
+def _three(value: object) -> Tensor | None:
+    """Return one number or three, however they were saved, as three; None of anything else."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    try:
+        parts = [
+            torch.as_tensor(part if isinstance(part, float | int) else _tensor(part)).flatten()
+            for part in parts
+        ]
+        return torch.cat(parts).float().expand(3)
+    except (RuntimeError, TypeError):
+        return None
 
 
 def unwrapped(keys: Collection[str]) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from suite.networks.resizing import resized
 from suite.running import devices
 from suite.running.precision import DEFAULT
 from suite.running.runs import sha256
+from suite.user_code.process_settings import contained
 from suite.user_code.user_file import message_line
 from suite.user_code.user_network import failure, undisturbed
 
@@ -36,6 +39,7 @@ class Classifier(nn.Module):
         network: the bare network.
         input_size: channels, height and width that the bare network takes.
         classes: their number; None before `accelerate`.
+        others: see `NetworkSpec`.
         digests: SHA-256 of each file that the network was made from, as hexadecimal digits; by the
             file's name, or by the path that the user gave.
     """
@@ -50,6 +54,7 @@ class Classifier(nn.Module):
             if made_of
         }
         self.classes: int | None = None
+        self.others = spec.others
         self.crop_pct = spec.crop_pct
         self.bfloat16 = False
         self._spec = spec
@@ -63,9 +68,12 @@ class Classifier(nn.Module):
             pixels = pixels.flip(1)
         pixels = (pixels * self._spec.scale - self.mean) / self.std
         try:
-            with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bfloat16):
+            with (
+                contained() if self._spec.code else nullcontext(),
+                torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bfloat16),
+            ):
                 logits = self.network(pixels)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not self._spec.code or isinstance(error, ValueError) or devices.out_of_memory(error):
                 raise
             raise failure(next(iter(self.digests)), pixels, error) from error
@@ -91,7 +99,8 @@ class Classifier(nn.Module):
             precision: "bf16" runs the network under autocast; pixels, their gradient and the logits
                 stay float32. "tf32" and "fp32" are settings of the device.
         """
-        self.classes = fold_batch_norms(self.network, self.input_size)
+        with contained():
+            self.classes = fold_batch_norms(self.network, self.input_size)
         speed_up(self.network)
         self.bfloat16 = precision == "bf16"
         device = next(self.network.parameters(), self.mean).device
@@ -107,10 +116,15 @@ class Classifier(nn.Module):
             logger.info("%s: not laid out as channels_last (%s)", kind, message_line(error))
         return self
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The names of the classes, after `accelerate`; empty where they are not known."""
+        names = self._spec.class_names or ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
+        return names if len(names) == self.classes else ()
+
     def class_name(self, index: int) -> str:
         """Return the name of a class, after `accelerate`; `class 7` where it has no name."""
-        names = self._spec.class_names or ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-        return names[index] if len(names) == self.classes else f"class {index}"
+        return self.class_names[index] if self.class_names else f"class {index}"
 
 
 def load_model(name: str, pretrained: bool = True, checkpoint: Path | None = None) -> Classifier:

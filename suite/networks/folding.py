@@ -71,6 +71,7 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
         network: frozen, in evaluation mode; changed in place.
         input_size: C, H and W of an input.
     """
+    drawn = torch.get_rng_state()
     try:
         watch = Watch(network, input_size)
     except Exception as error:  # the network may work where it can't be watched
@@ -114,14 +115,15 @@ def fold_batch_norms(network: nn.Module, input_size: tuple[int, int, int] = (3, 
         folded[name] = nn.Sequential(OrderedDict(affine=affine, **inside)) if inside else affine
     for name, module in folded.items():
         network.set_submodule(name, module)
-    if folded and watch.output.isfinite().all() and not _is_equal(network, watch):
+    if folded and watch.output.isfinite().all() and not _is_equal(network, watch, drawn):
         for name in folded:
             network.set_submodule(name, plain[name])
         logger.warning("%s: its batch norms can't be folded, it stays slow", type(network).__name__)
     return watch.output.flatten(1).shape[1]
 
 
-def _is_equal(network: nn.Module, watch: Watch) -> bool:
+def _is_equal(network: nn.Module, watch: Watch, drawn: Tensor) -> bool:
+    torch.set_rng_state(drawn)  # a user's network may draw
     try:
         output = logits_of(network(watch.pixels))
     except (AttributeError, RuntimeError, TypeError):  # it may look into its batch norms

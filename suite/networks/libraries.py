@@ -32,6 +32,7 @@ class NetworkSpec:
         crop_pct, interpolation: as in timm's settings: images are resized to the input size divided
             by crop_pct, and the centre is cropped. If None, images of other sizes are resized only.
         code: the user's files, if the network is the user's own.
+        others: how many values each output has that could be the logits as well as the first one.
         alternative: what to take where the file is missing and can't be downloaded.
         note: what the log says when this is taken as an alternative.
         class_names: in the order of their indices; empty for ImageNet's 1000.
@@ -48,6 +49,7 @@ class NetworkSpec:
     crop_pct: float | None = None
     interpolation: str = "bilinear"
     code: tuple[Path, ...] = ()
+    others: tuple[int, ...] = ()
     alternative: "NetworkSpec | None" = None
     note: str = ""
     class_names: Sequence[str] = ()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from suite.images.labels import LABELS, NIPS2017, RUN, SUFFIXES
 from suite.running import precision
 
 logger = logging.getLogger(__name__)
@@ -34,11 +35,11 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(hyphenated, namespace)
 
     def error(self, message: str):
-        """Report the error, only once if torchrun started several processes."""
+        """Report the error in one line, only once if torchrun started several processes."""
         if RANK:
             time.sleep(2)  # torchrun ends the others when the first one ends
             sys.exit(2)
-        super().error(message)
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def number_type(kind: type, description: str, accepted: Callable[[float], bool]) -> Callable:
@@ -98,6 +99,34 @@ def refuse_unwritable(file: Path | None, *suffixes: str) -> None:
         raise UsageError(f"no such folder: {file.parent}")
 
 
+def refuse_overwriting(
+    outputs: Sequence[Path | None], folders: Sequence[Path | None], files: Sequence[Path]
+) -> None:
+    """Raise a UsageError if two outputs are one file, or if one would change what is read.
+
+    Args:
+        outputs: None is no file.
+        folders: of images; a picture in one of them would be taken for one of its images. None is
+            no folder.
+        files: others that are read.
+    """
+    taken = [file.resolve() for file in files]
+    for output in filter(None, outputs):
+        file = output.resolve()
+        if file in taken:
+            raise UsageError(f"{output} is given twice: each output needs a file of its own")
+        taken.append(file)
+        for folder in filter(None, folders):
+            place = folder.resolve()
+            image = file.suffix in SUFFIXES and (
+                file.parent == place or (place in file.parents and file.exists())
+            )
+            # The label file of a folder images/ may stand beside it.
+            beside = file.parent in (place, place.parent) and file.name in (LABELS, NIPS2017, RUN)
+            if image or beside:
+                raise UsageError(f"{output} would be taken for a file of {folder}: name another")
+
+
 class UsageError(ValueError):
     """Options that do not go together; the exit status is 2, as for a wrong option."""
 
@@ -135,8 +164,26 @@ def progress(
         logger.info(f"{seconds:.1f} s: networks {100 - decoded - written} %, {waits}")
 
 
+def print_result(text: str, end: str = "\n") -> None:
+    """Print to standard output at once; an OSError says why that is impossible."""
+    if sys.stdout is None:
+        raise OSError("can't write to standard output: it is closed")
+    try:
+        print(text, end=end, flush=True)
+    except OSError as error:
+        # What is left of it would be an error again at Python's own exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OSError(f"can't write to standard output: {error.strerror}") from error
+
+
 def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     """Run a script: its log goes to standard error, a user's mistake is one line and status 1."""
+    if sys.stderr is None:  # closed: the log is lost, but not the run
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  it stays open to the end
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's has no encoding
+        sys.stdout.reconfigure(errors="backslashreplace")  # where ± or a name is not in it
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it when it is imported
     logging.basicConfig(level=logging.ERROR if RANK else logging.INFO, format="%(message)s")
     logging.getLogger("timm").setLevel(logging.WARNING)
@@ -157,6 +204,9 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     except (RuntimeError, MemoryError) as error:
         from suite.running import devices
 
+        if "start new thread" in str(error):
+            hint = "--workers 0 takes fewest, ulimit -v and -u say what is allowed"
+            sys.exit(f"{name}: error: no thread can be started any more: {hint}")
         if not devices.out_of_memory(error):
             raise
         sys.exit(f"{name}: error: out of memory, with one image ({error})")
@@ -167,8 +217,8 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     finally:
         try:
             if sys.stdout:
-                sys.stdout.flush()  # at Python's own exit a closed pipe would be an error
+                print_result("", end="")
+        except BrokenPipeError:
+            pass
         except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if not isinstance(error, BrokenPipeError):
-                sys.exit(f"can't write to standard output: {error.strerror}")
+            sys.exit(str(error))

@@ -1,9 +1,11 @@
 """Per-image random numbers, which depend on a seed and the image's name alone."""
 
 import hashlib
+import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +14,14 @@ def image_generators(seed: int, names: Sequence[str]) -> list[torch.Generator]:
     """Return a random generator for each of the images of these names."""
     digests = (hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names)
     return [torch.Generator().manual_seed(int.from_bytes(d[:8], "big") >> 1) for d in digests]
+
+
+def seed_globals(seed: int, names: Sequence[str]) -> None:
+    """Seed the global generators, from which a user's network may draw, for a batch of images."""
+    digest = hashlib.sha256("\n".join([str(seed), *names]).encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    np.random.seed(int.from_bytes(digest[:4], "big"))
+    random.seed(digest)
 
 
 def generators_for(count: int, generators: Sequence[torch.Generator]) -> list[torch.Generator]:

@@ -9,19 +9,13 @@ from collections.abc import Callable, Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-import torch
-
 from suite.running import devices
+from suite.user_code.process_settings import contained
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (ROOT, ROOT / "scripts")
 # These can't be loaded twice, even if a file beside the user's has such a name.
 KEPT = {*sys.stdlib_module_names, "__main__", "torch", "torchvision", "numpy"}
-TORCH_SETTINGS = (
-    (torch.is_grad_enabled, torch.set_grad_enabled),
-    (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_default_device, torch.set_default_device),
-)
 
 
 def is_user_file(name: str) -> bool:
@@ -65,13 +59,13 @@ def loaded(name: str) -> Iterator[tuple[Callable, list[Path]]]:
 def isolated_import(file: Path) -> Iterator[list[Path]]:
     """Search a file's own folder first for modules, and the suite's folders last, inside this.
 
-    Afterwards sys.path, the modules loaded before and torch's settings are what they were. Modules
-    from the file's folder, and from folders that it added to sys.path, leave sys.modules, so that
-    another file's `import models` does not get them; the list that is yielded then has their files.
+    Afterwards sys.path and the modules loaded before are what they were, as are the settings of
+    `contained`. Modules from the file's folder, and from folders that it added to sys.path, leave
+    sys.modules, so that another file's `import models` does not get them; the list that is yielded
+    then has their files.
     """
     own = [str(file.absolute().parent), str(file.resolve().parent)]
     entries, path, modules = sys.path, sys.path[:], dict(sys.modules)
-    settings = [get() for get, _ in TORCH_SETTINGS]
     folders = _folders()
     hidden = {name for name in folders if folders[name] in FOLDERS or _stands_elsewhere(name, own)}
     for name in modules:
@@ -81,7 +75,8 @@ def isolated_import(file: Path) -> Iterator[list[Path]]:
     importlib.invalidate_caches()
     files = []
     try:
-        yield files
+        with contained():
+            yield files
     finally:
         added = {Path(entry).resolve() for entry in {*sys.path} - {*path} | {*own}}
         folders = _folders()
@@ -93,9 +88,6 @@ def isolated_import(file: Path) -> Iterator[list[Path]]:
                 del sys.modules[name]
         sys.modules.update(modules)
         sys.path, entries[:] = entries, path
-        for (get, restore), before in zip(TORCH_SETTINGS, settings, strict=True):
-            if get() != before:
-                restore(before)
 
 
 def _top(name: str) -> str:

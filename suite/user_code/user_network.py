@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from suite.running import devices
 from suite.user_code import user_file
 from suite.user_code.input_sizes import Size, input_size
+from suite.user_code.process_settings import contained
 from watching import logits_of
 
 logger = logging.getLogger(__name__)
 
 
-def load_user_network(name: str) -> tuple[nn.Module, Size, tuple[Path, ...]]:
+def load_user_network(name: str) -> tuple[nn.Module, Size, tuple[Path, ...], tuple[int, ...]]:
     """Return the network path/to/file.py:function, its images' size, and the files it comes from.
+
+    And how many values each of its outputs has that could be the logits as well as the first one.
 
     The network is what the function returns, or the module of that name in the file, frozen and in
     evaluation mode. Hooks, with which modules keep their names, cast pixels to its dtype and take
@@ -42,7 +45,8 @@ def load_user_network(name: str) -> tuple[nn.Module, Size, tuple[Path, ...]]:
     if not isinstance(network, nn.Module):
         raise ValueError(f"{name} returns {type(network).__name__}, not an nn.Module")
     size = input_size(network, name)
-    return _adapted(name, network, size), size, tuple(files)
+    network, others = _adapted(name, network, size)
+    return network, size, tuple(files), others
 
 
 def _refuse_arguments(name: str, function: Callable) -> None:
@@ -56,7 +60,7 @@ def _refuse_arguments(name: str, function: Callable) -> None:
         ) from error
 
 
-def _adapted(name: str, network: nn.Module, size: Size) -> nn.Module:
+def _adapted(name: str, network: nn.Module, size: Size) -> tuple[nn.Module, tuple[int, ...]]:
     if isinstance(getattr(network, "_orig_mod", None), nn.Module):
         logger.info("%s is compiled: runs uncompiled, since hooks would not run", name)
         network = network._orig_mod
@@ -80,7 +84,7 @@ def _adapted(name: str, network: nn.Module, size: Size) -> nn.Module:
             _try(name, network, pixels)
         network.requires_grad_(False)
         leaf, output = _try(name, network, pixels)
-        logits = _checked(name, output)
+        logits, others = _checked(name, output), tuple(_others(output))
         reason = _why_no_gradient(leaf, logits)
     if reason:
         network.register_forward_pre_hook(partial(_refuse_gradients, name, reason))
@@ -88,9 +92,14 @@ def _adapted(name: str, network: nn.Module, size: Size) -> nn.Module:
         logger.info("%s: pixels are cast to its %s", name, leaf.dtype)
         network.register_forward_pre_hook(partial(_cast, leaf.dtype))
     if logits is not output:
-        logger.info("%s returns %s, of which its logits are taken", name, kind_text(output))
+        taken = f"the {logits.shape[1]} values of its logits are taken"
+        if isinstance(output, tuple | list) and not hasattr(output, "logits"):
+            taken = f"the first element's {logits.shape[1]} values are taken for the logits"
+        more = f", not the {' or '.join(map(str, others))} of another one" if others else ""
+        level = logging.WARNING if others else logging.INFO
+        logger.log(level, "%s returns %s: %s%s", name, kind_text(output), taken, more)
         network.register_forward_hook(lambda module, args, output: _logits_of(name, output))
-    return network
+    return network, others
 
 
 @contextlib.contextmanager
@@ -99,6 +108,7 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(contained())
         if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled; importing it takes long
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
@@ -115,7 +125,7 @@ def _try(name: str, network: nn.Module, pixels: Tensor) -> tuple[Tensor, object]
         try:
             with torch.enable_grad():
                 return leaf, network(leaf.clone())  # a clone, since it may change it in place
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if devices.out_of_memory(error):
                 raise
             cause = error
@@ -141,6 +151,15 @@ def _logits_of(name: str, output: object) -> Tensor:
     if logits is None:
         raise ValueError(f"{name} returns {kind_text(output)}, in which nothing is called logits")
     return logits
+
+
+def _others(output: object) -> Iterator[int]:
+    """Yield how many values elements of a tuple have that could be logits as the first one is."""
+    if isinstance(output, tuple | list) and getattr(output, "logits", None) is None:
+        yield from _others(output[0])
+        for other in output[1:]:
+            if isinstance(other, Tensor) and other.dim() == 2 and other.is_floating_point():
+                yield other.shape[1]
 
 
 def kind_text(output: object) -> str:

@@ -42,6 +42,46 @@ def test_number_of_classes_comes_from_the_checkpoint(tmp_path, name):
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 11)
 
 
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("torchvision/googlenet", "aux"),
+        ("torchvision/inception_v3", "AuxLogits"),
+        ("timm/inception_v3", "AuxLogits"),
+        ("inceptionv3", "AuxLogits"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_auxiliary_heads_may_be_absent_or_of_other_classes(tmp_path, name, heads):
+    whole = catalogue.find_network(name).build(None, 7).eval()
+    pixels = torch.rand(1, 3, 299, 299)
+    for keep in ("without", "of others"):
+        state = {k: v for k, v in whole.state_dict().items() if not k.startswith(heads)}
+        if keep == "of others":
+            others = {"aux1.fc2", "aux2.fc2"} if heads == "aux" else {"AuxLogits.fc"}
+            state |= {f"{other}.bias": torch.zeros(1000) for other in others}
+        torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "own.pth")
+        model = load_model(name, checkpoint=tmp_path / "own.pth")
+        assert torch.equal(model.network(pixels), whole(pixels))
+
+
+def test_auxiliary_head_of_a_network_of_the_user_s_own_may_be_needed(tmp_path):
+    text = """
+from torch import nn
+class net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.aux1 = nn.Linear(3, 5), nn.Sequential(nn.Linear(3, 5))
+    def forward(self, pixels):
+        return self.fc(pixels.mean((2, 3))) + self.aux1(pixels.mean((2, 3)))
+"""
+    (tmp_path / "net.py").write_text(text)
+    state = {"fc.weight": torch.rand(5, 3), "fc.bias": torch.rand(5)}
+    torch.save(state, tmp_path / "own.pth")
+    with pytest.raises(ValueError, match=r"missing aux1.0.weight, aux1.0.bias"):
+        load_model(f"{tmp_path}/net.py:net", checkpoint=tmp_path / "own.pth")
+
+
 def test_keys_and_shapes_that_do_not_fit_are_one_error(resnet):
     network, file = resnet
     tensors = network.state_dict()

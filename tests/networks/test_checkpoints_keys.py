@@ -1,5 +1,6 @@
 """Checkpoints whose keys have prefixes, and what they hold besides the network."""
 
+import argparse
 import collections
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_normaliser_that_is_the_network_s_changes_nothing(resnet, file, caplog):
 @pytest.mark.parametrize(
     ("beside", "named"),
     [
-        ({"normalizer.new_mean": torch.rand(3)}, "normalizer"),
+        ({"normalizer.new_mean": torch.rand(3)}, "normalizer.new_mean"),
         ({"mean": 255 * torch.rand(3) + 1, "std": torch.rand(3)}, "mean"),
         ({"criterion.weight": torch.rand(7)}, "criterion"),
         ({"teacher.fc.weight": torch.rand(7, 2)}, "teacher"),
@@ -167,10 +168,72 @@ def test_what_is_not_used_is_named(resnet, file, caplog, beside, named):
     assert caplog.records[-1].levelname == "WARNING"
 
 
-def test_mean_beside_the_state_dict_is_named(network, file, caplog):
-    torch.save({"state_dict": network.state_dict(), "mean": [0.5] * 3, "std": np.ones(3)}, file)
-    loaded(file)
-    assert "mean, std beside the weights: not used" in caplog.text
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.2, 0.1]
+NUMPY = {"mean": np.array(MEAN), "std": [np.float64(each) for each in STD]}
+
+
+@pytest.mark.parametrize(
+    ("options", "mean", "std"),
+    [
+        ({"args": argparse.Namespace(mean=MEAN, std=STD, lr=0.1)}, MEAN, STD),  # as timm's script
+        ({"args": argparse.Namespace(mean=tuple(MEAN), std=None)}, MEAN, [0.229, 0.224, 0.225]),
+        ({"args": argparse.Namespace(mean=None, std=[0.5])}, [0.485, 0.456, 0.406], [0.5] * 3),
+        ({"args": {"lr": 0.1}, "hyper_parameters": NUMPY}, MEAN, STD),
+        ({"mean": torch.tensor(MEAN), "std": STD}, MEAN, STD),
+    ],
+)
+def test_mean_among_the_options_of_the_training_is_used(resnet, file, caplog, options, mean, std):
+    torch.save({"state_dict": resnet.state_dict(), **options}, file)
+    model = load_model("timm/resnet10t", checkpoint=file)
+    pixels = torch.rand(2, 3, *model.input_size[1:])
+    torch.testing.assert_close(model(pixels), resnet(normalize(pixels, mean, std)))
+    shown = " ".join(f"{value:g}" for value in mean)
+    assert f"{file}: pixels get its mean {shown} and standard deviation" in caplog.text
+    assert "not used" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"mean": None, "std": None, "img_size": None}, ""),
+        ({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}, ""),
+        ({"mean": "imagenet", "std": [1, 2]}, ""),
+        ({"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]}, "args.mean (1 tensors), args"),
+    ],
+)
+def test_options_that_say_nothing_new_change_nothing(resnet, file, caplog, options, text):
+    torch.save({"state_dict": resnet.state_dict(), "args": argparse.Namespace(**options)}, file)
+    model = load_model("timm/resnet10t", checkpoint=file)
+    assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert text in caplog.text
+    assert bool(text) == bool(caplog.text)
+
+
+def test_mean_for_a_network_of_the_user_s_own_is_named_and_not_used(tmp_path, file, caplog):
+    (tmp_path / "net.py").write_text(
+        "import timm\ndef net(): return timm.create_model('resnet10t')"
+    )
+    state = timm.create_model("resnet10t").state_dict()
+    torch.save({"state_dict": state, "args": argparse.Namespace(mean=MEAN, std=STD)}, file)
+    load_model(f"{tmp_path}/net.py:net", checkpoint=file)
+    assert "it holds args.mean (1 tensors), args.std (1 tensors): not used" in caplog.text
+
+
+@pytest.mark.parametrize("size", [{"img_size": 48}, {"input_size": [3, 48, 48], "img_size": 9}])
+def test_image_size_of_the_training_is_used(resnet, file, caplog, size):
+    torch.save({"state_dict": resnet.state_dict(), "args": argparse.Namespace(**size)}, file)
+    model = load_model("timm/resnet10t", checkpoint=file)
+    assert model.input_size == (3, 48, 48)
+    assert "images get the size that it was trained on, 48 x 48 pixels" in caplog.text
+
+
+def test_image_size_that_a_network_does_not_take_is_warned_of(file, caplog):
+    name = "vit_tiny_patch16_224"
+    state = timm.create_model(name).state_dict()
+    torch.save({"state_dict": state, "args": {"img_size": 200}}, file)
+    model = load_model(f"timm/{name}", checkpoint=file)
+    assert model.input_size == (3, 224, 224)
+    assert "trained on 200 x 200 pixels, which the network does not take" in caplog.text
 
 
 def test_user_s_own_normaliser_stays_or_is_loaded(network, file):

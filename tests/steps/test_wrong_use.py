@@ -69,3 +69,4 @@ def test_bad_input_gets_one_clear_line(run, tmp_path, command, status, message):
     got, out, err = run(command, x=tmp_path)
     assert (got, out) == (status, "")
     assert message.format(x=tmp_path) in err.splitlines()[-1]
+    assert "usage:" not in err

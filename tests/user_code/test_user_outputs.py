@@ -1,5 +1,6 @@
 """Users' networks that are not just from float32 pixels to logits."""
 
+import contextlib
 import random
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 import torch
 from conftest import input_gradient
 from own_networks import PIXELS, load, returning
+from small import ATTACK, EVALUATE, SELECT
 
 from branches import residual_branches
+from suite.images.labels import LabelledImage
+from suite.networks.answer_checks import refuse_other_classes
 
 OUTPUTS = {
     "tuple": "return out, x",
@@ -27,17 +31,68 @@ def test_logits_are_taken_out_of_what_a_network_returns(tmp_path, caplog, expres
     caplog.set_level("INFO")
     expected = load(tmp_path, "net = plain").accelerate()
     model = load(tmp_path, returning(expression))
-    assert "logits are taken" in caplog.text
+    assert "5 values of its logits" in caplog.text or "first element's 5 values" in caplog.text
     assert torch.equal(model.accelerate()(PIXELS), expected(PIXELS))
     assert model.classes == 5
     assert torch.equal(input_gradient(model, PIXELS), input_gradient(expected, PIXELS))
+
+
+OUTER = {  # of a network of five classes, what else it returns
+    "features first": (
+        "return torch.cat([out, -out], 1), out",
+        4,
+        "10 values, .* and 5, which fit",
+    ),
+    "logits of too few first": ("return out[:, :3], out", 4, "3 values, .* and 5, which fit"),
+    "nested": ("return (torch.cat([out, -out], 1), out), x", 4, "10 values"),
+    "features last": ("return out, torch.cat([out, -out], 1)", 4, None),
+    "auxiliary logits": ("return out, out / 2", 4, None),
+    "small head": ("return out, out[:, :2]", 4, None),
+    "named": ("return Named(torch.cat([out, out], 1), out)", 4, None),
+}
+
+
+@pytest.mark.parametrize(("expression", "label", "reason"), OUTER.values(), ids=OUTER)
+def test_first_output_is_refused_where_the_labels_fit_another_one(
+    tmp_path, expression, label, reason
+):
+    model = load(tmp_path, returning(expression)).accelerate()
+    images = [LabelledImage(tmp_path / "x.png", "x.png", index) for index in (0, label)]
+
+    refused = pytest.raises(ValueError, match=f"net returns several outputs: {reason}")
+    with refused if reason else contextlib.nullcontext():
+        refuse_other_classes("net", model.classes, images, model.others)
+
+
+def test_log_says_which_output_is_taken(tmp_path, caplog):
+    load(tmp_path, returning("return out, torch.cat([out, out], 1), x"))
+    said = "returns a tuple of 3: the first element's 5 values are taken for the logits"
+    assert f"{said}, not the 10 of another one" in caplog.text
+
+
+@pytest.mark.parametrize("command", [ATTACK, EVALUATE, SELECT, f"{ATTACK}ten {{x}}/nets.py:"])
+def test_features_are_not_attacked_as_logits(run, folder, command):
+    text = (folder / "nets.py").read_text()
+    text += "\nclass Two(Residual):\n    def forward(self, x):\n"
+    text += "        out = super().forward(x)\n        return torch.cat([out, -out], 1), out\n"
+    (folder / "nets.py").write_text(text)
+    status, out, err = run(f"{command}Two", x=folder)
+    assert (status, out) == (1, "")
+    assert f"{folder}/nets.py:Two returns several outputs: 20 values" in err.splitlines()[-1]
+
+
+def test_classes_that_the_labels_do_not_reach_are_said(succeed, folder):
+    assert (
+        "nets.py:many has 6000 classes, and the labels go up to 5"
+        in succeed(f"{ATTACK}many", x=folder)[1]
+    )
 
 
 WITHOUT_LOGITS = {
     "return {'features': x, 'out': out}": "returns a dict of features, out",
     "return ()": "returns a tuple of 0",
     "return None": "returns a NoneType",
-    "return Attributes(3)": "returns a int",
+    "return Attributes(3)": "returns a Attributes of 1",
     "return out.argmax(1)": "torch.int64 numbers of the shape 1 for",
     "return out.squeeze()": "numbers of the shape 5 for",
     "return out.sum()": "numbers of the shape a number for",
