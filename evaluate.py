@@ -8,6 +8,7 @@ target class. Folders that differ in the random seed alone become one row.
 """
 
 from argparse import ArgumentTypeError
+from functools import partial
 from pathlib import Path
 
 from suite.defences import defence_names
@@ -82,24 +83,28 @@ def main(args) -> None:
     numbers = published.read_published(args.published or [])
     device = devices.choose_device(args.no_cuda, args.precision)
     natural = list_images(args.nat_dir) if args.nat_dir else []
-    naturals = {image.name: image for image in natural}
     folders = {f: matched(f, list_images(f), natural) for f in args.input_dir}
     made = {folder: runs.read_run(folder, settings.DEFAULTS) for folder in folders}
 
     result_checks.refuse_unlike_repeats(made, folders)
+    targeted = {f: result_checks.is_targeted(f, run, folders[f]) for f, run in made.items()}
     baselines = paired.find_baselines(args.baseline, made) if args.baseline else {}
     for folder, baseline in baselines.items():
-        result_checks.refuse_incomparable(folder, baseline, folders)
+        result_checks.refuse_incomparable(folder, baseline, folders, targeted)
     for folder, run in made.items():
         result_checks.refuse_unfinished(folder, run)
-        image_checks.warn_of_other_files(folders[folder][0].path, run.get("size"))
-        image_checks.refuse_unlabelled(folder, folders[folder], run.get("targeted"))
-        image_checks.refuse_unpaired(folder, folders[folder], args.nat_dir, naturals)
+        image_checks.warn_of_other_files(folder, folders[folder], run.get("size"))
+        image_checks.refuse_unlabelled(folder, folders[folder], targeted[folder])
+        image_checks.refuse_own_targets(folders[folder] if targeted[folder] else [])
     targets = Targets(archs, checkpoints, device, args.precision, args.seed)
+    natural = answer_checks.by_class_names(targets.networks, natural)
+    naturals = {image.name: image for image in natural}
     for folder, run in made.items():
+        folders[folder] = answer_checks.by_class_names(targets.networks, folders[folder])
+        image_checks.refuse_unpaired(folder, folders[folder], args.nat_dir, naturals)
         result_checks.warn_of_white_box(folder, run, targets.networks)
         for arch, model in targets.networks.items():
-            answer_checks.refuse_other_classes(arch, model.classes, folders[folder])
+            answer_checks.refuse_other_classes(arch, model.classes, folders[folder], model.others)
 
     answers, changes = transfer.classify(
         folders,
@@ -115,7 +120,7 @@ def main(args) -> None:
     results, fooled = [], {}
     for folder, run in made.items():
         fooled[folder] = {
-            arch: transfer.successes(folders[folder], by_name, run.get("targeted"))
+            arch: transfer.successes(folders[folder], by_name, targeted[folder])
             for arch, by_name in answers[folder].items()
         }
         result = {"folder": str(folder), "repeat": result_checks.repeat_of(folder, run)}
@@ -140,21 +145,23 @@ def main(args) -> None:
         records = [{"answer": by_name[i.name].index, "label": i.label} for i in known]
         answer_checks.warn_of_accuracy(arch, records)
 
-    if args.output:
-        report.write_table(rows, args.output)
-    print(report.json_text(rows) if args.json else report.table_text(rows), flush=True)
-    if args.answers:
-        write_answers(answers, folders, naturals, args.nat_dir, args.answers)
-    if args.plot:
-        plots.write_plot(rows, args.plot)
-    if args.gallery:
+    def draw_gallery(file: Path) -> None:
         shown = folders[args.input_dir[-1]][: plots.GALLERY_ROWS]
-        examples = transfer.gallery_examples(shown, naturals, targets, device)
-        plots.write_gallery(examples, args.gallery)
-    for (folder, run), result in zip(made.items(), results, strict=True):
-        if run and naturals:
-            largest = result["largest_perturbation"]
-            result_checks.check_perturbation(folder, largest, run.get("epsilon"))
+        plots.write_gallery(transfer.gallery_examples(shown, naturals, targets, device), file)
+
+    writers = [
+        (args.output, partial(report.write_table, rows)),
+        (args.answers, partial(write_answers, answers, folders, naturals, args.nat_dir)),
+        (args.plot, partial(plots.write_plot, rows)),
+        (args.gallery, draw_gallery),
+    ]
+    checks = [
+        partial(result_checks.check_perturbation, folder, largest, run.get("epsilon"))
+        for (folder, run), result in zip(made.items(), results, strict=True)
+        if run and (largest := result.get("largest_perturbation")) is not None
+    ]
+    text = report.json_text(rows) if args.json else report.table_text(rows)
+    report.publish(text, writers, checks)
 
 
 def check(args) -> None:
@@ -173,6 +180,8 @@ def check(args) -> None:
     cli.refuse_unwritable(args.answers, ".csv")
     cli.refuse_unwritable(args.plot, ".png", ".pdf")
     cli.refuse_unwritable(args.gallery, ".png", ".pdf")
+    outputs = [args.output, args.answers, args.plot, args.gallery]
+    cli.refuse_overwriting(outputs, [*args.input_dir, args.nat_dir], args.published or [])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ that of evaluate.py names a folder. Only images that all networks classify corre
 import itertools
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -56,12 +57,12 @@ def main(args) -> None:
     from suite.images.image_checks import refuse_unlabelled
     from suite.images.pictures import read_batches
     from suite.images.selection import square
-    from suite.networks.answer_checks import refuse_other_classes
+    from suite.networks.answer_checks import by_class_names, refuse_other_classes
     from suite.networks.classifier import load_model
     from suite.results.paired import compare_with_baselines
     from suite.results.plots import write_plot
     from suite.results.rates import merge_repeats
-    from suite.results.report import table_text, write_table
+    from suite.results.report import publish, table_text, write_table
     from suite.results.targets import Targets
     from suite.running import devices
 
@@ -76,8 +77,9 @@ def main(args) -> None:
 
     candidates = list_images(args.input_dir or EMBEDDED)
     refuse_unlabelled(args.input_dir, candidates, targeted=False)
+    candidates = by_class_names(targets.networks, candidates)
     for arch, network in targets.networks.items():
-        refuse_other_classes(arch, network.classes, candidates)
+        refuse_other_classes(arch, network.classes, candidates, network.others)
     side = min(224, max(source.input_size[1:]))
 
     def whole(picture, name: str):
@@ -118,11 +120,8 @@ def main(args) -> None:
     rows = merge_repeats(results)
     plain, *others = successes
     compare_with_baselines(rows, successes, dict.fromkeys(others, plain))
-    if args.output:
-        write_table(rows, args.output)
-    print(table_text(rows), flush=True)
-    if args.plot:
-        write_plot(rows, args.plot)
+    writers = [(args.output, partial(write_table, rows)), (args.plot, partial(write_plot, rows))]
+    publish(table_text(rows), writers)
 
 
 def check(args) -> None:
@@ -136,6 +135,7 @@ def check(args) -> None:
     refuse_no_levels(args.epsilon, None if args.step_size < 0 else args.step_size * args.num_steps)
     cli.refuse_unwritable(args.output, ".txt", ".csv", ".md", ".json")
     cli.refuse_unwritable(args.plot, ".png", ".pdf")
+    cli.refuse_overwriting([args.output, args.plot], [args.input_dir], [])
 
 
 def fooled(targets, batches) -> dict[str, dict[str, bool]]:

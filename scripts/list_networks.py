@@ -44,13 +44,12 @@ def main(args) -> None:
 
 def network_names() -> Iterator[str]:
     """Yield each name of a network with weights, for ImageNet's 1000 classes or CIFAR-10's ten."""
-    import pretrainedmodels
     import timm
     from torchvision import models as torchvision
 
-    from suite.networks.catalogue import SUITE_NAMES
+    from suite.networks.catalogue import SUITE_NAMES, import_pretrainedmodels
 
-    yield from (*SUITE_NAMES, *sorted(pretrainedmodels.model_names))
+    yield from (*SUITE_NAMES, *sorted(import_pretrainedmodels().model_names))
     for arch in torchvision.list_models(module=torchvision):
         yield f"torchvision/{arch}"
         for version in torchvision.get_model_weights(arch).__members__:

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 from suite.images.labels import LabelledImage, whole_file
+from suite.results.report import csv_cell
 from suite.results.transfer import Answers
 
 
@@ -21,13 +22,15 @@ def write_answers(
     """
     archs = list(answers[None])
     columns = [f"{arch} {what}" for arch in archs for what in ("class", "probability")]
-    with whole_file(file) as part, part.open("w", newline="", encoding="utf-8") as stream:
+    # As write_table does it.
+    named = {"encoding": "utf-8", "errors": "surrogateescape"}
+    with whole_file(file) as part, part.open("w", newline="", **named) as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["folder", "filename", "label", "target", *columns])
+        writer.writerow(map(csv_cell, ["folder", "filename", "label", "target", *columns]))
         for folder, listed in ({None: naturals.values()} | folders).items():
             for image in listed:
                 answered = [answers[folder][arch].get(image.name) for arch in archs]
                 if None not in answered:
                     numbers = [number for answer in answered for number in answer]
-                    place = folder or natural_folder
-                    writer.writerow([place, image.name, image.label, image.target, *numbers])
+                    names = [csv_cell(str(folder or natural_folder)), csv_cell(image.name)]
+                    writer.writerow([*names, image.label, image.target, *numbers])

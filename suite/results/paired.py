@@ -88,8 +88,10 @@ def difference(ours: Sequence[dict[str, bool]], theirs: Sequence[dict[str, bool]
         low, high = paired_interval(won, lost, len(names))
         p = stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
     else:
-        found = stats.bootstrap((changes,), np.mean, method="percentile", **RESAMPLING)
-        low, high = found.confidence_interval
+        low, high = -1.0, 1.0  # all that one image can say, which can't be resampled
+        if len(names) > 1:
+            found = stats.bootstrap((changes,), np.mean, method="percentile", **RESAMPLING)
+            low, high = found.confidence_interval
         p, changed = 1.0, changes[changes != 0]
         if len(changed) > 1:
             flipped = {"permutation_type": "samples", "vectorized": True} | RESAMPLING

@@ -1,8 +1,10 @@
 """Plots of the results, lines or bars, and a gallery of images; PNG or PDF."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from suite.images.labels import whole_file
+from suite.images.labels import printable, whole_file
 from suite.results.report import gamma_text
 
 GALLERY_ROWS = 4
@@ -28,38 +30,36 @@ def write_plot(rows: list[dict], file: Path) -> None:
     Each target has a line; over epsilon or the number of steps, one for each gamma. Stars are
     published numbers. If rows have baselines, the differences to them are drawn below.
     """
-    from matplotlib.figure import Figure
-
     over = _axis(rows)
     if over:
         rows = sorted(rows, key=lambda row: row[over])
     series = _series(rows, over)
     paired = any("baseline" in row for row in rows)
     width = 6.4 if over else max(6.4, 0.5 * len(rows) * len(series))
-    figure = Figure(figsize=(width, 7.5 if paired else 4.5), layout="constrained")
-    axes, *below = figure.subplots(1 + paired, sharex=True, squeeze=False)[:, 0]
-    _draw(axes, series, "success", "rate", 0 if over else BARS / len(series))
-    _draw_published(axes, series)
-    axes.set_ylabel("success rate (%)")
-    axes.set_ylim(0, 105)
-    for lower in below:
-        _draw(lower, series, "difference", "points")
-        lower.axhline(0, color="black", linewidth=0.8)
-        lower.set_ylabel("difference to the baseline (points)")
-    bottom = (below or [axes])[-1]
-    if over:
-        axes.set_title(f"{rows[-1]['attack']} on {rows[0]['source']}", fontsize=10)
-        bottom.set_xlabel(PLOT_AXES[over])
-        if over != "gamma":
-            bottom.set_xticks(sorted({row[over] for row in rows}))
-    else:
-        names = map(_short_name, rows)
-        bottom.set_xticks(range(len(rows)), names, rotation=40, ha="right", fontsize=8)
-    for each in (axes, *below):
-        each.grid(axis="y", alpha=0.3)
-    labels = axes.get_legend_handles_labels()
-    figure.legend(*labels, loc="outside lower center", ncols=2, fontsize=8)
-    _save(figure, file)
+    with _figure(file, (width, 7.5 if paired else 4.5)) as figure:
+        axes, *below = figure.subplots(1 + paired, sharex=True, squeeze=False)[:, 0]
+        _draw(axes, series, "success", "rate", 0 if over else BARS / len(series))
+        _draw_published(axes, series)
+        axes.set_ylabel("success rate (%)")
+        axes.set_ylim(0, 105)
+        for lower in below:
+            _draw(lower, series, "difference", "points")
+            lower.axhline(0, color="black", linewidth=0.8)
+            lower.set_ylabel("difference to the baseline (points)")
+        bottom = (below or [axes])[-1]
+        if over:
+            title = f"{rows[-1]['attack']} on {rows[0]['source']}"
+            axes.set_title(printable(title), fontsize=10)
+            bottom.set_xlabel(PLOT_AXES[over])
+            if over != "gamma":
+                bottom.set_xticks(sorted({row[over] for row in rows}))
+        else:
+            names = map(_short_name, rows)
+            bottom.set_xticks(range(len(rows)), names, rotation=40, ha="right", fontsize=8)
+        for each in (axes, *below):
+            each.grid(axis="y", alpha=0.3)
+        labels = axes.get_legend_handles_labels()
+        figure.legend(*labels, loc="outside lower center", ncols=2, fontsize=8)
 
 
 def _axis(rows: list[dict]) -> str | None:
@@ -96,7 +96,9 @@ def _series(rows: list[dict], over: str | None) -> list[Series]:
         style = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
         for label, linestyle, line in lines:
             dashed = over and number >= len(COLORS)
-            named = {"label": arch + label, "linestyle": "--" if dashed else linestyle}
+            # Of a legend, matplotlib leaves out what begins with an underscore.
+            shown = " " * arch.startswith("_") + printable(arch) + label
+            named = {"label": shown, "linestyle": "--" if dashed else linestyle}
             places = [row[over] if over else n + offset for n, row in enumerate(line)]
             numbers = [row["targets"][arch] for row in line]
             series.append((list(zip(places, numbers, strict=True)), style | named))
@@ -142,8 +144,9 @@ def _draw_published(axes, series: list[Series]) -> None:
 
 def _short_name(row: dict) -> str:
     if row["gamma"] is None:
-        return Path(row["folders"][0]).name
-    return f"{row['attack']}, γ {gamma_text(row['gamma'])}\n{row['source']}"
+        return printable(Path(row["folders"][0]).name)
+    attack = f"{row['attack']}, γ {gamma_text(row['gamma'])}"
+    return f"{printable(attack)}\n{printable(str(row['source']))}"
 
 
 def write_gallery(examples: list[dict], file: Path) -> None:
@@ -153,29 +156,35 @@ def write_gallery(examples: list[dict], file: Path) -> None:
         examples: for each image its `label`; `pixels`, natural and adversarial, uint8, 3 x H x W;
             and `answers`, by target, to the natural and to the adversarial image.
     """
+    ticks = {"xticks": [], "yticks": []}
+    with _figure(file, (9, 3.3 * len(examples))) as figure:
+        axes = figure.subplots(len(examples), 3, squeeze=False, subplot_kw=ticks)
+        for row, example in zip(axes, examples, strict=True):
+            natural, adversarial = (p.permute(1, 2, 0).numpy() for p in example["pixels"])
+            perturbation = adversarial.astype(int) - natural
+            largest = max(1, abs(perturbation).max())
+            pictures = {
+                printable(f"natural: {example['label']}"): natural,
+                f"perturbation, at most {largest}/255, enlarged": (perturbation / largest + 1) / 2,
+                "adversarial": adversarial,
+            }
+            for axis, (title, picture) in zip(row, pictures.items(), strict=True):
+                axis.imshow(picture)
+                axis.set_title(title, fontsize=9)
+            for axis, n in ((row[0], 0), (row[2], 1)):
+                answers = example["answers"].items()
+                lines = [printable(f"{arch}: {texts[n]}") for arch, texts in answers]
+                axis.set_xlabel("\n".join(lines), fontsize=8)
+
+
+@contextlib.contextmanager
+def _figure(file: Path, size: tuple[float, float]) -> Iterator:
+    """Yield a figure and save it; a name with dollar signs in it is no formula."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.3 * len(examples)), layout="constrained")
-    ticks = {"xticks": [], "yticks": []}
-    axes = figure.subplots(len(examples), 3, squeeze=False, subplot_kw=ticks)
-    for row, example in zip(axes, examples, strict=True):
-        natural, adversarial = (p.permute(1, 2, 0).numpy() for p in example["pixels"])
-        perturbation = adversarial.astype(int) - natural
-        largest = max(1, abs(perturbation).max())
-        pictures = {
-            f"natural: {example['label']}": natural,
-            f"perturbation, at most {largest}/255, enlarged": (perturbation / largest + 1) / 2,
-            "adversarial": adversarial,
-        }
-        for axis, (title, picture) in zip(row, pictures.items(), strict=True):
-            axis.imshow(picture)
-            axis.set_title(title, fontsize=9)
-        for axis, n in ((row[0], 0), (row[2], 1)):
-            lines = [f"{arch}: {texts[n]}" for arch, texts in example["answers"].items()]
-            axis.set_xlabel("\n".join(lines), fontsize=8)
-    _save(figure, file)
-
-
-def _save(figure, file: Path) -> None:
-    with whole_file(file) as part:
-        figure.savefig(part, dpi=150, format=file.suffix[1:])
+    with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        with whole_file(file) as part:
+            figure.savefig(part, dpi=150, format=file.suffix[1:])

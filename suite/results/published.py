@@ -52,6 +52,10 @@ def _read(file: Path) -> list[PublishedRate]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, restval="", strict=True)
+            columns = [column.strip() for column in reader.fieldnames or []]
+            twice = [column for column in filter(None, columns) if columns.count(column) > 1]
+            if twice:
+                raise ValueError(f"{file} has two columns {twice[0]}: keep one")
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
             if missing:
                 raise ValueError(f"{file} has no column {' and '.join(missing)}")

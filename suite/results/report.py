@@ -4,12 +4,17 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from suite.images.labels import whole_file
+from suite.images.labels import printable, remove_parts, whole_file
 from suite.results.visibility import TITLES
+from suite.running import cli
 
+# What Markdown would take for markup; underscores within a word are none.
+MARKUP = re.compile(r"[\\`*|<&~]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
 SIGNIFICANT = 0.05  # a difference with a larger p may be chance
 
 Lines = list[dict[str, str]]  # the lines of a table, each with a cell for every column
@@ -18,8 +23,7 @@ Lines = list[dict[str, str]]  # the lines of a table, each with a cell for every
 def table_text(rows: list[dict]) -> str:
     """Return the rows as tables for a terminal: a line per setting, a column per target."""
     parts = []
-    for title, lines in _tables(rows):
-        cells = [lines[0].keys(), *(line.values() for line in lines)]
+    for title, cells in _tables(rows):
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         padded = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
         parts.append("\n".join([title, *padded]))
@@ -29,9 +33,10 @@ def table_text(rows: list[dict]) -> str:
 def table_markdown(rows: list[dict]) -> str:
     """Return the rows as Markdown tables."""
     parts = []
-    for title, lines in _tables(rows):
-        cells = [lines[0].keys(), ["---"] * len(lines[0]), *(line.values() for line in lines)]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    for title, (header, *lines) in _tables(rows):
+        escaped = [[MARKUP.sub(r"\\\g<0>", cell) for cell in line] for line in (header, *lines)]
+        escaped.insert(1, ["---"] * len(header))
+        table = "\n".join(f"| {' | '.join(line)} |" for line in escaped)
         parts.append(f"{title}\n\n{table}\n")
     return "\n".join(parts)
 
@@ -54,11 +59,18 @@ def csv_text(rows: list[dict]) -> str:
             for name, numbers in found.items():
                 line |= {f"{arch} {name} {what}": number for what, number in numbers.items()}
         lines.append(line)
+    columns = list(dict.fromkeys(itertools.chain(*lines)))
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, dict.fromkeys(itertools.chain(*lines)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(map(csv_cell, columns))
+    writer.writerows([csv_cell(line.get(column)) for column in columns] for line in lines)
     return stream.getvalue()
+
+
+def csv_cell(value: object) -> object:
+    """Return a value for a CSV file: a spreadsheet takes what begins with = for a formula."""
+    formula = isinstance(value, str) and len(value) > 1 and value[0] in "=+-@\t\r"
+    return f"'{value}" if formula else value
 
 
 def json_text(rows: list[dict]) -> str:
@@ -72,10 +84,49 @@ FORMATS = {".txt": table_text, ".csv": csv_text, ".md": table_markdown, ".json":
 def write_table(rows: list[dict], file: Path) -> None:
     """Write the rows in the format that the file's suffix names."""
     with whole_file(file) as part:
-        part.write_text(FORMATS[file.suffix](rows), encoding="utf-8")
+        # The names of folders need not be UTF-8, and are written as the file system has them.
+        text = FORMATS[file.suffix](rows)
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
-def _tables(rows: list[dict]) -> Iterator[tuple[str, Lines]]:
+def publish(
+    text: str,
+    writers: Sequence[tuple[Path | None, Callable[[Path], None]]],
+    checks: Sequence[Callable[[], None]] = (),
+) -> None:
+    """Print a result, write files and check: each is tried, whatever failed before.
+
+    Args:
+        writers: each file, or None, and what writes it.
+
+    Raises:
+        OSError: several of these failed, it names them all; of one alone, its own error.
+    """
+    jobs = [lambda: cli.print_result(text)]
+    for file, write in writers:
+        if file:
+            remove_parts(file)
+            jobs.append(partial(write, file))
+    errors = []
+    for job in [*jobs, *checks]:
+        try:
+            job()
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise OSError("; ".join(map(str, errors)))
+
+
+def _tables(rows: list[dict]) -> Iterator[tuple[str, list[list[str]]]]:
+    """Yield the title of each table, and its cells, with the header, that can be printed."""
+    for title, lines in _lines(rows):
+        cells = [lines[0].keys(), *(line.values() for line in lines)]
+        yield title, [[printable(cell) for cell in line] for line in cells]
+
+
+def _lines(rows: list[dict]) -> Iterator[tuple[str, Lines]]:
     """Yield the title and the lines of each table."""
     title = "Success in %, with the 95 % interval or the standard deviation over runs"
     yield title, _rates_of(rows, "success")

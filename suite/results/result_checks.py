@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from suite.defences.defence_names import undefended_name
-from suite.images.labels import LabelledImage
+from suite.images.labels import LABELS, RUN, SUITE_LABELS, LabelFile, LabelledImage
 from suite.running.runs import run_settings
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,26 @@ def repeat_of(folder: Path, run: dict, without: Sequence[str] = ()) -> str:
     if not run:
         return str(folder.resolve())
     return json.dumps(run_settings(run) | dict.fromkeys(("seed", *without)), sort_keys=True)
+
+
+def is_targeted(folder: Path, run: dict, listed: list[LabelledImage]) -> bool:
+    """Return whether success is the target class, and not just any class but the label.
+
+    Without a run.json, the labels.csv in the folder says so: attack_iter.py gives it a column
+    `target` for a targeted attack alone. Other columns of targets are those of a data set, as is
+    `target` where select_images.py wrote it, beside the column `source`.
+    """
+    if "targeted" in run or all(image.target is None for image in listed):
+        return run.get("targeted", False)
+    file = folder / LABELS
+    rows = LabelFile(file, SUITE_LABELS).rows if file.is_file() else {}
+    targeted = any(row.get("target") and "source" not in row for row in rows.values())
+    how = f"a targeted attack, since its {LABELS} names targets"
+    if not targeted:
+        how = f"an untargeted attack, although its images have targets: a {LABELS} in it with the "
+        how += "column target makes it a targeted one"
+    logger.warning("%s has no %s: it counts as %s", folder, RUN, how)
+    return targeted
 
 
 def refuse_unfinished(folder: Path, run: dict) -> None:
@@ -52,9 +72,18 @@ def refuse_unlike_repeats(made: dict[Path, dict], folders: dict[Path, list[Label
 
 
 def refuse_incomparable(
-    folder: Path, baseline: Path, folders: dict[Path, list[LabelledImage]]
+    folder: Path,
+    baseline: Path,
+    folders: dict[Path, list[LabelledImage]],
+    targeted: dict[Path, bool],
 ) -> None:
-    """Raise a ValueError if a folder and its baseline do not seem to have the same images."""
+    """Raise a ValueError if a folder and its baseline differ in their images or kind of success."""
+    if targeted[folder] != targeted[baseline]:
+        kinds = {True: "is targeted", False: "is not"}
+        raise ValueError(
+            f"{folder} {kinds[targeted[folder]]}, but {baseline} {kinds[targeted[baseline]]}: "
+            "their successes can't be compared"
+        )
     labels, theirs = ({image.name: image.label for image in folders[f]} for f in (folder, baseline))
     common = sorted(labels.keys() & theirs.keys())
     if not common:

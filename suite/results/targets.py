@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from suite.defences.defended import for_batch, load_defended, undefended
 from suite.images.labels import LabelledImage
 from suite.images.pictures import to_float
-from suite.networks.answer_checks import refuse_no_answer, warn_of_batch_dependence
+from suite.networks.answer_checks import refuse_no_answer, warn_of_answers
 from suite.networks.classifier import Classifier, predict_logits, predicted_classes
 from suite.running import devices, random_numbers
 from suite.running.precision import DEFAULT
@@ -37,7 +37,7 @@ class Targets:
         archs: names of networks, see `load_defended`; `networks` has each network by its name.
         checkpoints: files of weights by the names of networks without their defences.
         precision: see `Classifier.accelerate`.
-        seed: random seed of the defences.
+        seed: random seed of the defences, and of networks that draw.
     """
 
     def __init__(
@@ -106,8 +106,9 @@ class Targets:
         """Return a network's logits, N x classes, for pixels in [0, 1].
 
         Args:
-            names: the images' names, on which the draws of random defences depend.
+            names: the images' names, on which all that is drawn depends.
         """
+        random_numbers.seed_globals(self._seed, names)
         generators = random_numbers.image_generators(self._seed, names)
         return predict_logits(for_batch(model, generators), pixels)
 
@@ -131,5 +132,5 @@ class Targets:
         answer = torch.cat(self._parts(predict, len(pixels)), 1)
         if arch in self._unchecked and self._parts.most != 1:
             self._unchecked.remove(arch)
-            warn_of_batch_dependence(arch, undefended(model), floats(slice(0, 2)))
+            warn_of_answers(arch, undefended(model), floats(slice(0, 2)))
         return answer if self._together else answer.cpu()

@@ -119,3 +119,9 @@ def test_named_baseline_is_compared_with_all_but_its_repeats():
 def test_auto_without_a_pair_is_an_error():
     with pytest.raises(ValueError, match="nothing to compare"):
         paired.find_baselines("auto", made(pgd5=0.5, mi1=1.0))
+
+
+def test_several_runs_on_one_image_have_the_whole_range():
+    found = paired.difference([{"0.png": True}] * 2, [{"0.png": False}])
+    assert (found["points"], found["images"], found["p"]) == (100, 1, 1)
+    assert (found["low"], found["high"]) == (-100, 100)

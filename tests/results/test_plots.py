@@ -2,9 +2,12 @@
 
 import PIL.Image
 import pytest
+import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from test_report import beside_published, compared, result
 
+from suite.images.labels import printable
 from suite.results import plots, rates
 
 OVER = {
@@ -100,3 +103,31 @@ def test_plot_bears_an_interval_that_rounding_put_past_its_middle(tmp_path):
     rows[1]["targets"]["vgg19"]["difference"] |= {"low": 10 + 1e-12, "high": 10 - 1e-12}
     plots.write_plot(rows, tmp_path / "p.png")
     assert (tmp_path / "p.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["$x^$", "_hidden", "a_$b", "a\nb", "\udcff", r"\$"])
+def test_names_are_drawn_as_they_are(tmp_path, monkeypatch, name):
+    legends = []
+    legend = Figure.legend
+    monkeypatch.setattr(
+        Figure, "legend", lambda *a, **style: legends.append(legend(*a, **style)) or legends[-1]
+    )
+    counts = {"succeeded": 5, "correct": 10, "succeeded_on_correct": 5}
+    results = [
+        result(name, 5, source=name, targets={name: counts}, gamma=gamma, attack=attack)
+        for gamma, attack in ((1.0, "PGD"), (0.5, "PGD"))
+    ]
+    plots.write_plot(rates.merge_repeats(results), tmp_path / "curve.png")
+    results[0]["attack"] = name
+    plots.write_plot(rates.merge_repeats(results), tmp_path / "bars.pdf")
+    results[0]["gamma"] = None
+    plots.write_plot(rates.merge_repeats(results), tmp_path / "folders.png")
+    shown = [text.get_text().strip() for each in legends for text in each.get_texts()]
+    assert shown == [printable(name)] * 3
+
+
+def test_gallery_shows_names_as_they_are(tmp_path):
+    pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    example = {"label": "$a^$", "pixels": [pixels] * 2, "answers": {"_n$": ["$x^$ 5 %", "\udcff"]}}
+    plots.write_gallery([example], tmp_path / "g.png")
+    assert (tmp_path / "g.png").is_file()

@@ -2,9 +2,12 @@
 
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from evaluate import PUBLISHED_FOLDER, PUBLISHED_NAMES
 from suite.attack.settings import OPTIONS, Attack
@@ -177,3 +180,23 @@ def test_numbers_of_the_released_hooks_are_not_those_of_the_formula(write):
     assert beside(file, RUN | {"hooks": ["relu"]})["mean"] == 79.9
     found = beside(file, RUN | {"options": RUN["options"] | {"hooks": "auto"}, "hooks": ["branch"]})
     assert found["reason"] == "published with hooks relu instead of branch"
+
+
+def test_column_that_stands_twice_is_refused(write):
+    file = write("mean," + HEADER + "1," + ROW)
+    with pytest.raises(ValueError, match="mine.csv has two columns mean: keep one"):
+        published.read_published([file])
+
+
+def test_published_numbers_cost_no_network():
+    """pretrainedmodels builds two ResNeXts as it is imported, of 480 MB."""
+    code = (
+        "import resource, pathlib, torch, torchvision, timm, scipy.stats\n"
+        "from suite.results import published\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        f"published.read_published([pathlib.Path({str(PUBLISHED_FOLDER / 'paper.csv')!r})])\n"
+        "print((peak() - before) // 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert int(done.stdout) < 100

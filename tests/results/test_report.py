@@ -1,5 +1,6 @@
 """Rates of folders, and the tables that are made of them."""
 
+import csv
 import json
 import math
 
@@ -152,3 +153,43 @@ def test_target_that_classifies_nothing_correctly_has_no_rate():
     rows = rates.merge_repeats([result("a", 20, targets={"vgg19": counts})])
     assert rows[0]["targets"]["vgg19"]["success_on_correct"] == {"rate": None}
     assert "16/255   -" in report.table_text(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a|b", r"| a\|b |"),
+        ("a<b>c&lt;", r"| a\<b>c\&lt; |"),
+        ("_a_b_", r"| \_a_b\_ |"),
+        ("*a* `b` ~~c~~", r"| \*a\* \`b\` \~\~c\~\~ |"),
+        ("[a](b)", r"| [a]\(b) |"),
+        ("a\\b", r"| a\\b |"),
+        ("a\nb", r"| 'a\\nb' |"),
+        ("gamma_1.0 [30, 70]", "| gamma_1.0 [30, 70] |"),
+    ],
+)
+def test_markdown_shows_names_as_they_are(name, expected):
+    assert expected in report.table_markdown(rates.merge_repeats([result(name, 10)]))
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1+1", "@sum", "\ta"])
+def test_names_are_no_formulas_in_csv(tmp_path, name):
+    counts = {"succeeded": 20, "correct": 1, "succeeded_on_correct": 1}
+    rows = rates.merge_repeats([result(name, 20, source=name, targets={name: counts})])
+    report.write_table(rows, tmp_path / "r.csv")
+    ((header, (line)),) = [list(csv.reader((tmp_path / "r.csv").open(newline="")))]
+    cells = dict(zip(header, line, strict=True))
+    assert cells["folder"] == cells["source"] == f"'{name}"
+    assert cells[f"'{name}"] == "100.0"
+
+
+def test_table_has_one_line_for_a_name_of_two():
+    text = report.table_text(rates.merge_repeats([result("a\nb\udcff", 10)]))
+    assert r"'a\nb\udcff'  resnet50" in text
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".md", ".json"])
+def test_names_need_not_be_utf_8(tmp_path, suffix):
+    report.write_table(rates.merge_repeats([result("a\udcff", 10)]), tmp_path / f"r{suffix}")
+    content = (tmp_path / f"r{suffix}").read_bytes()
+    assert (b"a\xff" if suffix == ".csv" else rb"udcff") in content

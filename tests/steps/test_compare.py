@@ -79,3 +79,27 @@ def test_baseline_of_other_images_is_refused_before_the_work(run, attacked):
     status, out, err = run(f"{COMPARE}ten --baseline auto", x=attacked)
     assert (status, out) == (1, "")
     assert "have no image in common" in err
+
+
+def test_one_image_and_two_seeds_have_a_table(succeed, folder):
+    for n in range(1, 6):
+        (folder / "nat" / f"{n}.png").unlink()
+    label(folder / "nat", [0])
+    names = [f"{gamma}_{seed}" for gamma in (1, 0.3) for seed in (1, 2)]
+    for name in names:
+        gamma, seed = name.split("_")
+        options = f"--rand-init --gamma {gamma} --seed {seed}"
+        succeed(f"{ATTACK}ten {options}".replace("adv", name), x=folder)
+    listed = " ".join(f"{{x}}/{name}" for name in names)
+    command = f"evaluate --input-dir {listed} --arch {{x}}/nets.py:ten --plot {{x}}/p.png"
+    out, _ = succeed(f"{command} --baseline auto", x=folder)
+    assert "[-100.0, +100.0]  1" in out
+    assert "nothing can be told apart" in out
+
+
+def test_names_in_the_answers_are_no_formulas(succeed, folder):
+    for file in (folder / "nat").glob("*.png"):
+        file.rename(file.with_stem(f"={file.stem}"))
+    write_labels(folder / "nat", [{"filename": f"={n}.png", "label": n} for n in range(6)])
+    succeed(f"{EVALUATE}ten --answers {{x}}/a.csv", x=folder)
+    assert [row["filename"] for row in rows_of(folder / "a.csv")][0] == "'=0.png"

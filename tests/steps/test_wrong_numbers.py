@@ -1,8 +1,12 @@
 """What would give a wrong number in silence is refused, or warned of."""
 
+import json
+
 import pytest
 from conftest import labels_of
-from small import ATTACK, EVALUATE, SELECT, label
+from small import ATTACK, EVALUATE, SELECT, answers_of, label
+
+from suite.images.labels import write_labels
 
 
 @pytest.mark.parametrize("command", [ATTACK, EVALUATE, SELECT])
@@ -97,3 +101,95 @@ def test_network_whose_answers_depend_on_the_batch_is_warned_of(run, folder, net
     for command in (ATTACK, EVALUATE, SELECT):
         _, _, err = run(f"{command}{network}", x=folder)
         assert ("its numbers depend on --batch-size" in err) == warned, command
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("epsilon", each) for each in ("NaN", "Infinity", "1e999", "-1", "true", '"8"')],
+        ("epsilon", "1" + "0" * 400),
+        *[("gamma", each) for each in ("[[1]]", "NaN", '["a"]', "{}")],
+        *[("num_steps", each) for each in ('"10"', "[10]", "{}")],
+        *[("options", each) for each in ('{"arch": 5}', '{"seed": {"a": 1}}', "[]", '{"a": NaN}')],
+        *[("weights", each) for each in ('{"a": []}', '{"a": 1}')],
+        *[("hooks", each) for each in ('{"a": 1}', "[[]]")],
+        ("targeted", "0"),
+        ("batch_size", "true"),
+        ("source", "[" * 900 + "]" * 900),
+        ("source", "[" * 100_000 + "]" * 100_000),
+    ],
+)
+def test_value_of_run_json_that_can_not_be_is_refused_by_name(run, folder, key, value):
+    assert run(f"{ATTACK}ten", x=folder)[0] == 0
+    file = folder / "adv" / "run.json"
+    made = json.loads(file.read_text()) | {key: None}
+    file.write_text(json.dumps(made).replace(f'"{key}": null', f'"{key}": {value}', 1))
+    command = "evaluate --input-dir {x}/adv --nat-dir {x}/nat --arch {x}/nets.py:ten"
+    status, out, err = run(f"{command} --published paper --plot {{x}}/p.png", x=folder)
+    last = err.splitlines()[-1]
+    assert (status, out) == (1, "")
+    assert f"{file}" in last
+    assert len(last) < 300
+    assert f"{key} can't be" in last or "is not JSON" in last or "option arch" in last
+
+
+@pytest.fixture
+def targeted(succeed, folder):
+    """The six images, each attacked with the next class as its target, in adv."""
+    targets = [{"filename": f"{n}.png", "label": n, "target": n + 1} for n in range(6)]
+    write_labels(folder / "nat", targets)
+    succeed(f"{ATTACK}ten --targeted", x=folder)
+    return folder
+
+
+def rate(out):
+    (row,) = json.loads(out)
+    ((_, target),) = row["targets"].items()
+    return target["success"]["rate"]
+
+
+def test_targeted_folder_without_run_json_is_targeted(succeed, targeted):
+    command = "evaluate --input-dir {x}/adv --nat-dir {x}/nat --arch {x}/nets.py:ten --json"
+    before, _ = succeed(command, x=targeted)
+    (targeted / "adv" / "run.json").unlink()
+    after, err = succeed(command, x=targeted)
+    assert rate(after) == rate(before) < 100
+    assert f"{targeted}/adv has no run.json: it counts as a targeted attack" in err
+
+
+def selected(nat):
+    text = (nat / "labels.csv").read_text().replace("filename", "source,filename")
+    (nat / "labels.csv").write_text(text.replace("\n", "\na/b.jpg,").removesuffix("a/b.jpg,"))
+
+
+def of_transferattack(nat):
+    text = (nat / "labels.csv").read_text().replace("target", "targeted_label")
+    (nat / "labels.csv").write_text(text)
+
+
+@pytest.mark.parametrize("written", [selected, of_transferattack])
+def test_targets_of_a_data_set_make_no_folder_targeted(succeed, targeted, written):
+    written(targeted / "nat")
+    out, err = succeed(f"{EVALUATE}ten --json", x=targeted)
+    answers = answers_of(targeted, "ten")
+    wrong = sum(answer != n for n, answer in enumerate(answers))
+    assert rate(out) == pytest.approx(100 * wrong / 6)
+    assert "it counts as an untargeted attack, although its images have targets" in err
+
+
+def test_target_that_is_the_label_or_missing_is_refused_in_the_evaluation(run, targeted):
+    command = "evaluate --input-dir {x}/adv --arch {x}/nets.py:ten"
+    lines = (targeted / "adv" / "labels.csv").read_text().splitlines()
+    for last, message in (("5.png,5,5", "its target class 5 is its label"), ("5.png,5,", "5.png")):
+        (targeted / "adv" / "labels.csv").write_text("\n".join([*lines[:-1], last]))
+        status, out, err = run(command, x=targeted)
+        assert (status, out) == (1, "")
+        assert message in err.splitlines()[-1]
+
+
+def test_targeted_and_untargeted_successes_are_not_compared(run, targeted):
+    assert run(f"{ATTACK}ten".replace("adv", "plain"), x=targeted)[0] == 0
+    command = "evaluate --input-dir {x}/adv {x}/plain --baseline {x}/plain --arch {x}/nets.py:ten"
+    status, out, err = run(command, x=targeted)
+    assert (status, out) == (1, "")
+    assert f"{targeted}/adv is targeted, but {targeted}/plain is not" in err.splitlines()[-1]
