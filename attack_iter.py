@@ -65,7 +65,7 @@ def main(args) -> None:
     from suite.images.folders import in_batches, list_images
     from suite.images.labels import write_labels
     from suite.images.pictures import Writer, read_batches
-    from suite.networks.answer_checks import refuse_other_classes, warn_of_accuracy
+    from suite.networks.answer_checks import by_class_names, refuse_other_classes, warn_of_accuracy
     from suite.results.finished import run_json, run_text
     from suite.running import devices, ranks, runs
 
@@ -77,8 +77,10 @@ def main(args) -> None:
     chosen, origins = gammas.chosen_gammas(args.gamma, args.arch, args.num_steps)
     attack = attack if args.attack is None else with_user_attack(attack, args.attack)
     sources = Sources(load_sources(args, attack, chosen, device), args.ensemble, args.seed)
+    todo = by_class_names({each.name: each.network for each in sources.sources}, todo)
     for source in sources.sources:
-        refuse_other_classes(source.name, source.network.classes, todo)
+        network = source.network
+        refuse_other_classes(source.name, network.classes, todo, network.others)
         source.register_sgm()
     pool = read_pool(todo, args.seed, sources, device, workers) if args.admix else None
     loop = GradientAttack(attack, sources.networks, pool)
@@ -93,8 +95,9 @@ def main(args) -> None:
     }
     run |= {"gamma_from": origins} if origins else {}
     run |= {"pool": runs.listing_digest(todo)} if pool else {}
-    with runs.output_folder(args.output_dir, run, args.overwrite, settings.DEFAULTS):
-        crafter = crafting.Crafter(sources, loop, args.output_dir, device)
+    run |= {"inputs": runs.input_digests(todo, workers)}
+    with runs.output_folder(args.output_dir, run, args.overwrite, settings.DEFAULTS) as begin:
+        crafter = crafting.Crafter(sources, loop, args.output_dir, device, begin)
         with Writer(workers, waiting=max(64, 2 * run["batch_size"])) as writer:
             batches = ranks.share(in_batches(todo, run["batch_size"]))
             decoded = read_batches(batches, workers, skipped=crafter.share.skipped)

@@ -16,7 +16,7 @@ MAY = {
     "method": set(),
     "images": set(),
     "running": {"images"},
-    "user_code": {"running", "images"},
+    "user_code": {"method", "running", "images"},
     "networks": {"method", "user_code", "running", "images"},
     "defences": {"networks", "user_code", "running", "images"},
     "results": {"defences", "networks", "user_code", "running", "images"},

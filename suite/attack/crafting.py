@@ -15,9 +15,10 @@ from suite.attack.sources import Sources
 from suite.defences.defended import undefended
 from suite.images.labels import LabelledImage
 from suite.images.pictures import Writer, read_image, size_error, to_float, to_pixels, to_uint8
-from suite.networks.answer_checks import warn_of_batch_dependence, warn_of_probabilities
+from suite.networks.answer_checks import warn_of_answers
 from suite.running import devices, runs
-from suite.running.random_numbers import image_generators
+from suite.running.random_numbers import image_generators, seed_globals
+from suite.user_code.process_settings import printing_aside
 
 logger = logging.getLogger(__name__)
 
@@ -81,14 +82,22 @@ class Crafter:
         sources: of `defended.load_defended`, accelerated, on the device.
         loop: the attack on them.
         folder: where adversarial images are, or will be.
+        begin: called before an image is attacked, see `runs.output_folder`.
 
     Attributes:
         share: what was done so far.
     """
 
-    def __init__(self, sources: Sources, loop: GradientAttack, folder: Path, device: str):
+    def __init__(
+        self,
+        sources: Sources,
+        loop: GradientAttack,
+        folder: Path,
+        device: str,
+        begin: Callable[[], None] = lambda: None,
+    ):
         self.sources, self.loop = sources, loop
-        self.folder = folder
+        self.folder, self.begin = folder, begin
         self.device = device
         self.share = Share()
         self._parts = devices.Parts()
@@ -113,8 +122,10 @@ class Crafter:
         if not self.share.records:
             for source in self.sources.sources:
                 network = undefended(source.network)
-                warn_of_batch_dependence(source.name, network, to_float(natural[:2]))
-        finished = _finished(self.folder, listed, natural)
+                warn_of_answers(source.name, network, to_float(natural[:2]))
+        finished = _finished(self.folder, listed, natural, self.loop.attack.epsilon)
+        if finished is None:
+            self.begin()
 
         def attacked(part: slice) -> dict:
             there = None if finished is None else finished[part]
@@ -160,7 +171,9 @@ class Crafter:
         if finished is None:
             aims, classes = (torch.tensor(each, device=self.device) for each in (targets, labels))
             batch = self.loop.batch(floats, aims, generators, classes)
-            result = perturb(batch)
+            seed_globals(attack.seed, names)
+            with printing_aside():  # a backward pass may print, too
+                result = perturb(batch)
             answers = self._natural_answers(batch, names)
             if attack.user:
                 refuse_too_far(attack.name, result, floats, attack.epsilon, names)
@@ -190,8 +203,6 @@ class Crafter:
         logits = batch.logits
         if logits is None:
             logits = self.sources.logits(batch.natural, names)
-        if not self.share.crafted:
-            warn_of_probabilities(self.sources.name, logits)
         return self.sources.classes(logits)
 
 
@@ -203,9 +214,12 @@ def random_targets(
     return [(label + draw) % classes for label, draw in zip(labels, draws, strict=True)]
 
 
-def _finished(folder: Path, listed: list[LabelledImage], natural: Tensor) -> Tensor | None:
-    """Return the adversarial images of a batch, uint8 like `natural`, if all are there and whole.
+def _finished(
+    folder: Path, listed: list[LabelledImage], natural: Tensor, epsilon: float
+) -> Tensor | None:
+    """Return the adversarial images of a batch, uint8 like `natural`, if none of them is missing.
 
+    One that is damaged, or further than epsilon, in 1/255, from its natural image, is missing too.
     A batch is done as a whole or again as a whole, since rounding depends on which images are
     attacked together: thus a resumed run gives the bytes of an undisturbed one.
     """
@@ -217,7 +231,8 @@ def _finished(folder: Path, listed: list[LabelledImage], natural: Tensor) -> Ten
             return None
         if done[-1].shape != natural.shape[1:]:
             return None
-    return torch.stack(done)
+    finished = torch.stack(done).to(natural.device)
+    return finished if (finished.int() - natural.int()).abs().max() <= epsilon else None
 
 
 def crafted_row(record: dict, targeted: bool) -> dict:

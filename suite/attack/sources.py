@@ -14,8 +14,9 @@ from suite.attack.ensembles import LogitEnsemble
 from suite.defences.defended import Defended, for_batch, undefended
 from suite.networks.answer_checks import refuse_no_answer
 from suite.networks.classifier import Classifier, predict_logits, predicted_classes
-from suite.running.random_numbers import image_generators
+from suite.running.random_numbers import image_generators, seed_globals
 from suite.user_code.input_sizes import input_size
+from suite.user_code.process_settings import contained
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +70,10 @@ class Source:
         network, size = undefended(self.network), input_size(self.network)
         bare = network.network if isinstance(network, Classifier) else network
         plain = _gradient_at_noise(network, size) if self.gamma < 1 else None
-        self.handles = utils_sgm.register_sgm(
-            bare, self.architecture, self.gamma, self.hooks, size, self.branches
-        )
+        with contained():  # the pass that finds the branches
+            self.handles = utils_sgm.register_sgm(
+                bare, self.architecture, self.gamma, self.hooks, size, self.branches
+            )
         logger.info(
             "%s: gamma %g, %d hooks", self.name or "a source", self.gamma, len(self.handles)
         )
@@ -96,12 +98,15 @@ class Source:
 def _gradient_at_noise(network: nn.Module, size: tuple[int, int, int]) -> Tensor:
     """Return the gradient of the logits' squares at a random image."""
     noise = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    seed_globals(0, ["noise"])  # so that a network that draws does not hide what a hook does
     some = next(itertools.chain(network.parameters(), network.buffers()), noise)
     pixels = noise.to(some.device).requires_grad_()
-    logits = network(pixels.clone())
-    if not logits.requires_grad:
-        raise ValueError("no gradient goes through this network: it turns them off (no_grad, ...)")
-    logits.square().sum().backward()  # which re-entrant checkpointing needs
+    with contained():
+        logits = network(pixels.clone())
+        if not logits.requires_grad:
+            reason = "it turns them off (no_grad, ...)"
+            raise ValueError(f"no gradient goes through this network: {reason}")
+        logits.square().sum().backward()  # which re-entrant checkpointing needs
     return pixels.grad
 
 
@@ -140,8 +145,9 @@ class Sources:
 
         Args:
             pixels: float in [0, 1], N x 3 x H x W.
-            names: of the images, on which the random numbers of defences depend.
+            names: of the images, on which all that is drawn depends.
         """
+        seed_globals(self.seed, names)
         generators = image_generators(self.seed, names)
         members = [for_batch(network, generators) for network in self.networks]
         return predict_logits(LogitEnsemble(members), pixels)

@@ -10,31 +10,53 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+import reprlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from suite.images.labels import LABELS, RUN, LabelledImage, whole_file
+from suite.images.labels import LABELS, RUN, LabelledImage, printable, whole_file
+from suite.images.pictures import read_content
 from suite.running import ranks
 
 logger = logging.getLogger(__name__)
 
 VERSIONS = ("torch", "torchvision", "timm", "pretrainedmodels", "advertorch", "numpy", "Pillow")
-# The types of the values that are read again, since the file may have been edited.
-READ_AGAIN = {
-    str: ("status", "device", "source", "attack", "pool"),
-    dict: ("options", "weights", "hardware"),
-    list: ("size",),
-    bool: ("targeted",),
-    int: ("batch_size",),
-    int | float: ("epsilon",),
-    int | float | list: ("gamma",),
-}
 # Options on which the images do not depend.
 NEUTRAL = ("output_dir", "batch_size", "workers", "no_cuda", "print_freq", "json", "overwrite")
+
 RETIRED = ("on_error", "list_branches", "through_defence")  # only earlier versions had them
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a value is a finite number: no comparison would notice NaN."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value is null, a boolean, a text, a finite number, or a list of these."""
+    values = value if isinstance(value, list) else [value]
+    return all(v is None or isinstance(v, str | bool) or _is_number(v) for v in values)
+
+
+# What the values that are read again have to be, since the file may have been edited.
+READ_AGAIN = {
+    ("status", "device", "source", "attack", "pool"): lambda v: isinstance(v, str),
+    ("options", "hardware"): lambda v: isinstance(v, dict) and all(map(_is_plain, v.values())),
+    ("weights", "inputs"): lambda v: (
+        isinstance(v, dict) and all(isinstance(text, str) for text in v.values())
+    ),
+    ("size", "hooks"): lambda v: isinstance(v, list) and _is_plain(v),
+    ("targeted",): lambda v: isinstance(v, bool),
+    ("batch_size",): lambda v: type(v) is int and v > 0,
+    ("epsilon",): lambda v: _is_number(v) and v >= 0,
+    ("step_size", "num_steps"): lambda v: v is None or _is_number(v),
+    ("gamma",): lambda v: all(map(_is_number, v if isinstance(v, list) else [v])),
+}
 
 
 def read_run(folder: Path, defaults: Mapping[str, object] | None = None) -> dict:
@@ -44,22 +66,25 @@ def read_run(folder: Path, defaults: Mapping[str, object] | None = None) -> dict
         defaults: what the options meant that an earlier version did not have.
 
     Raises:
-        ValueError: it is not a JSON object, or a value has the wrong type.
+        ValueError: it is not a JSON object, or a value can't be what it says.
     """
     file = folder / RUN
     if not file.is_file():
         return {}
     try:
         run = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON ({error})") from error
     if not isinstance(run, dict):
         raise ValueError(f"{file} is not a JSON object")
-    for kind, keys in READ_AGAIN.items():
-        for key in run.keys() & keys:
-            if not isinstance(run[key], kind):
-                raise ValueError(f"{file}: {key} can't be {run[key]!r}")
-    return run | {"options": dict(defaults or {}) | run.get("options", {})}
+    for keys, accepts in READ_AGAIN.items():
+        for key in keys:
+            if key in run and not accepts(run[key]):
+                raise ValueError(f"{file}: {key} can't be {reprlib.repr(run[key])}")
+    options = dict(defaults or {}) | run.get("options", {})
+    if not isinstance(options.get("arch", []), list):
+        raise ValueError(f"{file}: the option arch can't be {options['arch']!r}, it is a list")
+    return run | {"options": options}
 
 
 def write_run(folder: Path, run: dict) -> None:
@@ -81,44 +106,65 @@ def run_settings(run: dict) -> dict:
 @contextlib.contextmanager
 def output_folder(
     folder: Path, run: dict, overwrite: bool, defaults: Mapping[str, object] | None = None
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Prepare a folder for a run and keep other runs off it; rank 0 does so while others wait.
 
     What an interrupted run with the same settings left is kept, so that it can be resumed.
 
     Args:
-        run: what is known of the run so far: its `options` and its `weights`.
+        run: what is known of the run so far: its `options`, its `weights` and its `inputs`.
         overwrite: delete the images that another run left; without a run.json nothing is deleted.
         defaults: see `read_run`.
 
+    Yields:
+        a function to call before an image is attacked: a finished folder stays one until then.
+
     Raises:
-        ValueError: another run is writing there, or one with other settings has.
+        ValueError: another run is writing there, or one with other settings or inputs has.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if ranks.rank():
-        ranks.gather(None)
-        yield
-        return
-    with locked(folder):
-        if overwrite and (folder / RUN).is_file():
-            for file in [*folder.glob("*.png"), folder / LABELS, folder / RUN]:
-                file.unlink(missing_ok=True)
-        _refuse_other_settings(folder, read_run(folder, defaults), run)
-        for part in folder.glob(".*.part"):  # left by a run that was killed
-            part.unlink()
-        try:
+    finished = False
+
+    def begin() -> None:
+        nonlocal finished
+        if finished:
             write_run(folder, {"status": "running"} | run)
-            ranks.gather(None)
-            yield
-        except BaseException:
-            logger.warning("%s is unfinished: the same command does the rest", folder)
+            finished = False
+
+    with contextlib.nullcontext() if ranks.rank() else locked(folder):
+        before = ranks.first(lambda: _prepared(folder, run, overwrite, defaults))
+        finished = before.get("status") == "done"
+        try:
+            yield begin
+        except BaseException as error:
+            if not finished and ranks.rank() == 0:
+                # What is wrong with the input will be wrong again.
+                rest = "" if isinstance(error, ValueError) else ": the same command does the rest"
+                logger.warning("%s is unfinished%s", folder, rest)
             raise
+
+
+def _prepared(
+    folder: Path, run: dict, overwrite: bool, defaults: Mapping[str, object] | None
+) -> dict:
+    """Prepare an output folder, and return what its run.json said before."""
+    if overwrite and (folder / RUN).is_file():
+        for file in [*folder.glob("*.png"), folder / LABELS, folder / RUN]:
+            file.unlink(missing_ok=True)
+    before = read_run(folder, defaults)
+    _refuse_other_settings(folder, before, run)
+    _refuse_other_inputs(folder, before.get("inputs", {}), run.get("inputs", {}))
+    for part in folder.glob(".*.part"):  # left by a run that was killed
+        part.unlink()
+    if before.get("status") != "done":
+        write_run(folder, {"status": "running"} | run)
+    return before
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, which ends with the process; a ValueError if another run holds it."""
-    with (folder / ".lock").open("w") as file:
+    with (folder / ".lock").open("a") as file:  # "w" would empty what a link leads to
         try:
             import fcntl  # which only POSIX systems have
 
@@ -150,10 +196,51 @@ def _refuse_other_settings(folder: Path, before: dict, run: dict) -> None:
             logger.warning("%s %s: it may round differently", folder, change)
 
 
+def _refuse_other_inputs(folder: Path, before: dict[str, str], now: dict[str, str]) -> None:
+    """Raise a ValueError if an image of the folder was made from another input.
+
+    What an image was not made from yet may have changed: unreadable files are replaced.
+    """
+    for name, attacked in before.items():
+        if now.get(name) == attacked or not (folder / name).is_file():
+            continue
+        change = "is not the image that was attacked"
+        if name not in now:
+            change = "was attacked, and is no longer among the input images"
+        else:
+            there, here = attacked.split()[:2], now[name].split()[:2]
+            for what, old, new in zip(("label", "target class"), there, here, strict=False):
+                if old != new:
+                    change = f"has the {what} {new}, but was attacked with {old}"
+        raise ValueError(
+            f"{printable(name)} {change}, in {folder}: take another folder, or --overwrite to "
+            "start afresh"
+        )
+
+
 def sha256(file: Path) -> str:
     """Return a file's SHA-256 in hexadecimal digits."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def input_digests(listed: Sequence[LabelledImage], threads: int) -> dict[str, str]:
+    """Return by name what is attacked: label, target class, and the file's SHA-256 shortened.
+
+    The ranks share the work.
+    """
+
+    def digest(image: LabelledImage) -> str:
+        content = "unreadable"
+        with contextlib.suppress(OSError, ValueError):
+            content = hashlib.sha256(read_content(image.path)).hexdigest()[:16]
+        return f"{image.label} {image.target} {content}"
+
+    own = ranks.share(listed)
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        found = dict(zip((image.name for image in own), pool.map(digest, own), strict=True))
+    found = {name: text for part in ranks.gather(found) for name, text in part.items()}
+    return {image.name: found[image.name] for image in listed}
 
 
 def listing_digest(listed: Iterable[LabelledImage]) -> str:
