@@ -248,7 +248,7 @@ REFUSED = {
         Exception,
         "vmap",
     ),
-    "pickle": (pickle.dumps, AttributeError, "pickle local object"),
+    "pickle": (pickle.dumps, AttributeError, "local object"),
 }
 
 
