@@ -94,18 +94,17 @@ def test_bfloat16_leaves_pixels_gradient_and_logits_float32():
 
 def test_success_at_lower_precision_agrees_with_float32s(succeed, natural, tmp_path):
     """The 95 % intervals overlap on the source, where hardly any image withstands."""
-    names = ("fp32", "tf32", "bf16")
-    attack = "attack_iter --input-dir {nat} --gamma 0.5 --num-steps 2 --step-size 8"
+    names = ("fp32", "bf16")  # without a GPU, tf32 is fp32
+    attack = "attack_iter --input-dir {nat} --gamma 0.5 --num-steps 1 --step-size 16"
     for name in names:
         options = f"--output-dir {{out}}/{name} --precision {name}"
         succeed(f"{attack} {options}", nat=natural, out=tmp_path)
     folders = " ".join(f"{{out}}/{name}" for name in names)
     evaluation = f"evaluate --input-dir {folders} --arch efficientnet_lite0 --json"
     rows = json.loads(succeed(evaluation, out=tmp_path)[0])
-    exact, *lower = (row["targets"]["efficientnet_lite0"]["success"] for row in rows)
+    exact, rounded = (row["targets"]["efficientnet_lite0"]["success"] for row in rows)
     assert exact["rate"] > 80
-    for rounded in lower:
-        assert max(exact["low"], rounded["low"]) <= min(exact["high"], rounded["high"])
+    assert max(exact["low"], rounded["low"]) <= min(exact["high"], rounded["high"])
 
 
 def test_run_that_goes_on_on_another_gpu_is_warned_of(tmp_path, caplog):

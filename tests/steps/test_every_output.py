@@ -48,9 +48,7 @@ def test_each_failure_is_named_in_one_line(run, attacked):
         (">/dev/full", "utf-8", 1, "can't write to standard output: No space left on device"),
         (">&-", "utf-8", 1, "can't write to standard output: it is closed"),
         ("| true", "utf-8", 141, None),
-        ("", "ascii", 0, None),
-        ("2>&-", "utf-8", 0, None),
-        ("2>/dev/full", "utf-8", 0, None),
+        ("2>&-", "ascii", 0, None),
     ],
 )
 def test_files_are_written_wherever_the_table_goes(
@@ -58,7 +56,7 @@ def test_files_are_written_wherever_the_table_goes(
 ):
     odd = (attacked / "adv").rename(attacked / "adversarial ±")
     line = (
-        f"'{sys.executable}' '{ROOT}/evaluate.py' --input-dir '{odd}' --output r.csv --plot p.png "
+        f"'{sys.executable}' '{ROOT}/evaluate.py' --input-dir '{odd}' --output r.csv --answers a.csv "
         f"--arch '{attacked}/nets.py:ten' {redirection}; exit ${{PIPESTATUS[0]}}"
     )
     environment = os.environ | {"PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
@@ -68,7 +66,7 @@ def test_files_are_written_wherever_the_table_goes(
     if message:
         assert done.stderr.splitlines()[-1] == f"evaluate.py: error: {message}"
     assert rows_of(attacked / "r.csv")[0]["folder"] == str(odd)
-    assert (attacked / "p.png").is_file()
+    assert (attacked / "a.csv").is_file()
     assert redirection.startswith((">", "|")) or "Success in %" in done.stdout
 
 
