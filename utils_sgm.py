@@ -191,7 +191,14 @@ def _not_empty(handles: list[RemovableHandle], message: str) -> list[RemovableHa
 def _register(module: nn.Module, hook: Callable) -> RemovableHandle:
     """Register a forward hook whose coming and going compiled code notices."""
     import torch._dynamo  # takes a second or two, unless torchvision did it
+    from torch._dynamo.utils import counters
 
+    release = tuple(map(int, torch.__version__.split(".")[:2]))
+    if counters["frames"] and release < (2, 12):
+        raise ValueError(
+            f"torch {torch.__version__} may crash where hooks come or go in code that it compiled: "
+            "register SGM before compiled code runs, or take torch 2.12 or newer"
+        )
     if getattr(torch._dynamo.config, "skip_nnmodule_hook_guards", False):
         torch._dynamo.config.skip_nnmodule_hook_guards = False
         torch.compiler.reset()  # what was compiled before would not notice

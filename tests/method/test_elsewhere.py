@@ -133,6 +133,12 @@ def in_replicas(network):
         return torch.cat(list(threads.map(part, range(2))))
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    torch._dynamo.utils.counters.clear()
+
+
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
 WAYS = {
     "autograd.grad": gradient,
     "backward": lambda net: input_gradient(net, PIXELS),
@@ -158,12 +164,15 @@ WAYS = {
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_gradient_is_scaled_whoever_takes_it(kind, way):
+    if "compile" in way and OLD:
+        pytest.skip("this torch may crash where hooks come and go in compiled code")
     network, expected = small(), gradient(twin(kind))
     with hooked(register(network, kind)):
         assert_same(kind, WAYS[way](network), expected)
     assert torch.equal(input_gradient(network, PIXELS), gradient(small()))
 
 
+@pytest.mark.skipif(OLD, reason="refused there, see the next test")
 def test_code_that_was_compiled_notices_hooks_that_come_change_and_go(kind):
     network, plain = small(), gradient(small())
     function = eager(lambda pixels: loss(network, pixels))
@@ -175,6 +184,15 @@ def test_code_that_was_compiled_notices_hooks_that_come_change_and_go(kind):
                 assert_same(kind, ours, gradient(network))
         assert_same(kind, ours, gradient(twin(kind)))
         assert torch.equal(by_autograd(function), plain)
+
+
+def test_old_torch_that_has_compiled_code_takes_no_hooks(kind, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.8.0+cpu")
+    for handle in register(small(), kind):
+        handle.remove()
+    monkeypatch.setitem(torch._dynamo.utils.counters, "frames", {"total": 1})
+    with pytest.raises(ValueError, match=r"torch 2\.8\.0\+cpu may crash .* torch 2\.12 or newer"):
+        register(small(), kind)
 
 
 def test_autocast_scales_in_its_precision(kind, network):
@@ -198,6 +216,7 @@ def test_registering_where_no_gradient_is_possible_is_an_error():
         register(small(), "branch")
 
 
+@pytest.mark.skipif(OLD, reason="torch exports otherwise there")
 def test_exported_network_has_the_plain_gradient_as_the_page_warns():
     network, plain = small(), gradient(small())
     register(network, "branch")

@@ -56,8 +56,8 @@ def test_files_are_written_wherever_the_table_goes(
 ):
     odd = (attacked / "adv").rename(attacked / "adversarial ±")
     line = (
-        f"'{sys.executable}' '{ROOT}/evaluate.py' --input-dir '{odd}' --output r.csv --answers a.csv "
-        f"--arch '{attacked}/nets.py:ten' {redirection}; exit ${{PIPESTATUS[0]}}"
+        f"'{sys.executable}' '{ROOT}/evaluate.py' --input-dir '{odd}' --output r.csv "
+        f"--answers a.csv --arch '{attacked}/nets.py:ten' {redirection}; exit ${{PIPESTATUS[0]}}"
     )
     environment = os.environ | {"PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
     shell = ["bash", "-c", line]
