@@ -36,7 +36,8 @@ def get_parser() -> cli.Parser:
         help="target networks; paper, transferattack, ta-bench and tpami stand for a protocol's; "
         "with a defence in front: jpeg:75+resnet50")
     cli.add_checkpoint(add)
-    add("--seed", type=int, default=0, help="random seed of the defences")
+    add("--seed", type=int, default=0,
+        help="random seed of the defences, and of networks that draw random numbers")
     add("--nat-dir", type=Path,
         help="folder of the natural images; also gives the targets' accuracy on them, the success "
         "among those that a target classifies correctly, and the largest perturbation")

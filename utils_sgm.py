@@ -224,8 +224,8 @@ class _OnBackward(torch.autograd.Function):
 
 
 def _constant(factor: float) -> Tensor:
-    """Return a factor as a tensor: code compiled before would take another float for a variable."""
-    return torch.tensor(factor, dtype=torch.double)  # of no dimension, which leaves dtypes alone
+    """Return a factor as a tensor: torch.compile makes a variable of a float that has changed."""
+    return torch.tensor(factor, dtype=torch.double)  # 0-dimensional, so that dtypes stay
 
 
 def _no_hooks_run(tensor: Tensor) -> bool:

@@ -167,7 +167,7 @@ class GradientAttack(AdvertorchAttack):
                 direction = smoothed(direction, kernel)
             if attack.nesterov or attack.evaluations > 1:
                 direction = _divided_by_mean(direction)
-            if attack.nesterov:  # in units of the mean: with an L1 norm of 1 it would lead nowhere
+            if attack.nesterov:  # in units of the mean: divided by the L1 norm it would vanish
                 lead = attack.momentum * lead + direction
             if attack.momentum:
                 momentum = attack.momentum * momentum + _divided_by_norm(direction)
