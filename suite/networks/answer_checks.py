@@ -32,7 +32,7 @@ def warn_of_answers(arch: str, network: nn.Module, pixels: Tensor) -> None:
     elif len(pixels) > 1 and _differ(predict_logits(network, pixels[:1]), logits[:1], 0.05):
         logger.warning(
             "%s answers an image differently alone than in a batch: its numbers depend on "
-            "--batch-size (has it a batch norm without running statistics?)",
+            "--batch-size (does it have a batch norm without running statistics?)",
             arch,
         )
 
