@@ -3,9 +3,10 @@
 Needs torch and, beside it, watching.py.
 
 A residual addition is one of which one operand, the branch, was computed from the other one or from
-a term of it: x + f(x), or x + f(x) + g(x); or from what the other one, a skip connection without
-parameters, only moves, cuts, pads or averages: pad(x[:, :, ::2, ::2]) + f(x). A dense connection is
-a concatenation of such a pair.
+a term of it: x + f(x), or x + f(x) + g(x); or from what the other one moves, all of its values:
+pad(x) + f(x). One that drops or averages values, pad(x[:, :, ::2, ::2]) + f(x), is no skip
+connection: gamma would take away the only gradient of what it drops. A dense connection is a
+concatenation of such a pair.
 """
 
 import logging
@@ -22,28 +23,32 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Connection:
-    """An addition or concatenation that has a skip connection, or an addition that has none.
+    """An addition or concatenation that has a residual branch, or an addition that has none.
 
     Attributes:
         kind: "addition", "concatenation" or "hidden", for a module that runs without gradients.
         place: name of the module in whose forward it happens; empty for the network itself.
         module: name of the module that returns the residual branch, the one to hook; None if there
             is no residual branch or if no module's every call returns one.
-        residual: whether one operand was computed from what another one carries on.
+        residual: whether one operand was computed from what another one carries on as a whole,
+        in_part: or only from what another one carries on in part, dropping or averaging values.
     """
 
     kind: str
     place: str
     module: str | None = None
     residual: bool = True
+    in_part: bool = False
     candidates: list[str] = field(default_factory=list, repr=False)
 
     @property
     def reason(self) -> str:
-        """Why a residual branch is left out, where `module` is None."""
+        """Why there is nothing to hook, where `module` is None."""
         if self.kind == "hidden":
             return "gradients are off there (use_reentrant=False makes checkpointing visible)"
-        return "no module returns the branch at each of its calls"
+        if self.residual:
+            return "no module returns the branch at each of its calls"
+        return "its skip drops or averages values" if self.in_part else "no skip connection"
 
 
 def residual_branches(
@@ -79,7 +84,7 @@ def trace_connections(
     input_size: tuple[int, int, int] = (3, 224, 224),
     example: Tensor | None = None,
 ) -> list[Connection]:
-    """Return the residual branches, those left out too, and the additions without a skip.
+    """Return the residual branches, those left out too, and the additions without one.
 
     One forward pass of a random image is watched; the connections are in its order. An addition
     whose operands both pass through layers, as where a block downsamples by a convolution, has no
@@ -104,9 +109,11 @@ def trace_connections(
     if not watch.differentiable:
         raise ValueError("no gradient goes through this network: it turns them off (no_grad, ...)")
     connections = [
-        Connection(kind, place, None, branch is not None or kind == "hidden", candidates)
+        Connection(
+            kind, place, None, bool(branch) or kind == "hidden", bool(source and not branch), names
+        )
         for kind, place, branch, source in watch.noted
-        for candidates in (_candidates(branch, source) if branch else [[]])
+        for names in (_candidates(branch, source) if branch else [[]])
     ]
     _assign_modules(connections, watch.calls)
     # One module may return several branches, or one that is both added and concatenated, as in DPN.

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,19 @@ CONCATENATIONS = {"cat", "concat", "concatenate"}
 CUTS = ("__getitem__", "select", "narrow", "index_select", "gather")
 PIECES = ("chunk", "split", "tensor_split", "unbind")
 FILLS = ("__setitem__", "copy_", "pad", "stack")
-REPEATS = ("expand", "expand_as", "repeat", "repeat_interleave", "tile", "unfold", "interpolate")
+REPEATS = ("expand", "expand_as", "repeat", "repeat_interleave", "tile", "unfold")
 SHAPES = ("reshape", "reshape_as", "view", "view_as", "flatten", "unflatten", "squeeze", "ravel")
 AXES = ("unsqueeze", "permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t")
 PROPERTIES = ("__get__",)  # as x.T and x.mT
 ORDERS = ("flip", "roll", "channel_shuffle", "pixel_shuffle", "pixel_unshuffle")
 COPIES = ("clone", "contiguous", "to", "type", "type_as", "float", "double", "half", "bfloat16")
 MOVES = CONCATENATIONS.union(CUTS, PIECES, FILLS, REPEATS, SHAPES, AXES, PROPERTIES, ORDERS, COPIES)
-AVERAGES = {f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)}
+POOLS = {
+    f"{adaptive}{kind}_pool{n}d"
+    for adaptive in ("", "adaptive_")
+    for kind in ("avg", "max")
+    for n in (1, 2, 3)
+}
 
 
 @dataclass(eq=False)
@@ -31,9 +37,10 @@ class Value:
 
     Attributes:
         terms: of a sum; those of x + f(x) + g(x) are x, f(x) and g(x); else none.
-        moved: whether it was made by an operation of MOVES or AVERAGES,
-        dropped: and whether that one left values out.
-        origins: the values of which moves alone made this one, the nearest first.
+        kept: which share of its parents' values an operation of MOVES kept, 0 for one of POOLS;
+            None for an operation that computes.
+        origins: the values of which such operations alone made this one, the nearest first, with
+            the share of them that it still carries.
         users: how many values were computed from this one.
         returned_by: names of modules, and whether the module only handed the tensor on.
     """
@@ -42,51 +49,45 @@ class Value:
     parents: list["Value"]
     shape: torch.Size
     terms: list["Value"] = field(default_factory=list)
-    moved: bool = False
-    dropped: bool = False
-    origins: list["Value"] = field(init=False)
+    kept: Fraction | None = None
+    origins: dict["Value", Fraction] = field(init=False)
     users: int = 0
     returned_by: list[tuple[bool, str]] = field(default_factory=list)
 
     def __post_init__(self):
-        lines = [[parent, *parent.origins] for parent in self.parents] if self.moved else [[]]
-        self.origins = [v for v in lines[0] if all(v in line for line in lines)]
+        lines = [{parent: 1} | parent.origins for parent in self.parents]
+        if self.kept is None:
+            lines = [{}]
+        common = [value for value in lines[0] if all(value in line for line in lines)]
+        # The parts of a concatenation add up: chunks put together again are the whole.
+        self.origins = {v: self.kept * sum(line[v] for line in lines) for v in common}
 
     def names(self) -> list[str]:
         """Return the modules that returned this value, those that computed it first."""
         return [name for _, name in sorted(self.returned_by, key=lambda call: call[0])]
 
-    def descends_from(self, other: "Value", whole: bool = False) -> bool:
-        """Say whether this was computed from `other`; with `whole`, not from a part cut off it."""
-        seen, pending = set(), [(self, False)]
+    def descends_from(self, other: "Value") -> bool:
+        seen, pending = set(), [self]
         while pending:
-            value, part = pending.pop()
-            part = whole and value.moved and (part or value.dropped)
-            for parent in value.parents:
-                if parent is other and not part:
+            for parent in pending.pop().parents:
+                if parent is other:
                     return True
-                if parent.number > other.number and (parent, part) not in seen:
-                    seen.add((parent, part))
-                    pending.append((parent, part))
+                if parent.number > other.number and parent not in seen:
+                    seen.add(parent)
+                    pending.append(parent)
         return False
 
 
-def identity(skip: Value, branch: Value) -> Value | None:
-    """Return the value that an identity skip connection carries past a branch, None if none."""
-    return skip if branch.descends_from(skip) else None
+def carried(skip: Value, branch: Value) -> tuple[Value, bool] | None:
+    """Return what a skip connection carries past a branch, and whether all of its values.
 
-
-def common_origin(skip: Value, branch: Value) -> Value | None:
-    """Return the value that a skip connection carries past a branch by moving it, None if none.
-
-    Two parts of it, as halves of the channels, need not have a value in common: either the skip or
-    the branch has to take it as a whole.
+    None if the branch was not computed from what the skip carries, or only moves it as well.
     """
-    for origin in skip.origins:
+    for origin, share in ({skip: 1} | skip.origins).items():
         if origin in branch.origins:  # as are those before it
             return None
-        if branch.descends_from(origin, whole=not skip.descends_from(origin, whole=True)):
-            return origin
+        if branch.descends_from(origin):
+            return origin, share >= 1
     return None
 
 
@@ -97,7 +98,8 @@ class Watch(TorchFunctionMode):
         pixels, output: the example, or a random image, 1 x C x H x W, and its logits.
         differentiable: whether gradients reach the image.
         noted: of each connection its kind, the module in whose forward it happens, the branch and
-            the value that the skip connection carries past it; None for both if there is none.
+            the value that the skip connection carries past it. No branch if there is none, and no
+            value either if there is no skip connection.
         additions: of each addition of two values, the module in whose forward it happens, and which
             of the two is the branch, 0 or 1; None if neither is.
         runs: of each call of a module its name and its input and output values.
@@ -158,15 +160,13 @@ class Watch(TorchFunctionMode):
             return result.detach()  # x * 0 is a constant, and pads shortcuts in some networks
         changed = [t for t, version in before if version is not None and t._version != version]
         made = [t for t in _tensors(result) if all(t is not other for other in tensors)]
-        size = max(parent.shape.numel() for parent in parents)
         terms = []
         if name in ADDITIONS and len(parents) == 2:
             terms = self._note_addition(parents)
         elif name in CONCATENATIONS:
-            self._note_concatenation(parents, result.shape)
+            self._note_concatenation(parents)
         for tensor in [*changed, *made]:
-            moved, dropped = _only_moved(name, tensor), name in MOVES and tensor.numel() < size
-            self._new_value(tensor, parents, terms=terms, moved=moved, dropped=dropped)
+            self._new_value(tensor, parents, terms=terms, kept=_kept(name, tensor, parents))
         return result
 
     def _new_value(self, tensor: Tensor, parents: list[Value], **how) -> None:
@@ -204,23 +204,22 @@ class Watch(TorchFunctionMode):
         """Note an addition, and return its terms."""
         place = self._running[-1][0]
         orders = operands, operands[::-1]
-        carried = [(skip, branch, t) for skip, branch in orders for t in (skip, *skip.terms)]
-        for way in (identity, common_origin):
-            for skip, branch, term in carried:
-                if source := way(term, branch):
-                    self._note("addition", branch, source)
-                    self.additions.append((place, operands.index(branch)))
-                    return [*(skip.terms or [skip]), branch]
-        self._note("addition", None, None)
+        ways = [(skip, branch, t) for skip, branch in orders for t in (skip, *skip.terms)]
+        found = [(skip, branch, c) for skip, branch, t in ways if (c := carried(t, branch))]
+        for skip, branch, (source, whole) in found:
+            if whole:
+                self._note("addition", branch, source)
+                self.additions.append((place, operands.index(branch)))
+                return [*(skip.terms or [skip]), branch]
+        self._note("addition", None, found[0][2][0] if found else None)
         self.additions.append((place, None))
         return [term for operand in operands for term in operand.terms or [operand]]
 
-    def _note_concatenation(self, operands: list[Value], shape: torch.Size) -> None:
+    def _note_concatenation(self, operands: list[Value]) -> None:
         for branch in operands:
-            ways = [(way, skip) for way in (identity, common_origin) for skip in operands]
-            source = next((s for way, skip in ways if (s := way(skip, branch))), None)
-            # Of the source's own shape it is the source, a part of which the branch replaces.
-            if source and source.shape != shape:
+            found = [c for skip in operands if (c := carried(skip, branch))]
+            source = next((source for source, whole in found if whole), None)
+            if source:
                 self._note("concatenation", branch, source)
 
     def _note(self, kind: str, branch: Value | None, source: Value | None) -> None:
@@ -250,9 +249,11 @@ def logits_of(output: object) -> Tensor | None:
     return output
 
 
-def _only_moved(name: str, made: Tensor) -> bool:
-    """Say whether an operation only moved or averaged values; not to one average of a whole map."""
-    return name in MOVES or (name in AVERAGES and any(size > 1 for size in made.shape[2:]))
+def _kept(name: str, made: Tensor, parents: list[Value]) -> Fraction | None:
+    if name in POOLS:
+        return Fraction(0)
+    given = sum(parent.shape.numel() for parent in parents)
+    return min(Fraction(1), Fraction(made.numel(), max(given, 1))) if name in MOVES else None
 
 
 def _tensors(nested: object) -> Iterator[Tensor]:

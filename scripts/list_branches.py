@@ -34,7 +34,7 @@ def main(args) -> None:
         model = load_model(defence_names.undefended_name(arch), pretrained=False)
         found = trace_connections(model.network, model.input_size)
         if args.json:
-            keys = ("kind", "place", "module", "residual")
+            keys = ("kind", "place", "module", "residual", "in_part")
             listed = [{key: getattr(connection, key) for key in keys} for connection in found]
             print(json.dumps({"arch": arch, "connections": listed}))
         else:
@@ -51,9 +51,8 @@ def in_words(connection) -> str:
     place = connection.place or "the network itself"
     if connection.module:
         return f"branch {connection.module}"
-    if connection.residual:
-        return f"left out: {connection.reason}, in {place}"
-    return f"left alone: no skip connection, in {place}"
+    left = "left out" if connection.residual else "left alone"
+    return f"{left}: {connection.reason}, in {place}"
 
 
 if __name__ == "__main__":

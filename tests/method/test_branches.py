@@ -57,7 +57,8 @@ timm/tf_efficientnet_lite0 1+1+2+2+3 blocks.1.1.bn3 blocks.5.3.bn3
 timm/convit_tiny 2*12 blocks.0.attn.proj blocks.11.mlp.fc2
 timm/mobilevit_s 2+2*(2+4+3)+3 stages.1.1.conv3_1x1.bn stages.4.1.conv_proj.bn.act
 timm/res2net50_14w_8s 12*(6+1) layer1.1.bns.1 layer4.2.bn3
-cifar10/resnet56 3*9 layer1.0.bn2 layer3.8.bn2
+cifar10/resnet56 9+8+8 layer1.0.bn2 layer3.8.bn2
+cifar10/resnet20 3+2+2 layer1.0.bn2 layer3.2.bn2
 timm/inception_resnet_v2 10+20+9+1 repeat.0.conv2d block8.conv2d
 """
 # PolyNet has stages of 2-way blocks, of 3-way and 2-way in turn, and the same again; MobileViT two

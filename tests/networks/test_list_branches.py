@@ -9,8 +9,10 @@ def test_each_connection_is_a_line(succeed):
     assert lines[0] == "torchvision/resnet18:"
     assert "addition       branch layer1.0.bn2" in lines
     assert "addition       left alone: no skip connection, in layer2.0" in lines
+    # A shortcut of He et al.'s option A takes every second pixel.
+    assert "addition       left alone: its skip drops or averages values, in layer2.0" in lines
     numbers = [line for line in lines if "residual branches" in line]
-    assert numbers == ["5 residual branches", "9 residual branches"]
+    assert numbers == ["5 residual branches", "7 residual branches"]
 
 
 def test_json_is_a_line_for_each_network(succeed):
@@ -18,8 +20,9 @@ def test_json_is_a_line_for_each_network(succeed):
     first, second = map(json.loads, out.splitlines())
     assert (first["arch"], second["arch"]) == ("torchvision/resnet18", "cifar10/resnet20")
     branch = {"kind": "addition", "place": "layer1.0", "module": "layer1.0.bn2", "residual": True}
-    assert first["connections"][0] == branch
-    assert sum(each["module"] is not None for each in second["connections"]) == 9
+    assert first["connections"][0] == branch | {"in_part": False}
+    assert sum(each["module"] is not None for each in second["connections"]) == 7
+    assert sum(each["in_part"] for each in second["connections"]) == 2
 
 
 def test_network_without_residual_branches_is_an_error(run):
