@@ -3,9 +3,10 @@ import torch
 import torchvision
 from conftest import calibrated, input_gradient
 from torch import nn
+from torch.profiler import profile
 
 from branches import residual_branches
-from suite.networks.acceleration import DenseBlock, Stem, speed_up
+from suite.networks.acceleration import DenseBlock, Pointwise, Stem, speed_up
 from utils_sgm import register_sgm
 
 
@@ -29,6 +30,31 @@ def test_pass_is_equal_and_gradient_too_up_to_rounding(kernel, padding, size):
     assert isinstance(convolution, Stem)
     assert torch.equal(convolution(pixels), expected)
     torch.testing.assert_close(gradient(convolution, pixels, weights), expected_gradient)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("images", [2, 16])
+def test_convolution_of_single_pixels_stays_in_onednn_on_one_thread(images, groups, one_thread):
+    """Of 16 images torch's own way stays there, too: the bits are equal."""
+    convolution = nn.Conv2d(64, 32, 1, groups=groups).requires_grad_(False)
+    pixels, weights = torch.rand(images, 64, 14, 14), torch.rand(images, 32, 14, 14)
+    expected, expected_gradient = convolution(pixels), gradient(convolution, pixels, weights)
+    speed_up(convolution)
+    assert isinstance(convolution, Pointwise)
+    with profile() as operations:
+        found, found_gradient = convolution(pixels), gradient(convolution, pixels, weights)
+    assert not [each.name for each in operations.events() if "slow_conv" in each.name]
+    difference = {"rtol": 0, "atol": 0} if images == 16 else {}
+    torch.testing.assert_close(found, expected, **difference)
+    torch.testing.assert_close(found_gradient, expected_gradient, **difference)
 
 
 @pytest.mark.parametrize(("hooks", "gamma"), [("auto", 1), ("relu", 0.5), ("branch", 0.5)])
@@ -68,6 +94,9 @@ def test_gradient_under_autocast_is_the_convolutions_within_bfloat16():
 @pytest.mark.parametrize(
     "convolution",
     [
+        nn.Conv2d(8, 8, 1, 2),
+        nn.Conv2d(8, 8, 1, padding=1),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)),
         nn.Conv2d(3, 8, 3, 2),
         nn.Conv2d(3, 8, 7),
         nn.Conv2d(3, 8, 7, (2, 1)),
@@ -82,4 +111,4 @@ def test_gradient_under_autocast_is_the_convolutions_within_bfloat16():
 )
 def test_other_convolutions_are_left_alone(convolution):
     speed_up(convolution)
-    assert not isinstance(convolution, Stem)
+    assert not isinstance(convolution, Stem | Pointwise)
