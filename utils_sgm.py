@@ -18,7 +18,6 @@ only, the gradient that passes through each residual module f_i (section 3 of th
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -87,49 +86,41 @@ def choose_hooks(arch: str, hooks: str = "auto", branches: str | None = None) ->
 def register_hook_for_resnet(model: nn.Module, arch: str, gamma: float) -> list[RemovableHandle]:
     """Register the authors' released hooks on a torchvision ResNet; return their handles.
 
-    The backward of each ReLU is multiplied by gamma, or by its square root in the networks whose
-    residual modules have two inner ReLUs. Then each block's gradient is divided by its standard
-    deviation over the batch, so that it does not underflow at small gamma. The released code picks
-    ReLUs by name, and this is the same choice: it leaves out layer1.0, layer2.0, ..., but also
-    layer3.10, layer3.20 and layer3.30.
+    The released code multiplies the backward of each ReLU by gamma, or by its square root in the
+    networks whose residual modules have two inner ReLUs. Here the backward of a module's first
+    inner ReLU is multiplied by gamma, at the batch norm before it: that is one product instead of
+    several. What the released code does to the gradient as a whole is left out, since it changes
+    neither its sign nor its direction: the factor of the ReLU after the addition, and the division
+    by the standard deviation, against the underflow to which this factor leads.
+
+    The released code picks ReLUs by name, and this is the same choice: it leaves out layer1.0,
+    layer2.0, ..., but also layer3.10, layer3.20 and layer3.30.
 
     Args:
         arch: "resnet18", "resnet34", "resnet50", "resnet101" or "resnet152".
         gamma: decay factor, in (0, 1]; 1 registers nothing.
     """
     _check_gamma(gamma)
-    if gamma == 1:
-        return []
-    factor = gamma if arch in ("resnet18", "resnet34") else gamma**0.5
-    scale = _on_backward(partial(Tensor.mul_, other=_constant(factor)))
-    divide = _on_backward(_divide_by_std)
-    handles = []
-    for name, module in model.named_modules():
-        parent = name.rpartition(".")[0].rpartition(".")[2]
-        if "relu" in name and "0.relu" not in name:
-            handles.append(_register(module, scale))
-        if "layer" in parent:
-            handles.append(_register(module, divide))
-    return _not_empty(handles, f"no ReLU of a torchvision ResNet in this {arch}")
+    norms = [name for name, _ in model.named_modules() if "layer" in name and name.endswith("bn1")]
+    names = [name for name in norms if "0.relu" not in name.replace("bn1", "relu")]
+    return _scale_gradients(model, names, gamma, f"no ReLU of a torchvision ResNet in this {arch}")
 
 
 def register_hook_for_densenet(model: nn.Module, arch: str, gamma: float) -> list[RemovableHandle]:
     """Register the authors' released hooks on a torchvision DenseNet; return their handles.
 
-    The backward of each ReLU, but for those in transitions, is multiplied by gamma ** 0.5, since a
-    dense layer has two of them.
+    The released code multiplies the backward of each ReLU, but for those in transitions, by
+    gamma ** 0.5, since a dense layer has two of them. Here that of the second one is multiplied by
+    gamma, at the batch norm before it.
 
     Args:
         arch: "densenet121", "densenet169" or "densenet201".
         gamma: decay factor, in (0, 1]; 1 registers nothing.
     """
     _check_gamma(gamma)
-    if gamma == 1:
-        return []
-    scale = _on_backward(partial(Tensor.mul_, other=_constant(gamma**0.5)))
-    relus = [m for n, m in model.named_modules() if "relu" in n and "transition" not in n]
-    handles = [_register(relu, scale) for relu in relus]
-    return _not_empty(handles, f"no ReLU of a torchvision DenseNet in this {arch}")
+    names = [name for name, _ in model.named_modules() if name.endswith("norm2")]
+    nothing = f"no ReLU of a torchvision DenseNet in this {arch}"
+    return _scale_gradients(model, names, gamma, nothing)
 
 
 def register_hook_for_branches(
@@ -166,14 +157,18 @@ def register_hook_for_branches(
     else:
         names = matching_modules(model, branches)
         nothing = f"no module has a name that matches {branches!r}: gamma would do nothing"
-    hook = _scale_gradient(gamma)
-    handles = [_register(model.get_submodule(name), hook) for name in names]
-    return _not_empty(handles, nothing)
+    return _scale_gradients(model, names, gamma, nothing)
 
 
 def _torchvision_name(arch: str) -> str:
     """Strip `torchvision/` and the version of the weights: both leave the modules' names alone."""
     return arch.removeprefix("torchvision/").partition("@")[0]
+
+
+def main_output(output: object) -> object:
+    """Return a module's output, or the first of several (an attention returns its weights too)."""
+    # A tuple of types: older compilers of torch don't understand a union in compiled code.
+    return output[0] if isinstance(output, (tuple, list)) and output else output  # noqa: UP038
 
 
 def _check_gamma(gamma: float, branches: str | None = None) -> None:
@@ -182,10 +177,19 @@ def _check_gamma(gamma: float, branches: str | None = None) -> None:
         raise ValueError(f"gamma must be above 0 and at most 1{named}, not {gamma}")
 
 
-def _not_empty(handles: list[RemovableHandle], message: str) -> list[RemovableHandle]:
-    if not handles:
-        raise ValueError(message)
-    return handles
+def _scale_gradients(
+    model: nn.Module, names: list[str], gamma: float, nothing: str
+) -> list[RemovableHandle]:
+    """Multiply by gamma the gradient at the output of each module that is named.
+
+    Raises:
+        ValueError: none is, with `nothing` for its message.
+    """
+    if gamma == 1:
+        return []
+    if not names:
+        raise ValueError(nothing)
+    return [_register(model.get_submodule(name), _scale_gradient(gamma)) for name in names]
 
 
 def _register(module: nn.Module, hook: Callable) -> RemovableHandle:
@@ -205,27 +209,22 @@ def _register(module: nn.Module, hook: Callable) -> RemovableHandle:
     return module.register_forward_hook(hook)
 
 
-class _OnBackward(torch.autograd.Function):
-    """Applies a function to the gradient at a tensor, where a hook on the tensor would not run."""
+class _Scaled(torch.autograd.Function):
+    """Multiplies the gradient at a tensor, where a hook on the tensor would not run."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(tensor: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(tensor: Tensor, factor: Tensor) -> Tensor:
         return tensor.clone()
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        ctx.function = inputs[1]
+        ctx.factor = inputs[1]
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.function(grad.clone()), None
-
-
-def _constant(factor: float) -> Tensor:
-    """Return a factor as a tensor: torch.compile makes a variable of a float that has changed."""
-    return torch.tensor(factor, dtype=torch.double)  # 0-dimensional, so that dtypes stay
+        return grad * ctx.factor, None
 
 
 def _no_hooks_run(tensor: Tensor) -> bool:
@@ -235,42 +234,19 @@ def _no_hooks_run(tensor: Tensor) -> bool:
     return torch.jit.is_tracing() or forward_ad.unpack_dual(tensor).tangent is not None
 
 
-def _on_backward(function: Callable[[Tensor], Tensor]) -> Callable:
-    """Return a forward hook that applies `function` to the gradient behind a module's ReLU.
-
-    This is what torch's deprecated `register_backward_hook` did, which the released hooks use. A
-    ReLU's backward makes a new tensor: `function` may change it in place.
-    """
-
-    def forward_hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        if _no_hooks_run(output) or (output.grad_fn and output.grad_fn.name() != "ReluBackward0"):
-            return _OnBackward.apply(output, function)
-        if output.grad_fn:
-            output.grad_fn.register_hook(lambda grads, _: (function(grads[0]), *grads[1:]))
-        return output
-
-    return forward_hook
-
-
-def _divide_by_std(grad: Tensor) -> Tensor:
-    std = grad.std()
-    divide = grad.div if torch.is_grad_enabled() else grad.div_  # create_graph keeps the gradient
-    return divide(torch.where(std > 0, std, 1))  # of zeros only, 0 / 0 would be NaN
-
-
 def _scale_gradient(gamma: float) -> Callable:
     """Return a forward hook that multiplies the gradient at a module's output by gamma.
 
     It hooks the tensor: torch's full module hooks clash with ReLUs and additions in place.
     """
-    from watching import main_output
-
-    factor = _constant(gamma)
+    # A tensor, since torch.compile makes a variable of a float that has changed; of no dimensions,
+    # so that dtypes stay.
+    factor = torch.tensor(gamma, dtype=torch.double)
 
     def forward_hook(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
         tensor = main_output(output)
         if _no_hooks_run(tensor):
-            tensor = _OnBackward.apply(tensor, lambda grad: grad * factor)
+            tensor = _Scaled.apply(tensor, factor)
         elif tensor.requires_grad:
             if tensor._is_view():  # a later addition in place would take the gradient past the hook
                 tensor = tensor.clone()

@@ -1,4 +1,7 @@
-"""One forward pass, watched: which values were computed from which, and how. Needs torch only."""
+"""One forward pass, watched: which values were computed from which, and how.
+
+Needs torch and utils_sgm.py.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
+
+from utils_sgm import main_output
 
 ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 CONCATENATIONS = {"cat", "concat", "concatenate"}
@@ -224,12 +229,6 @@ class Watch(TorchFunctionMode):
 
     def _note(self, kind: str, branch: Value | None, source: Value | None) -> None:
         self.noted.append((kind, self._running[-1][0], branch, source))
-
-
-def main_output(output: object) -> object:
-    """Return a module's output, or the first of several (an attention returns its weights too)."""
-    # A tuple of types: older compilers of torch don't understand a union in compiled code.
-    return output[0] if isinstance(output, (tuple, list)) and output else output  # noqa: UP038
 
 
 def logits_of(output: object) -> Tensor | None:
