@@ -76,7 +76,7 @@ def main(args) -> None:
     check_labels(args, todo)
     chosen, origins = gammas.chosen_gammas(args.gamma, args.arch, args.num_steps)
     attack = attack if args.attack is None else with_user_attack(attack, args.attack)
-    sources = Sources(load_sources(args, attack, chosen, device), args.ensemble, args.seed)
+    sources = Sources(load_sources(args, chosen, device), args.ensemble, args.seed)
     todo = by_class_names({each.name: each.network for each in sources.sources}, todo)
     for source in sources.sources:
         network = source.network
@@ -153,17 +153,15 @@ def with_user_attack(attack: settings.Attack, name: str) -> settings.Attack:
         raise cli.UsageError(str(error)) from error
 
 
-def load_sources(args, attack: settings.Attack, gammas: list[float], device: str) -> list:
+def load_sources(args, gammas: list[float], device: str) -> list:
     """Return the source networks on the device."""
     from suite.attack.sources import Source
     from suite.defences.defended import load_defended
 
     files = defence_names.checkpoints(args.arch, args.checkpoint)
-    averaged = attack.averages(len(args.arch)) or attack.user
-    hooks = "branch" if averaged and args.hooks == "auto" else args.hooks
     models = [load_defended(arch, files) for arch in args.arch]
     return [
-        Source(model.accelerate(args.precision).to(device), gamma, hooks, args.branches, arch)
+        Source(model.accelerate(args.precision).to(device), gamma, args.hooks, args.branches, arch)
         for arch, model, gamma in zip(args.arch, models, gammas, strict=True)
     ]
 

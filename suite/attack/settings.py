@@ -119,13 +119,6 @@ class Attack:
         """Number of gradients that are averaged at one point, of copies and random draws."""
         return self.scales * max(1, self.admix) * max(1, self.block_shuffle) * self.eot
 
-    def averages(self, sources: int) -> bool:
-        """Whether gradients of networks or passes are averaged in one backward pass or several.
-
-        Relu hooks rescale each of them by itself, so that they would not count equally.
-        """
-        return (sources > 1 or self.evaluations > 1) and self.ensemble == "logits"
-
     @property
     def name(self) -> str:
         """The field's name of the attack: PGD, MI-FGSM+DI, FGSM, VNI-FGSM+SI+DI, ..."""
@@ -198,11 +191,6 @@ def attack_of(args: Namespace) -> Attack:
         attack = Attack(**named)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
-    if attack.averages(len(args.arch)) and args.hooks == "relu":
-        raise cli.UsageError(
-            "relu hooks rescale each gradient by itself, so that averaged networks or passes would "
-            "not count equally: take --hooks branch, or --ensemble gradients"
-        )
     if len(args.gamma) not in (1, len(args.arch)):
         raise cli.UsageError(f"{len(args.gamma)} gammas do not go with {len(args.arch)} networks")
     if 0 in args.gamma and not args.branches:

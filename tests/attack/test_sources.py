@@ -1,18 +1,14 @@
 """The attack on tensors, which attack_iter.py takes over folders; sources and their hooks."""
 
 import logging
-import shlex
 from dataclasses import replace
 
 import pytest
 import torch
-import torchvision
 from bases import ALL, MI, Small, generators, images, perturbed, pool
 from conftest import hooked
 from small import ATTACK
 
-import attack_iter
-from suite.attack import settings
 from suite.attack.loop import GradientAttack
 from suite.attack.pool import Pool, read_pool
 from suite.attack.settings import Attack
@@ -89,23 +85,6 @@ def test_attack_says_how_many_gradients_make_a_step(caplog):
         GradientAttack(attack, [Small()], pool())
     said = f"{ALL.name}: {ALL.evaluations} gradient evaluations a step, of which PGD takes 1"
     assert [record.getMessage() for record in caplog.records] == [said]
-
-
-@pytest.mark.parametrize(
-    ("options", "hooks"),
-    [
-        ("--momentum 1 --nesterov", "relu"),
-        ("--scales 2", "branch"),
-        ("--scales 2 --ensemble gradients", "relu"),
-    ],
-)
-def test_passes_that_are_averaged_have_hooks_that_rescale_none_of_them(tmp_path, options, hooks):
-    file = tmp_path / "resnet18.pth"
-    torch.save(torchvision.models.resnet18().state_dict(), file)
-    command = f"--input-dir nat --output-dir adv --arch torchvision/resnet18 --checkpoint {file}"
-    args = attack_iter.get_parser().parse_args(shlex.split(f"{command} {options}"))
-    (source,) = attack_iter.load_sources(args, settings.attack_of(args), [0.5], "cpu")
-    assert source.hooks == hooks
 
 
 def test_admix_needs_a_pool_of_several_classes_and_of_the_images_size():

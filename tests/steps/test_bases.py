@@ -95,7 +95,6 @@ ONE, FROM_BEFORE = "--num-steps 1", "takes something from the step before"
         ("--variance -1", 2, "-1 is not a whole number of 0 or more"),
         ("--variance 2 --variance-bound 0", 2, "0 is not a number above 0"),
         ("--loss hinge", 2, "invalid choice: 'hinge'"),
-        ("--scales 2 --hooks relu", 2, "averaged networks or passes would not count equally"),
         ("--admix 1", 1, "of other classes, but all 6 are of one class"),
     ],
 )

@@ -88,16 +88,15 @@ def test_targeted_attack_aims_at_the_label_files_classes_and_hits_are_counted(su
 
 
 def test_ensemble_gives_each_network_its_gamma_and_hooks(succeed, folder, checkpoints):
-    """Averaged logits take branch hooks everywhere: a ResNet's relu hooks rescale its gradient."""
     network = calibrated(torchvision.models.resnet18())
     torch.save(network.state_dict(), checkpoints / "resnet18-5c106cde.pth")
     attack = f"{ATTACK}thousand resnet18 --num-steps 1 --gamma 0.5 0.2"
-    for mode, hooks, number in (("logits", "branch", 5), ("gradients", "relu", 13)):
+    for mode in ("logits", "gradients"):
         _, err = succeed(f"{attack} --ensemble {mode} --overwrite", x=folder)
         assert "nets.py:thousand: gamma 0.5, 1 hooks" in err
-        assert f"resnet18: gamma 0.2, {number} hooks" in err
+        assert "resnet18: gamma 0.2, 4 hooks" in err
         made = run_json(folder / "adv")
-        assert made["hooks"] == ["branch", hooks]
+        assert made["hooks"] == ["branch", "relu"]
         assert made["gamma"] == [0.5, 0.2]
 
 

@@ -34,11 +34,6 @@ EVALUATE = "evaluate --input-dir {x}/row2"
         (f"{ATTACK} --gamma 1 0.5", 2, "2 gammas do not go with 1 networks"),
         (f"{ATTACK} --gamma 0.5 --branches [", 1, "'[' is not a regular expression"),
         (f"{ATTACK} --epsilon -1", 2, "-1 is not a number"),
-        (
-            f"{ATTACK} --hooks relu --arch vgg11 vgg13",
-            2,
-            "take --hooks branch, or --ensemble gradients",
-        ),
         (f"{ATTACK} --hooks relu --gamma 0.5", 1, "no released hooks for efficientnet_lite0"),
         (f"{ATTACK} --di-resize 0.9", 2, "0.9 is not a number of 1 or more"),
         (f"{ATTACK} --ti-kernel 4", 2, "4 is not an odd whole number"),
