@@ -118,7 +118,7 @@ def main(args) -> None:
     warn_of_accuracy(run["source"], [r for r in whole.records if r["answer"] is not None])
     crafting.warn_of_unchanged(whole.records)
     crafting.warn_of_absent_labels(run["labels_predicted"], run["targets_drawn"], args.seed)
-    print((run_json if args.json else run_text)(run, whole.speeds))
+    cli.print_result((run_json if args.json else run_text)(run, whole.speeds))
     if whole.skipped:
         names = ", ".join(whole.skipped)
         raise ValueError(f"{len(whole.skipped)} images were not readable: {names}")

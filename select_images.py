@@ -114,10 +114,11 @@ def main(args) -> None:
     }
     correct = {a: sum(r["answer"] == r["label"] for r in records[a]) for a in archs}
     if args.json:
-        print(json.dumps({"read": len(answered), "correct": correct, "kept": len(kept)}))
+        text = json.dumps({"read": len(answered), "correct": correct, "kept": len(kept)})
     else:
-        for what, number in {"read": len(answered), **correct, "kept": len(kept)}.items():
-            print(f"{what:<24}{number:>8}")
+        numbers = {"read": len(answered), **correct, "kept": len(kept)}
+        text = "\n".join(f"{what:<24}{number:>8}" for what, number in numbers.items())
+    cli.print_result(text)
     as_they_were = sum(image.name in untouched for image in kept)
     if as_they_were:
         logger.info("%d images had the size already, and are kept as they were", as_they_were)

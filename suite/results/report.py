@@ -102,7 +102,7 @@ def publish(
     Raises:
         OSError: several of these failed, it names them all; of one alone, its own error.
     """
-    jobs = [lambda: cli.print_result(text)]
+    jobs = [lambda: cli.print_result(text.removesuffix("\n"))]
     for file, write in writers:
         if file:
             remove_parts(file)

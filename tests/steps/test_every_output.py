@@ -11,6 +11,7 @@ from small import ATTACK, EVALUATE
 
 COMMAND = EVALUATE.replace("nat", "adv") + "ten --nat-dir {x}/nat"
 FILES = {"--output": "r.csv", "--answers": "a.csv", "--plot": "p.png", "--gallery": "g.png"}
+SELECT = "select_images --input-dir {x}/nat --output-dir {x}/out --arch {x}/nets.py:ten --size 8"
 OPTIONS = " ".join(f"{option} {{x}}/{file}" for option, file in FILES.items())
 
 
@@ -40,6 +41,13 @@ def test_each_failure_is_named_in_one_line(run, attacked):
     last = err.splitlines()[-1]
     assert (status, "Success in %" in out) == (1, True)
     assert all(words in last for words in ("r.csv", "p.png", "and run.json says epsilon 1/255"))
+
+
+@pytest.mark.parametrize("command", [ATTACK + "ten", SELECT])
+def test_closed_standard_output_is_an_error_of_each_step(run, folder, command, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    status, _, err = run(command, x=folder)
+    assert (status, "can't write to standard output: it is closed" in err) == (1, True)
 
 
 @pytest.mark.parametrize(
