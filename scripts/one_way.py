@@ -12,7 +12,7 @@ from watching import ADDITIONS, Watch
 class OneWay(nn.Module):
     """A network whose gradient takes one way at its last junctions; its logits are unchanged.
 
-    A junction is a residual addition z + f(z) whose skip connection has no parameters. "skip" makes
+    A junction is a residual addition z + f(z) whose skip connection carries every value. "skip" makes
     the gradient that of z + f(z).detach(), "residual" that of z.detach() + f(z).
 
     Args:

@@ -119,7 +119,7 @@ def test_hooks_come_off_again_as_the_pages_show_it():
     names = {"model": model, "images": images, "labels": torch.tensor([3])}
     for page, first in (("docs/sgm.md", "from utils_sgm"), ("docs/elsewhere.md", "import torch")):
         exec(example(page, first), names)
-        assert len(names.pop("handles")) > 12
+        assert len(names.pop("handles")) == 12
         assert not any(module._forward_hooks for module in model.modules())
     change = (names["adversarial"] - images).abs().max() * 255
     assert change == pytest.approx(16, abs=1e-3)
