@@ -12,8 +12,8 @@ from watching import ADDITIONS, Watch
 class OneWay(nn.Module):
     """A network whose gradient takes one way at its last junctions; its logits are unchanged.
 
-    A junction is a residual addition z + f(z) whose skip connection carries every value. "skip" makes
-    the gradient that of z + f(z).detach(), "residual" that of z.detach() + f(z).
+    A junction is a residual addition z + f(z) whose skip connection carries every value of z.
+    "skip" makes the gradient that of z + f(z).detach(), "residual" that of z.detach() + f(z).
 
     Args:
         network: from pixels in [0, 1], N x 3 x H x W, to logits; frozen, in evaluation mode.

@@ -21,8 +21,8 @@ def built(name: str) -> Classifier:
         return load_model(name, pretrained=False)
 
 
-# Counted from the networks' definitions: blocks whose skip has no parameters. The branches' number,
-# the first one's module and the last one's.
+# Counted from the networks' definitions: blocks whose skip carries every value. The branches'
+# number, the first one's module and the last one's.
 TABLE = """
 resnet18 5 layer1.0.bn2 layer4.1.bn2
 resnet34 13 layer1.0.bn2 layer4.2.bn2
