@@ -3,9 +3,10 @@
     python scripts/figure1.py --input-dir nat_images --plot figure1.png
 
 A junction is a residual addition whose skip connection carries every value. At each of the last
-three junctions the gradient goes through the skip connection alone or through the residual branch alone,
-which makes eight attacks; they are compared with the plain attack. The table names an attack where
-that of evaluate.py names a folder. Only images that all networks classify correctly are attacked.
+three junctions the gradient goes through the skip connection alone or through the residual branch
+alone, which makes eight attacks; they are compared with the plain attack. The table names an attack
+where that of evaluate.py names a folder. Only images that all networks classify correctly are
+attacked.
 """
 
 import itertools
