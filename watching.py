@@ -60,9 +60,9 @@ class Value:
     returned_by: list[tuple[bool, str]] = field(default_factory=list)
 
     def __post_init__(self):
-        lines = [{parent: 1} | parent.origins for parent in self.parents]
-        if self.kept is None:
-            lines = [{}]
+        lines = [{}]
+        if self.kept is not None:
+            lines = [{parent: 1} | parent.origins for parent in self.parents]
         common = [value for value in lines[0] if all(value in line for line in lines)]
         # The parts of a concatenation add up: chunks put together again are the whole.
         self.origins = {v: self.kept * sum(line[v] for line in lines) for v in common}

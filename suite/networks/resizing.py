@@ -31,6 +31,7 @@ def by_matrices(pixels: Tensor, size: tuple[int, int], antialias: bool, mode: st
 
 
 @functools.lru_cache(256)  # DI has a few dozen sizes
+@torch.inference_mode(False)  # a tensor of inference mode, once kept, would fail in every gradient
 def _matrix(own: int, wanted: int, antialias: bool, mode: str, device: torch.device) -> Tensor:
     """Return what resizing a line of `own` pixels multiplies it by, wanted x own."""
     identity = torch.eye(own, dtype=torch.double)[None, None]

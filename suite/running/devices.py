@@ -4,11 +4,13 @@ import contextlib
 import ctypes
 import logging
 import os
+import platform
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
+from suite.running import ranks
 from suite.running.precision import DEFAULT
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,9 @@ def choose_device(no_cuda: bool, precision: str = DEFAULT) -> str:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # it would only cost time
     number, visible = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    chosen = ranks.gather(f"{platform.node()} {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+    if visible == 1 and len(set(chosen)) == len(chosen):
+        number = 0  # the launcher shows each process a GPU of its own
     if number >= visible:
         raise ValueError(
             f"--nproc-per-node starts more processes here than there are GPUs, of which {visible} "

@@ -25,3 +25,12 @@ def test_cpu_takes_torchs_own_bit_for_bit():
     pixels = torch.rand(1, 3, 24, 31)
     expected = interpolate(pixels, (40, 40), mode="bilinear", antialias=True)
     assert torch.equal(resized(pixels, (40, 40), antialias=True), expected)
+
+
+def test_matrix_first_made_in_inference_mode_serves_gradients():
+    pixels = torch.rand(1, 3, 24, 31)
+    with torch.inference_mode():  # as in an attack of a user's
+        by_matrices(pixels, (17, 19), False, "bilinear")
+    leaf = pixels.requires_grad_()
+    by_matrices(leaf, (17, 19), False, "bilinear").sum().backward()
+    assert leaf.grad.sum() == pytest.approx(3 * 17 * 19, rel=1e-4)

@@ -60,9 +60,21 @@ def test_memory_is_short_if_the_error_says_so(message, short):
 def test_process_without_a_gpu_is_refused_where_others_have_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(devices.ranks, "gather", lambda value: [value, value])
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(ValueError, match="more processes here than there are GPUs, of which 1 "):
         devices.choose_device(no_cuda=False)
+
+
+def test_process_to_which_one_gpu_alone_is_visible_takes_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    other = f"{devices.platform.node()} 0"
+    monkeypatch.setattr(devices.ranks, "gather", lambda value: [other, value])
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert devices.choose_device(no_cuda=False, precision="tf32") == "cuda:0"
 
 
 @pytest.mark.parametrize(
