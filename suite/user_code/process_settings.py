@@ -30,12 +30,9 @@ if hasattr(backends, "fp32_precision"):  # since torch 2.9
 
 
 def _loggers() -> dict[logging.Logger, tuple]:
-    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
-    return {
-        each: (each.level, each.disabled, each.propagate, *each.handlers)
-        for each in loggers
-        if isinstance(each, logging.Logger)
-    }
+    # With those that are only the parents of others so far, as suite.networks may be.
+    loggers = [logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+    return {each: (each.level, each.disabled, each.propagate, *each.handlers) for each in loggers}
 
 
 def _set_loggers(loggers: dict[logging.Logger, tuple]) -> None:
