@@ -5,9 +5,8 @@
 
 Each attack and PGD run in a process each, in turn; medians of the ratios are printed. An evaluation
 is a forward and a backward pass to the pixels, of which an attack's own are counted. Weights and
-images are random; hooks are the formula's, which the others have in any case. Peak memory is what
-torch allocated on a GPU, and elsewhere the process's largest resident memory. Needs what
-bench_attack.py needs.
+images are random; hooks are the formula's. Peak memory is what torch allocated on a GPU, and
+elsewhere the process's largest resident memory. Needs what bench_attack.py needs.
 """
 
 import argparse
