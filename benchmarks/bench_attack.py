@@ -35,7 +35,7 @@ ORDER = "sums in a fixed order"  # what is there on a GPU instead, with fp32
 # Each has what those before it have.
 LEVERS = (
     RELEASED,
-    "parameters frozen, gradients scaled in place",
+    "parameters frozen, one product for each residual module",
     MEMORY,
     "channels_last",
     "batch norms folded",

@@ -32,6 +32,11 @@ def test_one_output_that_fails_costs_no_other(run, attacked, file):
     assert all((attacked / other).is_file() for other in FILES.values() if other != file)
 
 
+def test_json_on_standard_output_is_the_file_s(succeed, attacked):
+    out, _ = succeed(f"{COMMAND} --json --output {{x}}/r.json", x=attacked)
+    assert out == (attacked / "r.json").read_text()
+
+
 def test_each_failure_is_named_in_one_line(run, attacked):
     for file in ("r.csv", "p.png"):
         (attacked / file).mkdir()
