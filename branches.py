@@ -4,7 +4,7 @@ Needs torch and, beside it, watching.py.
 
 A residual addition is one of which one operand, the branch, was computed from the other one or from
 a term of it: x + f(x), or x + f(x) + g(x); or from what the other one moves, all of its values:
-pad(x) + f(x). One that drops or averages values, pad(x[:, :, ::2, ::2]) + f(x), is no skip
+pad(x) + f(x). One that drops or pools values, pad(x[:, :, ::2, ::2]) + f(x), is no skip
 connection: gamma would take away the only gradient of what it drops. A dense connection is a
 concatenation of such a pair.
 """
@@ -31,7 +31,7 @@ class Connection:
         module: name of the module that returns the residual branch, the one to hook; None if there
             is no residual branch or if no module's every call returns one.
         residual: whether one operand was computed from what another one carries on as a whole,
-        in_part: or only from what another one carries on in part, dropping or averaging values.
+        in_part: or only from what another one carries on in part, dropping or pooling values.
     """
 
     kind: str
@@ -48,7 +48,7 @@ class Connection:
             return "gradients are off there (use_reentrant=False makes checkpointing visible)"
         if self.residual:
             return "no module returns the branch at each of its calls"
-        return "its skip drops or averages values" if self.in_part else "no skip connection"
+        return "its skip connection drops or pools values" if self.in_part else "no skip connection"
 
 
 def residual_branches(

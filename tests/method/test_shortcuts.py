@@ -122,7 +122,7 @@ def test_branch_beside_a_shortcut_that_drops_values_is_left_alone(size, shortcut
     network = classifier(Shortcut(JOINS[join], shortcut, size))
     (connection,) = trace_connections(network, (3, 6, 6))
     assert (connection.residual, connection.in_part, connection.module) == (False, True, None)
-    assert connection.reason == "its skip drops or averages values"
+    assert connection.reason == "its skip connection drops or pools values"
 
 
 def added_to_some_channels(net, z, branch):

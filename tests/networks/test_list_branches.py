@@ -10,7 +10,8 @@ def test_each_connection_is_a_line(succeed):
     assert "addition       branch layer1.0.bn2" in lines
     assert "addition       left alone: no skip connection, in layer2.0" in lines
     # A shortcut of He et al.'s option A takes every second pixel.
-    assert "addition       left alone: its skip drops or averages values, in layer2.0" in lines
+    left = "left alone: its skip connection drops or pools values, in layer2.0"
+    assert f"addition       {left}" in lines
     numbers = [line for line in lines if "residual branches" in line]
     assert numbers == ["5 residual branches", "7 residual branches"]
 
