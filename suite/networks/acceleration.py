@@ -41,8 +41,8 @@ class _Strided(torch.autograd.Function):
 class Pointwise(nn.Conv2d):
     """A 1 x 1 convolution that stays in oneDNN, however few the images and the threads.
 
-    On one thread and with fewer than 16 images, torch computes it elsewhere, which is slower, unless
-    it is dilated. Dilation does not change a kernel of one weight.
+    On one thread and with fewer than 16 images, torch computes it elsewhere, which is slower,
+    unless it is dilated. Dilation does not change a kernel of one weight.
     """
 
     def forward(self, features: Tensor) -> Tensor:
