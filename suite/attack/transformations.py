@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.nn.functional import conv2d, grid_sample, pad
 
 from suite.attack.pool import Pool
-from suite.networks.resizing import resized
+from suite.networks.resizing import (
+    BEYOND,
+    float32_products,
+    linear_matrices,
+    products,
+    resize_matrix,
+    resized,
+)
 from suite.running import devices
 
 
@@ -23,26 +30,54 @@ def input_diversity(
     DI (Xie et al., CVPR 2019, section 3.3): an image is enlarged to a random size up to `resize`
     times its own, padded with zeros at random to the largest size, and brought back to its own.
     """
-    pairs = zip(pixels.split(1), generators, strict=True)
+    draws = [torch.rand(4, generator=generator).tolist() for generator in generators]
+    if not pixels.is_cpu:
+        return diversified_together(pixels, probability, resize, draws)
+    pairs = zip(pixels.split(1), draws, strict=True)
     return torch.cat([_resized_and_padded(*pair, probability, resize) for pair in pairs])
 
 
 def _resized_and_padded(
-    image: Tensor, generator: torch.Generator, probability: float, resize: float
+    image: Tensor, draws: list[float], probability: float, resize: float
 ) -> Tensor:
-    chance, scale, top, left = torch.rand(4, generator=generator).tolist()
+    chance, scale, *places = draws
     if chance >= probability:
         return image
     own = tuple(image.shape[-2:])
-    largest = [round(length * resize) for length in own]
-    size = tuple(round(length * (1 + scale * (resize - 1))) for length in own)
-    y, x = (
-        int(place * (most - length + 1))
-        for place, most, length in zip((top, left), largest, size, strict=True)
+    (height, y, tall), (width, x, wide) = (
+        _size_and_place(length, resize, scale, place)
+        for length, place in zip(own, places, strict=True)
     )
-    image = resized(image, size)
-    image = pad(image, (x, largest[1] - size[1] - x, y, largest[0] - size[0] - y))
+    image = resized(image, (height, width))
+    image = pad(image, (x, wide - width - x, y, tall - height - y))
     return resized(image, own, antialias=True)
+
+
+def _size_and_place(own: int, resize: float, scale: float, place: float) -> tuple[int, int, int]:
+    """Return DI's enlarged size, where it begins, and the largest size, for uniform numbers."""
+    largest, size = round(own * resize), round(own * (1 + scale * (resize - 1)))
+    return size, int(place * (largest - size + 1)), largest
+
+
+def diversified_together(
+    pixels: Tensor, probability: float, resize: float, draws: list[list[float]]
+) -> Tensor:
+    """Do DI on a batch at once, up to rounding, by a matrix for each image's rows and columns."""
+    matrices = []
+    for axis, own in enumerate(pixels.shape[2:]):
+        drawn = [_size_and_place(own, resize, each[1], each[2 + axis]) for each in draws]
+        size, begin, _ = torch.tensor(drawn, dtype=torch.double).T[..., None]
+        place = torch.arange(drawn[0][2]) - begin
+        inside = (place >= 0) & (place < size)
+        places = (((place + 0.5) * own / size) - 0.5).clamp(0, own - 1)
+        places = torch.where(inside, places, BEYOND).to(pixels.dtype)
+        enlarged = linear_matrices(devices.to_device(places, pixels.device), own)
+        kind = True, "bilinear", pixels.device, pixels.dtype
+        with float32_products():
+            matrices.append(resize_matrix(places.shape[1], own, *kind) @ enlarged)
+    chosen = torch.tensor([each[0] < probability for each in draws])
+    chosen = devices.to_device(chosen, pixels.device)[:, None, None, None]
+    return torch.where(chosen, products(pixels, *matrices), pixels)
 
 
 def admixed(
@@ -102,7 +137,7 @@ def _uniform_numbers(
 ) -> Tensor:
     """Return per-image numbers, N x count, uniform in [0, 1), without waiting for a GPU."""
     draws = [torch.rand(count, dtype=torch.double, generator=g) for g in generators]
-    return devices.to_device(torch.stack(draws), str(device))
+    return devices.to_device(torch.stack(draws), device)
 
 
 def _cut_and_swapped(

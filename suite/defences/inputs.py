@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from suite.images.pictures import to_float, to_pixels
+from suite.running import devices
 
 
 class InputDefence(nn.Module):
@@ -42,7 +43,7 @@ class Jpeg(InputDefence):
         levels = (pixels * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         with ThreadPoolExecutor() as pool:  # Pillow codes outside the interpreter's lock
             decoded = torch.stack(list(pool.map(self._coded, levels)))
-        return to_float(decoded.to(pixels.device)).to(pixels.dtype)
+        return to_float(devices.to_device(decoded, pixels.device)).to(pixels.dtype)
 
     def _coded(self, levels: np.ndarray) -> Tensor:
         stream = io.BytesIO()

@@ -4,13 +4,16 @@ Where a gradient is wanted they make one pass, with one random draw for each ima
 gradients over several draws (Athalye, Carlini and Wagner, ICML 2018, section 4.2).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, one_hot, pad
 
-from suite.networks.resizing import resized
+from suite.networks.resizing import BEYOND, linear_matrices, products, resized
+from suite.running import devices
 from suite.running.random_numbers import normal_noise
 
 Network = Callable[[Tensor], Tensor]
@@ -55,16 +58,46 @@ class RandomPadding(RandomDefence):
 
     def drawn(self, pixels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return images with random sizes at random places, N x 3 x 331 x 331."""
+        draws = [
+            torch.rand(4, dtype=torch.double, generator=generator).tolist()
+            for generator in generators
+        ]
+        if not pixels.is_cpu:
+            return self.drawn_together(pixels, draws)
         placed = []
-        for image, generator in zip(pixels.split(1), generators, strict=True):
-            size, top, left, flip = torch.rand(4, dtype=torch.double, generator=generator).tolist()
-            size = self.smallest + int(size * (self.padded - self.smallest))
+        for image, (size, top, left, flip) in zip(pixels.split(1), draws, strict=True):
+            size, top, left = self._size_and_place(size, top, left)
             room = self.padded - size
-            top, left = int(top * (room + 1)), int(left * (room + 1))
             image = image.flip(3) if flip < 0.5 else image
             image = interpolate(image, (size, size), mode="nearest")
             placed.append(pad(image, (left, room - left, top, room - top), value=0.5))
         return torch.cat(placed)
+
+    def _size_and_place(self, size: float, *places: float) -> tuple[int, ...]:
+        """Return an image's size and where it begins, for uniform numbers."""
+        size = self.smallest + int(size * (self.padded - self.smallest))
+        return size, *(int(place * (self.padded - size + 1)) for place in places)
+
+    def drawn_together(self, pixels: Tensor, draws: list[list[float]]) -> Tensor:
+        """Do as `drawn` does, by a matrix of ones and zeros for each image's rows and columns.
+
+        On a GPU the gradient of `interpolate`, and of indexing, adds up in no fixed order.
+        """
+        drawn = torch.tensor([self._size_and_place(*each[:3]) for each in draws])
+        size, flip = drawn[:, :1], torch.tensor([[each[3] < 0.5] for each in draws])
+        matrices = []
+        for own, begin in zip(pixels.shape[2:], drawn[:, 1:].T[..., None], strict=True):
+            place = torch.arange(self.padded) - begin
+            # In float32, as `interpolate` rounds it.
+            source = (place * (own / size.double()).float()).floor().clamp(max=own - 1)
+            if matrices:
+                source = torch.where(flip, own - 1 - source, source)
+            inside = (place >= 0) & (place < size)
+            source = torch.where(inside, source, BEYOND).to(pixels.dtype)
+            matrices.append(linear_matrices(devices.to_device(source, pixels.device), own))
+        inside = [matrix.sum(2) > 0 for matrix in matrices]
+        inside = inside[0][:, None, :, None] & inside[1][:, None, None]
+        return torch.where(inside, products(pixels, *matrices), 0.5)
 
 
 class Smoothing(RandomDefence):
@@ -107,17 +140,27 @@ class Smoothing(RandomDefence):
             logits = one_pass()
             votes += one_hot(logits.argmax(1), logits.shape[1])
             finite &= logits.isfinite().all(1)
-        shares = with_abstentions(votes).to(votes.device).clamp(min=NO_SHARE).log()
+        shares = with_abstentions(votes, self.copies).clamp(min=NO_SHARE).log()
         return torch.where(finite[:, None], shares, torch.nan)
 
 
-def with_abstentions(votes: Tensor) -> Tensor:
-    """Return the shares of votes, N x classes, with a last class that has all if no class wins."""
-    from scipy.stats import binomtest
+def with_abstentions(votes: Tensor, copies: int) -> Tensor:
+    """Return the shares of votes, N x classes, with a last class that has all if no class wins.
 
-    votes = votes.cpu()
-    most_votes = votes.topk(2, 1).values.long().tolist()
-    won = torch.tensor(
-        [[binomtest(first, first + second, 0.5).pvalue <= ALPHA] for first, second in most_votes]
-    )
+    Args:
+        copies: how many vote, at most.
+    """
+    first, second = votes.topk(2, 1).values.long().T
+    won = (first >= _winning_votes(copies, votes.device)[first + second])[:, None]
     return torch.cat([won * votes / votes.sum(1, keepdim=True), ~won], 1)
+
+
+@functools.lru_cache(16)
+@torch.inference_mode(False)
+def _winning_votes(most: int, device: torch.device) -> Tensor:
+    """Return how many of 0 to `most` votes for two classes are significant for one of them."""
+    from scipy.stats import binom
+
+    # The two-sided p-value of k votes is twice the probability of more than k - 1.
+    needed = 1 + binom.isf(ALPHA / 2, np.arange(most + 1), 0.5)
+    return devices.to_device(torch.from_numpy(needed), device)

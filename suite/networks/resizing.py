@@ -1,10 +1,14 @@
 """Resizing whose gradient has one value, also on a GPU."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+BEYOND = -2.0  # a place where `linear_matrices` has only zeros
 
 
 def resized(
@@ -13,26 +17,81 @@ def resized(
     """Return images, N x C x H x W, in another size, as `interpolate` does it.
 
     With the mode "bicubic" pixels may leave the range of the image. On a GPU, where the gradient of
-    `interpolate` adds up in an order that differs from run to run, two matrix products do the same,
-    in float64, which TF32 does not round.
+    `interpolate` adds up in an order that differs from run to run, two matrix products do the same.
     """
-    if pixels.device.type == "cpu":
+    if pixels.is_cpu:
         return interpolate(pixels, size, mode=mode, antialias=antialias)
     return by_matrices(pixels, size, antialias, mode)
 
 
 def by_matrices(pixels: Tensor, size: tuple[int, int], antialias: bool, mode: str) -> Tensor:
     """Return the same as `resized`, up to rounding, by a matrix for the rows and the columns."""
+    kind = antialias, mode, pixels.device, pixels.dtype
     rows, columns = (
-        _matrix(own, wanted, antialias, mode, pixels.device)
+        resize_matrix(own, wanted, *kind)
         for own, wanted in zip(pixels.shape[2:], size, strict=True)
     )
-    return (rows @ pixels.double() @ columns.T).to(pixels.dtype)
+    return products(pixels, rows, columns)
 
 
-@functools.lru_cache(256)  # DI has a few dozen sizes
+@functools.lru_cache(64)
 @torch.inference_mode(False)  # a tensor of inference mode, once kept, would fail in every gradient
-def _matrix(own: int, wanted: int, antialias: bool, mode: str, device: torch.device) -> Tensor:
+def resize_matrix(
+    own: int, wanted: int, antialias: bool, mode: str, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """Return what resizing a line of `own` pixels multiplies it by, wanted x own."""
     identity = torch.eye(own, dtype=torch.double)[None, None]
-    return interpolate(identity, (wanted, own), mode=mode, antialias=antialias)[0, 0].to(device)
+    matrix = interpolate(identity, (wanted, own), mode=mode, antialias=antialias)[0, 0]
+    return matrix.to(device, dtype)
+
+
+def linear_matrices(places: Tensor, own: int) -> Tensor:
+    """Return what takes lines of pixels to values at places between them, N x P x own.
+
+    Args:
+        places: N x P, in pixels; values are linear between two pixels, and 0 at `BEYOND`.
+        own: number of pixels of a line.
+    """
+    pixels = torch.arange(own, dtype=places.dtype, device=places.device)
+    return (1 - (places[..., None] - pixels).abs()).clamp(min=0)
+
+
+def products(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return images multiplied by matrices from both sides, N x C x P x Q.
+
+    TF32 does not round the factors: the images would lose bits.
+
+    Args:
+        pixels: N x C x H x W.
+        rows, columns: P x H and Q x W, or one for each image, N x P x H and N x Q x W.
+    """
+    return _Products.apply(pixels, rows, columns)
+
+
+class _Products(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        with float32_products():
+            return rows.unsqueeze(-3) @ pixels @ columns.mT.unsqueeze(-3)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        rows, columns = ctx.saved_tensors
+        return products(grad, rows.mT, columns.mT), None, None
+
+
+@contextlib.contextmanager
+def float32_products() -> Iterator[None]:
+    """Keep TF32 from rounding the factors of a GPU's matrix products."""
+    settings = torch.backends.cuda.matmul
+    allowed, settings.allow_tf32 = settings.allow_tf32, False
+    try:
+        yield
+    finally:
+        settings.allow_tf32 = allowed

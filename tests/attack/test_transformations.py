@@ -11,6 +11,7 @@ from torchvision.transforms.functional import InterpolationMode, rotate
 from suite.attack.pool import Pool
 from suite.attack.transformations import (
     admixed,
+    diversified_together,
     gaussian_kernel,
     input_diversity,
     sampled_by_gathering,
@@ -58,6 +59,22 @@ def pool_of(labels):
     """A pool whose images tell their number."""
     pixels = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
     return Pool(pixels, torch.tensor(list(labels)))
+
+
+@pytest.mark.parametrize("resize", [330 / 299, 1.8])
+@pytest.mark.parametrize("size", [(7, 5), (32, 48), (224, 224)])
+def test_di_of_a_batch_on_a_gpu_is_that_of_each_image(size, resize):
+    pixels = torch.rand(9, 3, *size, requires_grad=True)
+    draws = [torch.rand(4, generator=each).tolist() for each in generators(MANY[:9])]
+    expected = input_diversity(pixels, 0.7, resize, generators(MANY[:9]))
+    found = diversified_together(pixels, 0.7, resize, draws)
+    same = torch.tensor([each[0] >= 0.7 for each in draws])
+    assert same.any()
+    assert torch.equal(found[same], pixels[same])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    weights = torch.rand_like(pixels)
+    gradients = [torch.autograd.grad((weights * x).sum(), pixels)[0] for x in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,21 @@ def test_padding_puts_an_image_where_the_draws_say(
     assert RandomPadding().drawn(pixels, image_generators(0, "a")).equal(expected)
 
 
+@pytest.mark.parametrize("own", [(224, 224), (30, 50), (353, 347)])
+def test_padding_of_a_batch_on_a_gpu_is_that_of_each_image(own):
+    pixels, names = torch.rand(30, 3, *own, requires_grad=True), [str(n) for n in range(30)]
+    draws = [
+        torch.rand(4, dtype=torch.double, generator=each).tolist()
+        for each in image_generators(0, names)
+    ]
+    expected = RandomPadding().drawn(pixels, image_generators(0, names))
+    found = RandomPadding().drawn_together(pixels, draws)
+    assert torch.equal(found, expected)
+    weights = torch.rand_like(found)
+    gradients = [torch.autograd.grad((weights * x).sum(), pixels)[0] for x in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
 def test_padding_draws_many_sizes_and_both_directions():
     generators = image_generators(0, [str(n) for n in range(40)])
     halves = torch.ones(40, 3, 2, 2) * torch.tensor([0.0, 1.0])
@@ -72,7 +87,7 @@ def test_vote_abstains_where_the_majority_may_be_chance(votes):
     throws = first + second
     # Of as many throws of a coin so few heads, or fewer.
     one_sided = sum(math.comb(throws, k) for k in range(second + 1)) / 2**throws
-    shares = with_abstentions(torch.tensor([votes, (0, 0, 50)]).float())
+    shares = with_abstentions(torch.tensor([votes, (0, 0, 50)]).float(), max(50, sum(votes)))
     expected = [*(n / sum(votes) for n in votes), 0] if 2 * one_sided <= 0.001 else [0, 0, 0, 1]
     assert shares.tolist() == [pytest.approx(expected), [0, 0, 1, 0]]
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch.nn.functional import interpolate
+from torch.overrides import TorchFunctionMode
 
-from suite.networks.resizing import by_matrices, resized
+from suite.networks.resizing import by_matrices, products, resized
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
@@ -25,6 +26,30 @@ def test_cpu_takes_torchs_own_bit_for_bit():
     pixels = torch.rand(1, 3, 24, 31)
     expected = interpolate(pixels, (40, 40), mode="bilinear", antialias=True)
     assert torch.equal(resized(pixels, (40, 40), antialias=True), expected)
+
+
+@pytest.fixture
+def tf32():
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield torch.backends.cuda.matmul
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_tf32_rounds_no_pixels_and_stays_on_elsewhere(tf32):
+    seen = []
+
+    class Watched(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function.__name__ in ("matmul", "__matmul__"):
+                seen.append(tf32.allow_tf32)
+            return function(*args, **(kwargs or {}))
+
+    pixels = torch.rand(1, 3, 4, 4, requires_grad=True)
+    with Watched():
+        products(pixels, torch.rand(5, 4), torch.rand(6, 4)).sum().backward()
+    assert set(seen) == {False}
+    assert tf32.allow_tf32
 
 
 def test_matrix_first_made_in_inference_mode_serves_gradients():
