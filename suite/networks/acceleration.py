@@ -1,12 +1,53 @@
-"""Faster convolutions and dense blocks on a CPU, equal up to rounding."""
+"""Faster layers and dense blocks of frozen networks, equal up to rounding."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import (
+    conv2d,
+    conv_transpose2d,
+    linear,
+    pad,
+    pixel_shuffle,
+    pixel_unshuffle,
+)
 from torchvision.models import densenet
 
 
-class Stem(nn.Conv2d):
+class Frozen(nn.Module):
+    """A layer that can keep its weights in bfloat16 beside those in float32.
+
+    Autocast casts a frozen weight in each pass: it keeps casts only of weights that require
+    gradients.
+    """
+
+    def lower(self) -> None:
+        tensors = [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]
+        for name, tensor in tensors:
+            lowered = tensor.detach().to(torch.bfloat16, copy=True)
+            self.register_buffer(f"{name}_bfloat16", lowered, persistent=False)
+
+    def kept(self, name: str, in_bfloat16: bool) -> Tensor | None:
+        """Return a parameter or buffer, in bfloat16 if that is wanted and there."""
+        tensor = getattr(self, name)
+        return getattr(self, f"{name}_bfloat16", tensor) if in_bfloat16 else tensor
+
+    def weights(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the weight and the bias, as autocast wants them where it is on."""
+        casts = torch.is_autocast_enabled(features.device.type)
+        return self.kept("weight", casts), self.kept("bias", casts)
+
+
+class FrozenLinear(Frozen, nn.Linear):
+    def forward(self, features: Tensor) -> Tensor:
+        return linear(features, *self.weights(features))
+
+
+class FrozenConv2d(Frozen, nn.Conv2d):
+    def forward(self, features: Tensor) -> Tensor:
+        return self._conv_forward(features, *self.weights(features))
+
+
+class Stem(FrozenConv2d):
     """A first convolution with stride 2, whose gradient is computed with stride 1.
 
     That gradient has as few channels as the pixels, which leaves most of a vector unit idle. With
@@ -27,18 +68,18 @@ class _Strided(torch.autograd.Function):
     @staticmethod
     def forward(ctx, pixels: Tensor, stem: Stem) -> Tensor:
         ctx.stem, ctx.shape = stem, pixels.shape
-        return nn.Conv2d.forward(stem, pixels)
+        return FrozenConv2d.forward(stem, pixels)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        weight = ctx.stem.unshuffled.to(grad.dtype)  # bfloat16 under autocast
+        weight = ctx.stem.kept("unshuffled", grad.dtype == torch.bfloat16).to(grad.dtype)
         padded = pixel_shuffle(conv_transpose2d(grad, weight), 2)
         (top, left), (height, width) = ctx.stem.padding, ctx.shape[2:]
         bottom, right = height + top - padded.shape[2], width + left - padded.shape[3]
         return pad(padded, (-left, right, -top, bottom)), None
 
 
-class Pointwise(nn.Conv2d):
+class Pointwise(FrozenConv2d):
     """A 1 x 1 convolution that stays in oneDNN, however few the images and the threads.
 
     On one thread and with fewer than 16 images, torch computes it elsewhere, which is slower,
@@ -47,7 +88,7 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         apart = 2 if features.is_cpu else 1
-        return conv2d(features, self.weight, self.bias, dilation=apart, groups=self.groups)
+        return conv2d(features, *self.weights(features), dilation=apart, groups=self.groups)
 
 
 class DenseBlock(densenet._DenseBlock):
@@ -70,8 +111,15 @@ class DenseLayer(densenet._DenseLayer):
         return self.conv1(self.relu1(self.norm1(features)))
 
 
-def speed_up(network: nn.Module) -> None:
-    """Give modules of a frozen network the classes above; names, weights and hooks stay."""
+LOWERED = {nn.Conv2d: FrozenConv2d, nn.Linear: FrozenLinear}
+
+
+def speed_up(network: nn.Module, bfloat16: bool = False) -> None:
+    """Give modules of a frozen network the classes above; names, weights and hooks stay.
+
+    Args:
+        bfloat16: whether it will run under autocast.
+    """
     for module in network.modules():
         if _is_strided_on_pixels(module):
             module.__class__ = Stem
@@ -82,6 +130,10 @@ def speed_up(network: nn.Module) -> None:
             module.__class__ = DenseBlock
         elif type(module) is densenet._DenseLayer:
             module.__class__ = DenseLayer
+        elif bfloat16 and type(module) in LOWERED and not module._forward_pre_hooks:
+            module.__class__ = LOWERED[type(module)]
+        if bfloat16 and isinstance(module, Frozen):
+            module.lower()
 
 
 def _is_strided_on_pixels(module: nn.Module) -> bool:

@@ -101,8 +101,8 @@ class Classifier(nn.Module):
         """
         with contained():
             self.classes = fold_batch_norms(self.network, self.input_size)
-        speed_up(self.network)
         self.bfloat16 = precision == "bf16"
+        speed_up(self.network, self.bfloat16)
         device = next(self.network.parameters(), self.mean).device
         try:
             self.to(memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from suite.networks.acceleration import Frozen
 from suite.running import devices
 from suite.user_code.user_file import message_line
 from watching import Watch, logits_of
@@ -19,7 +20,7 @@ from watching import Watch, logits_of
 logger = logging.getLogger(__name__)
 
 
-class ChannelAffine(nn.Module):
+class ChannelAffine(Frozen):
     """A batch norm in evaluation mode as one multiplication and addition.
 
     Unlike torch's batch norm it does not keep its input for the backward pass.
@@ -37,6 +38,9 @@ class ChannelAffine(nn.Module):
         scale = weight * (norm.running_var + norm.eps).rsqrt()
         self.register_buffer("scale", scale[:, None, None])
         self.register_buffer("shift", (bias - norm.running_mean * scale)[:, None, None])
+        # The mean and the variance of a batch norm that does nothing else.
+        self.register_buffer("zeros", torch.zeros_like(scale), persistent=False)
+        self.register_buffer("ones", torch.ones_like(scale), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         return _Affine.apply(features, self)
@@ -50,12 +54,11 @@ class _Affine(torch.autograd.Function):
             return torch.addcmul(affine.shift, features, affine.scale).to(features.dtype)
         # Under autocast: one pass, without a copy in float32 and without rounding the factors.
         scale, shift = affine.scale.flatten(), affine.shift.flatten()
-        mean, variance = torch.zeros_like(shift), torch.ones_like(scale)
-        return batch_norm(features, mean, variance, scale, shift, eps=0)
+        return batch_norm(features, affine.zeros, affine.ones, scale, shift, eps=0)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        scale = ctx.affine.scale.to(grad.dtype)
+        scale = ctx.affine.kept("scale", grad.dtype == torch.bfloat16).to(grad.dtype)
         return grad.mul_(scale) if ctx.affine.owns_gradient else grad * scale, None
 
 
