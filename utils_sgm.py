@@ -110,15 +110,16 @@ def register_hook_for_densenet(model: nn.Module, arch: str, gamma: float) -> lis
     """Register the authors' released hooks on a torchvision DenseNet; return their handles.
 
     The released code multiplies the backward of each ReLU, but for those in transitions, by
-    gamma ** 0.5, since a dense layer has two of them. Here that of the second one is multiplied by
-    gamma, at the batch norm before it.
+    gamma ** 0.5, since a dense layer has two of them. Here the gradient at the layer's output is
+    multiplied by gamma, which is the same but for rounding. It is a slice of the gradient of a
+    concatenation there, which is copied in any case, and has the fewest channels.
 
     Args:
         arch: "densenet121", "densenet169" or "densenet201".
         gamma: decay factor, in (0, 1]; 1 registers nothing.
     """
     _check_gamma(gamma)
-    names = [name for name, _ in model.named_modules() if name.endswith("norm2")]
+    names = [name for name, _ in model.named_modules() if name.endswith("conv2")]
     nothing = f"no ReLU of a torchvision DenseNet in this {arch}"
     return _scale_gradients(model, names, gamma, nothing)
 
