@@ -102,9 +102,10 @@ def main(args) -> None:
             batches = ranks.share(in_batches(todo, run["batch_size"]))
             decoded = read_batches(batches, workers, skipped=crafter.share.skipped)
             shown = cli.progress(decoded, len(todo), args.print_freq, writer)
-            for listed, natural in devices.ahead(shown, device):
-                if listed:
-                    crafter.craft(listed, natural, loop.run, writer)
+            readable = (batch for batch in shown if batch[0])
+            launched = devices.ahead(readable, lambda b: crafter.launch(*b, loop.run), device)
+            for batch in launched:
+                crafter.collect(batch, writer)
         whole = crafting.merged_shares(ranks.gather(crafter.share))
         if ranks.rank():
             return

@@ -30,7 +30,7 @@ from suite.networks.classifier import Classifier
 
 # They need neither foolbox nor pretrainedmodels, nor the efficientnet packages.
 TESTS = (
-    "tests/attack/test_host.py",
+    "tests/attack/test_on_gpu.py",
     "tests/attack/test_transformations.py",
     "tests/images/test_label_files.py",
     "tests/images/test_pictures.py",

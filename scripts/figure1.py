@@ -153,16 +153,19 @@ def perturbed(loop, batches, device: str):
     """Yield batches with their adversarial pixels, uint8 N x 3 x H x W on the CPU."""
     import torch
 
+    from suite.attack.crafting import refuse_not_finite
     from suite.images.pictures import to_float, to_uint8
     from suite.running import devices
 
     parts = devices.Parts()
     for batch, natural in batches:
-        natural = natural.to(device)
-        labels = torch.tensor([image.label for image in batch], device=device)
+        natural = devices.to_device(natural, device)
+        labels = devices.to_device(torch.tensor([image.label for image in batch]), device)
 
-        def attacked(part: slice, natural=natural, labels=labels):
+        def attacked(part: slice, batch=batch, natural=natural, labels=labels):
             adversarial = loop.perturb(to_float(natural[part]), labels[part])
+            broken = (~adversarial.isfinite()).flatten(1).any(1).tolist()
+            refuse_not_finite(broken, [image.name for image in batch[part]])
             return to_uint8(adversarial, natural[part], loop.attack.epsilon)
 
         yield batch, torch.cat(parts(attacked, len(batch))).cpu()

@@ -47,6 +47,15 @@ def checkpoints(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def gpu(monkeypatch):
+    """A GPU that is not there, on which the suite runs."""
+    import fake_gpu  # which gives torch a device more
+
+    with fake_gpu.in_use(monkeypatch) as gpu:
+        yield gpu
+
+
+@pytest.fixture
 def run(monkeypatch, capsys, caplog):
     """Run a script as from the shell; return its exit status, output, and log with errors."""
 

@@ -15,7 +15,8 @@ from suite.attack.sources import Sources
 from suite.defences.defended import undefended
 from suite.images.labels import LabelledImage
 from suite.images.pictures import Writer, read_image, size_error, to_float, to_pixels, to_uint8
-from suite.networks.answer_checks import warn_of_answers
+from suite.networks.answer_checks import refuse_no_answer, warn_of_answers
+from suite.networks.classifier import predicted_classes
 from suite.running import devices, runs
 from suite.running.random_numbers import image_generators, seed_globals
 from suite.user_code.process_settings import printing_aside
@@ -75,6 +76,20 @@ def merged_shares(shares: list[Share]) -> Share:
     return whole
 
 
+@dataclass(frozen=True)
+class Attacked:
+    """A batch of images that is being attacked, or was.
+
+    Attributes:
+        found: what comes out, see `Crafter._attacked`.
+        afresh: whether an attack makes them; False if they are there already.
+    """
+
+    listed: list[LabelledImage]
+    found: devices.Launched
+    afresh: bool
+
+
 class Crafter:
     """Attacks batches of images, saves what comes out, and keeps records of it.
 
@@ -103,45 +118,67 @@ class Crafter:
         self._parts = devices.Parts()
         self._begin: float | None = None
 
-    def craft(
+    def launch(
         self,
         listed: list[LabelledImage],
         natural: Tensor,
         perturb: Callable[[Batch], Tensor],
-        writer: Writer,
-    ) -> None:
-        """Attack and save a batch of images, unless it is there; add its records to the share.
+    ) -> Attacked:
+        """Attack a batch of images, unless it is there, without waiting for a GPU.
 
         Args:
-            natural: uint8, N x 3 x H x W, on the device.
+            natural: uint8, N x 3 x H x W.
             perturb: the attack; called with a batch of the device's memory at most.
         """
-        start = time.perf_counter()
-        self._begin = self._begin or start
         self.share.refuse_other_size(listed[0].path, (natural.shape[3], natural.shape[2]))
-        if not self.share.records:
+        finished = _finished(self.folder, listed, natural, self.loop.attack.epsilon)
+        there = None if finished is None else devices.to_device(finished, self.device)
+        pixels = devices.to_device(natural, self.device)
+        if self._begin is None:
+            self._begin = time.perf_counter()
             for source in self.sources.sources:
                 network = undefended(source.network)
-                warn_of_answers(source.name, network, to_float(natural[:2]))
-        finished = _finished(self.folder, listed, natural, self.loop.attack.epsilon)
+                warn_of_answers(source.name, network, to_float(pixels[:2]))
         if finished is None:
             self.begin()
+        ask = any(image.label is None for image in listed)
 
-        def attacked(part: slice) -> dict:
-            there = None if finished is None else finished[part]
-            return self._attacked(listed[part], natural[part], perturb, there)
+        def attacked(part: slice) -> dict[str, Tensor]:
+            done = None if there is None else there[part]
+            return self._attacked(listed[part], pixels[part], perturb, done, ask)
 
-        parts = self._parts(attacked, len(listed))
-        adversarial = torch.cat([part.pop("adversarial") for part in parts])
-        if finished is None:
-            for image, png in zip(listed, adversarial, strict=True):
+        def compute() -> dict[str, Tensor]:
+            parts = self._parts(attacked, len(listed))
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+        return Attacked(listed, devices.Launched(self.device, compute), finished is None)
+
+    def collect(self, batch: Attacked, writer: Writer) -> None:
+        """Save the images of a batch that was launched, and add its records to the share.
+
+        Raises:
+            ValueError: logits or gradients are not finite, or the user's attack goes too far.
+        """
+        found = batch.found.wait()
+        adversarial = found.pop("adversarial")
+        columns = {name: values.tolist() for name, values in found.items()}
+        names = [image.name for image in batch.listed]
+        refuse_no_answer(self.sources.name, columns.get("answer", []))
+        if self.loop.attack.user and batch.afresh:
+            attack, distances = self.loop.attack, (columns.pop("apart"), columns.pop("outside"))
+            refuse_too_far(attack.name, *distances, attack.epsilon, names)
+        elif batch.afresh:
+            refuse_not_finite(columns.pop("broken"), names)
+        refuse_no_answer(self.sources.name, columns["fooled"])
+        if batch.afresh:
+            for image, png in zip(batch.listed, adversarial, strict=True):
                 writer.write(png, self.folder / image.name)
-            self.share.crafted += len(listed)
-            self.share.seconds += time.perf_counter() - start
+            self.share.crafted += len(batch.listed)
+            self.share.seconds += batch.found.seconds
             self.share.elapsed = time.perf_counter() - self._begin
-        for part in parts:
-            rows = zip(*part.values(), strict=True)
-            self.share.records += [dict(zip(part, row, strict=True)) for row in rows]
+        for image, *row in zip(batch.listed, *columns.values(), strict=True):
+            record = {"image": image, "answer": None, "moved": None}
+            self.share.records.append(record | dict(zip(columns, row, strict=True)))
 
     def _attacked(
         self,
@@ -149,69 +186,68 @@ class Crafter:
         natural: Tensor,
         perturb: Callable[[Batch], Tensor],
         finished: Tensor | None,
-    ) -> dict:
-        """Return the columns of the records, and the adversarial pixels on the CPU."""
+        ask: bool,
+    ) -> dict[str, Tensor]:
+        """Return the columns of the records, and the adversarial pixels, uint8 N x 3 x H x W.
+
+        Beside those, for the checks of `collect`: `broken`, or how far a user's attack went.
+
+        Args:
+            ask: whether the sources' answers stand for labels that are missing.
+        """
         attack, floats = self.loop.attack, to_float(natural)
         names = [image.name for image in listed]
         generators = image_generators(attack.seed, names)
-        labels, answers = [image.label for image in listed], [None] * len(listed)
-        if None in labels:
-            answers = self._answers(floats, names)
-            pairs = zip(labels, answers, strict=True)
-            labels = [answer if label is None else label for label, answer in pairs]
-        targets = labels
+        columns = {"label": self._given([image.label for image in listed])}
+        if ask:
+            columns["answer"] = self._answers(floats, names)
+            columns["label"] = torch.where(
+                columns["label"] < 0, columns["answer"], columns["label"]
+            )
+        columns["target"] = columns["label"]
         if attack.targeted:
+            given = self._given([image.target for image in listed])
             classes = self.sources.networks[0].classes
-            drawn = random_targets(labels, generators, classes)
-            targets = [
-                draw if image.target is None else image.target
-                for image, draw in zip(listed, drawn, strict=True)
-            ]
-        adversarial, moved = finished, [None] * len(listed)
+            drawn = random_targets(columns["label"], generators, classes)
+            columns["target"] = torch.where(given < 0, drawn, given)
+        adversarial = finished
         if finished is None:
-            aims, classes = (torch.tensor(each, device=self.device) for each in (targets, labels))
+            # Where there is no answer, `collect` says so; an index of -1 would end the process.
+            aims, classes = (columns[name].clamp(min=0) for name in ("target", "label"))
             batch = self.loop.batch(floats, aims, generators, classes)
             seed_globals(attack.seed, names)
             with printing_aside():  # a backward pass may print, too
                 result = perturb(batch)
-            answers = self._natural_answers(batch, names)
+            if batch.logits is None:
+                batch.logits = self.sources.logits(floats, names)
+            columns["answer"] = predicted_classes(batch.logits)
             if attack.user:
-                refuse_too_far(attack.name, result, floats, attack.epsilon, names)
+                columns["apart"] = 255 * (result - floats).abs().flatten(1).amax(1)
+                outside = torch.maximum(-result, result - 1)
+                columns["outside"] = 255 * outside.flatten(1).amax(1)
             else:
-                refuse_not_finite(result, names)
-                moved = (result != floats).flatten(1).any(1).tolist()
+                columns["broken"] = (~result.isfinite()).flatten(1).any(1)
+                columns["moved"] = (result != floats).flatten(1).any(1)
             adversarial = to_uint8(result, natural, attack.epsilon)
-        adversarial = adversarial.to(self.device)
-        fooled = self._answers(to_float(adversarial), names)
-        changes = (adversarial.int() - natural.int()).abs().flatten(1).amax(1)
-        return {
-            "image": listed,
-            "label": labels,
-            "target": targets,
-            "answer": answers,
-            "fooled": fooled,
-            "change": changes.tolist(),
-            "moved": moved,
-            "adversarial": adversarial.cpu(),
-        }
+        columns["fooled"] = self._answers(to_float(adversarial), names)
+        change = (adversarial.int() - natural.int()).abs().flatten(1).amax(1)
+        return columns | {"change": change, "adversarial": adversarial}
 
-    def _answers(self, pixels: Tensor, names: list[str]) -> list[int]:
-        return self.sources.classes(self.sources.logits(pixels, names))
+    def _given(self, classes: Sequence[int | None]) -> Tensor:
+        """Return classes on the device; -1 stands for None."""
+        known = torch.tensor([-1 if index is None else index for index in classes])
+        return devices.to_device(known, self.device)
 
-    def _natural_answers(self, batch: Batch, names: list[str]) -> list[int]:
-        """Return what the sources answer to the natural images, which a pass may have told."""
-        logits = batch.logits
-        if logits is None:
-            logits = self.sources.logits(batch.natural, names)
-        return self.sources.classes(logits)
+    def _answers(self, pixels: Tensor, names: list[str]) -> Tensor:
+        return predicted_classes(self.sources.logits(pixels, names))
 
 
 def random_targets(
-    labels: Sequence[int], generators: Sequence[torch.Generator], classes: int = 1000
-) -> list[int]:
-    """Return for each image a class drawn uniformly from those that are not its label."""
-    draws = [torch.randint(1, classes, (), generator=generator).item() for generator in generators]
-    return [(label + draw) % classes for label, draw in zip(labels, draws, strict=True)]
+    labels: Tensor, generators: Sequence[torch.Generator], classes: int = 1000
+) -> Tensor:
+    """Return for each of N labels a class drawn uniformly from the others."""
+    draws = [torch.randint(1, classes, (), generator=generator) for generator in generators]
+    return (labels + devices.to_device(torch.stack(draws), labels.device)) % classes
 
 
 def _finished(
@@ -231,7 +267,7 @@ def _finished(
             return None
         if done[-1].shape != natural.shape[1:]:
             return None
-    finished = torch.stack(done).to(natural.device)
+    finished = torch.stack(done)
     return finished if (finished.int() - natural.int()).abs().max() <= epsilon else None
 
 
@@ -268,25 +304,26 @@ def run_summary(sources: Sources, attack: Attack, share: Share) -> dict:
     }
 
 
-def refuse_not_finite(pixels: Tensor, names: list[str]) -> None:
-    """Raise a ValueError that names the images, N x 3 x H x W, with pixels that are not finite."""
-    broken = (~pixels.isfinite()).flatten(1).any(1).tolist()
+def refuse_not_finite(broken: list[bool], names: list[str]) -> None:
+    """Raise a ValueError that names the images that are broken: their pixels are not finite."""
     if any(broken):
         named = ", ".join(name for name, b in zip(names, broken, strict=True) if b)
         raise ValueError(f"the gradient is not finite at {sum(broken)} images: {named}")
 
 
 def refuse_too_far(
-    attack: str, pixels: Tensor, natural: Tensor, epsilon: float, names: list[str]
+    attack: str, apart: list[float], outside: list[float], epsilon: float, names: list[str]
 ) -> None:
-    """Raise a ValueError that names the image, N x 3 x H x W, that an attack took out of bounds.
+    """Raise a ValueError that names the image that an attack took out of bounds.
+
+    A hundredth of a level further is rounding.
 
     Args:
-        epsilon: in 1/255; a hundredth of a level further is rounding.
+        apart: of each image, how far its pixels are from the natural ones, in 1/255.
+        outside: how far they are out of [0, 1], in 1/255.
+        epsilon: in 1/255.
     """
-    apart = 255 * (pixels - natural).abs().flatten(1).amax(1)
-    outside = 255 * torch.maximum(-pixels, pixels - 1).flatten(1).amax(1)
-    for name, distance, beyond in zip(names, apart.tolist(), outside.tolist(), strict=True):
+    for name, distance, beyond in zip(names, apart, outside, strict=True):
         if not distance <= epsilon + 0.01:  # nor where it is not a number
             raise ValueError(
                 f"{attack} takes {name} {distance:.2f}/255 away, and epsilon is {epsilon:g}/255"

@@ -23,6 +23,7 @@ from suite.attack.transformations import (
     smoothed,
 )
 from suite.defences.defended import for_batch, is_random
+from suite.running.devices import to_device
 from suite.running.random_numbers import image_generators, uniform_noise
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class GradientAttack(AdvertorchAttack):
             return attack.user(model, natural, batch.labels, attack, batch.generators)
         epsilon, step_size = attack.epsilon / 255, attack.step_size / 255
         low, high = (natural - epsilon).clamp(min=0), (natural + epsilon).clamp(max=1)
-        kernel = self.kernel.to(natural)
+        kernel = to_device(self.kernel.to(natural.dtype), natural.device)
         uphill = -1 if attack.targeted else 1
 
         start = natural

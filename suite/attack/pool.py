@@ -10,6 +10,7 @@ from suite.attack.sources import Sources
 from suite.images.folders import in_batches
 from suite.images.labels import LabelledImage
 from suite.images.pictures import read_batches, size_error, to_float
+from suite.running import devices
 
 LARGEST_POOL = 1000
 
@@ -30,7 +31,7 @@ class Pool:
     labels: Tensor
 
     def __post_init__(self):
-        if len(self.labels.unique()) < 2:
+        if (self.labels == self.labels[:1]).all():
             number = len(self.labels)
             raise ValueError(
                 f"Admix mixes in images of other classes, but all {number} are of one class"
@@ -64,7 +65,7 @@ def read_pool(
         first = first or size
         if size[1] != first[1]:
             raise ValueError(size_error(size, first))
-        pixels.append(part.to(device))
+        pixels.append(devices.to_device(part, device))
         known = [image.label for image in batch]
         if None in known:
             floats, names = to_float(pixels[-1]), [image.name for image in batch]
@@ -73,4 +74,4 @@ def read_pool(
         labels += known
     if not pixels:
         raise ValueError("no readable image that Admix could mix in")
-    return Pool(torch.cat(pixels), torch.tensor(labels, device=device))
+    return Pool(torch.cat(pixels), devices.to_device(torch.tensor(labels), device))

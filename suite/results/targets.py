@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -20,7 +21,7 @@ from suite.running.precision import DEFAULT
 logger = logging.getLogger(__name__)
 PerTarget = TypeVar("PerTarget")
 
-CHUNK = 64  # batches that wait in memory while networks take turns
+CHUNK = 32  # batches that wait in memory while networks take turns
 
 
 class Answer(NamedTuple):
@@ -62,33 +63,47 @@ class Targets:
     ) -> Iterator[tuple[list[LabelledImage], Tensor, dict[str, list[Answer]]]]:
         """Yield batches and their pixels, uint8 N x 3 x H x W, with the answers of each network."""
         batches = iter(batches)
-        while chunk := list(islice(batches, 1 if self._together else CHUNK)):
-            asked = chunk
-            if self._together:  # one copy for all networks
-                asked = [(batch, devices.to_device(each, self._device)) for batch, each in chunk]
-
-            def predicted(arch: str, model: Classifier, asked=asked) -> list[Tensor]:
-                return [self._predicted(arch, model, *each) for each in asked]
-
-            found = self.each(predicted)
-            for (batch, pixels), *numbers in zip(chunk, *found.values(), strict=True):
-                # One transfer for all networks, since each waits for the device.
-                listed = torch.stack(numbers).tolist()
+        chunks = iter(lambda: list(islice(batches, 1 if self._together else CHUNK)), [])
+        for chunk, work in devices.ahead(chunks, self._launch, self._device):
+            sizes = [len(batch) for batch, _ in chunk]
+            found = {arch: numbers.split(sizes, 1) for arch, numbers in work.wait().items()}
+            for place, (batch, pixels) in enumerate(chunk):
                 answers = {}
-                for arch, own in zip(found, listed, strict=True):
+                for arch, numbers in found.items():
                     answers[arch] = [
                         Answer(int(index), None if image.label is None else probability)
-                        for image, index, probability in zip(batch, *own, strict=True)
+                        for image, (index, probability) in zip(
+                            batch, numbers[place].T.tolist(), strict=True
+                        )
                     ]
                     refuse_no_answer(arch, [answer.index for answer in answers[arch]])
                 yield batch, pixels, answers
+
+    def _launch(self, chunk: list[tuple[list[LabelledImage], Tensor]]):
+        """Return the chunk, and by network the answers to all its images, 2 x N, as `Launched`."""
+        labels = [torch.tensor([image.label or 0 for image in batch]) for batch, _ in chunk]
+        asked = [(batch, each, own) for (batch, each), own in zip(chunk, labels, strict=True)]
+        if self._together:  # one copy for all networks
+            asked = [self._on_device(*each) for each in asked]
+
+        def predicted(arch: str, model: Classifier) -> Tensor:
+            return torch.cat([self._predicted(arch, model, *each) for each in asked], 1)
+
+        return chunk, devices.Launched(self._device, partial(self.each, predicted))
+
+    def _on_device(
+        self, batch: list[LabelledImage], *tensors: Tensor
+    ) -> tuple[list[LabelledImage], Tensor, Tensor]:
+        return batch, *(devices.to_device(each, self._device) for each in tensors)
 
     def each(self, function: Callable[[str, Classifier], PerTarget]) -> dict[str, PerTarget]:
         """Call a function with each name and network, on the device; return its values by name."""
         values = {}
         try:
             for arch, model in self.networks.items():
-                values[arch] = function(arch, model.to(self._device))
+                if next(model.buffers()).device != torch.device(self._device):
+                    model.to(self._device)
+                values[arch] = function(arch, model)
                 if not self._together:
                     model.to("cpu")
             return values
@@ -113,24 +128,26 @@ class Targets:
         return predict_logits(for_batch(model, generators), pixels)
 
     def _predicted(
-        self, arch: str, model: Classifier, batch: list[LabelledImage], pixels: Tensor
+        self,
+        arch: str,
+        model: Classifier,
+        batch: list[LabelledImage],
+        pixels: Tensor,
+        labels: Tensor,
     ) -> Tensor:
         """Return a network's classes and the labels' probabilities, 2 x N, for uint8 pixels."""
         if not batch:  # none of its images was readable
-            return torch.empty(2, 0)
+            return torch.empty(2, 0, dtype=torch.double, device=self._device)
         names = [image.name for image in batch]
-        labels = torch.tensor([[image.label or 0] for image in batch])
-
-        def floats(part: slice) -> Tensor:
-            return to_float(pixels[part].to(self._device))
+        _, pixels, labels = self._on_device(batch, pixels, labels)
 
         def predict(part: slice) -> Tensor:
-            logits = self.logits(model, names[part], floats(part))
-            probabilities = logits.softmax(1).gather(1, labels[part].to(logits.device))[:, 0]
+            logits = self.logits(model, names[part], to_float(pixels[part]))
+            probabilities = logits.softmax(1).gather(1, labels[part, None])[:, 0]
             return torch.stack([predicted_classes(logits).double(), probabilities.double()])
 
         answer = torch.cat(self._parts(predict, len(pixels)), 1)
         if arch in self._unchecked and self._parts.most != 1:
             self._unchecked.remove(arch)
-            warn_of_answers(arch, undefended(model), floats(slice(0, 2)))
-        return answer if self._together else answer.cpu()
+            warn_of_answers(arch, undefended(model), to_float(pixels[:2]))
+        return answer

@@ -62,7 +62,8 @@ def classify(
                 paths = batch[0].path, naturals[batch[0].name].path
                 sizes = ((each.shape[3], each.shape[2]) for each in (pixels, theirs))
                 raise ValueError(size_error(*zip(paths, sizes, strict=True)))
-            largest = (pixels.short() - theirs.short()).abs().amax((1, 2, 3))
+            apart = torch.maximum(pixels, theirs) - torch.minimum(pixels, theirs)
+            largest = apart.flatten(1).amax(1)
             linf = zip(listed, largest.tolist(), strict=True)
             measured = {name: {"linf": change} for name, change in linf}
             if visibility:

@@ -5,7 +5,9 @@ import ctypes
 import logging
 import os
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from suite.running import ranks
 from suite.running.precision import DEFAULT
 
 logger = logging.getLogger(__name__)
+Item, Work = TypeVar("Item"), TypeVar("Work")
 
 SHORT_OF_MEMORY = (
     "out of memory",
@@ -62,10 +65,15 @@ def choose_device(no_cuda: bool, precision: str = DEFAULT) -> str:
     return f"cuda:{number}"
 
 
+def is_cpu(device: str | torch.device) -> bool:
+    """Return whether a device is the CPU."""
+    return torch.device(device).type == "cpu"
+
+
 def batch_size(device: str, wanted: int | None = None) -> int:
     """Return the wanted batch size, or the one for this kind of device."""
     # It never depends on speed or free memory, so that two runs get the same batches.
-    return wanted or (16 if device == "cpu" else 64)
+    return wanted or (16 if is_cpu(device) else 64)
 
 
 def decoders(wanted: int | None = None) -> int:
@@ -110,13 +118,53 @@ class Parts:
             logger.warning("memory is short: %d images at a time now (%s)", self.most, reason)
 
 
-def ahead(batches: Iterable[tuple[list, Tensor]], device: str) -> Iterator[tuple[list, Tensor]]:
-    """Yield batches, their pixels on a device; a GPU copies the next batch while it computes."""
+class Launched:
+    """What a GPU computes while the host goes on; on a CPU it is done at once.
+
+    Args:
+        compute: returns tensors on the device by name.
+    """
+
+    def __init__(self, device: str, compute: Callable[[], dict[str, Tensor]]):
+        self._on_gpu = not is_cpu(device)
+        self._begin = self._moment()
+        self._copies = {
+            name: values.to("cpu", non_blocking=True) for name, values in compute().items()
+        }
+        self._end = self._moment()
+
+    def _moment(self) -> "torch.cuda.Event | float":
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def wait(self) -> dict[str, Tensor]:
+        """Return the tensors, on the CPU, once they are there."""
+        if self._on_gpu:
+            self._end.synchronize()
+        return self._copies
+
+    @property
+    def seconds(self) -> float:
+        """How long the device took, after `wait`."""
+        if self._on_gpu:
+            return self._begin.elapsed_time(self._end) / 1000
+        return self._end - self._begin
+
+
+def ahead(batches: Iterable[Item], launch: Callable[[Item], Work], device: str) -> Iterator[Work]:
+    """Yield what `launch` returns for each batch.
+
+    On a GPU that is one batch ahead: while the GPU computes, the next batch is read and launched,
+    and then this one is yielded, so that the GPU never waits for the host.
+    """
     waiting = []
     try:
-        for batch, pixels in batches:
-            waiting.append((batch, to_device(pixels, device)))
-            if device == "cpu" or len(waiting) > 1:
+        for batch in batches:
+            waiting.append(launch(batch))
+            if is_cpu(device) or len(waiting) > 1:
                 yield waiting.pop(0)
     except Exception:  # in the next batch: this one is whole
         yield from waiting
@@ -124,8 +172,8 @@ def ahead(batches: Iterable[tuple[list, Tensor]], device: str) -> Iterator[tuple
     yield from waiting
 
 
-def to_device(pixels: Tensor, device: str) -> Tensor:
-    """Return a CPU's tensor on a device; the CPU goes on while a GPU copies it."""
-    if device.startswith("cuda"):
-        return pixels.pin_memory().to(device, non_blocking=True)
-    return pixels.to(device)
+def to_device(values: Tensor, device: str | torch.device) -> Tensor:
+    """Return a tensor on a device; the CPU goes on while a GPU copies it."""
+    if values.is_cpu and not is_cpu(device):
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)

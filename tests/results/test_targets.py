@@ -8,7 +8,6 @@ from suite.images.pictures import read_batches, to_float
 from suite.networks.classifier import Classifier, predict_logits
 from suite.results import targets
 from suite.results.targets import Targets
-from suite.running import devices
 
 
 @pytest.fixture
@@ -52,16 +51,6 @@ def test_networks_that_do_not_fit_together_take_turns_and_answer_the_same(
     assert [answers for _, _, answers in in_turn.answers(batches)] == expected
     assert "they take turns" in caplog.text
     assert most == 1
-
-
-def test_batch_is_copied_once_for_all_networks(batches, archs, monkeypatch):
-    copied, to_device = [], devices.to_device
-    monkeypatch.setattr(
-        devices, "to_device", lambda pixels, device: copied.append(1) or to_device(pixels, device)
-    )
-    answers = list(Targets(archs, {}, "cpu").answers(batches))
-    assert len(copied) == len(answers) == len(batches)
-    assert all(list(each) == archs for _, _, each in answers)
 
 
 def test_answer_is_the_class_and_the_probability_of_the_label(batches, archs):

@@ -104,6 +104,21 @@ def test_bfloat16_leaves_pixels_gradient_and_logits_float32():
     assert 0 < abs(logits - exact).max() < 0.1 * abs(exact).max()
 
 
+@pytest.mark.parametrize("arch", ["resnet18", "densenet121", "vit_b_16"])
+def test_weights_kept_in_bfloat16_are_those_that_autocast_casts(arch):
+    model = load_model(f"torchvision/{arch}", pretrained=False).accelerate("bf16")
+    pixels = torch.rand(1, 3, 224, 224, requires_grad=True)
+    results = []
+    for lowered in (True, False):
+        if not lowered:
+            for module in model.modules():
+                for name in [n for n in module._buffers if n.endswith("_bfloat16")]:
+                    delattr(module, name)
+        logits = model(pixels)
+        results.append((logits, *torch.autograd.grad(logits.square().sum(), pixels)))
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
 def test_success_at_lower_precision_agrees_with_float32s(succeed, natural, tmp_path):
     """The 95 % intervals overlap on the source, where hardly any image withstands."""
     names = ("fp32", "bf16")  # without a GPU, tf32 is fp32
@@ -129,22 +144,27 @@ def test_run_that_goes_on_on_another_gpu_is_warned_of(tmp_path, caplog):
     assert "cudnn" not in caplog.text
 
 
-def test_next_batch_is_copied_before_this_one_is_worked_on(monkeypatch):
+def test_gpu_begins_the_next_batch_before_this_one_is_worked_on():
     events = []
-    monkeypatch.setattr(devices, "to_device", lambda pixels, _: events.append(pixels) or pixels)
 
     def batches():
-        yield ["a"], 1
-        yield ["b"], 2
+        yield "a"
+        yield "b"
         raise ValueError("broken")
 
-    ahead = devices.ahead(batches(), "cuda:0")
-    events += next(ahead)[0]
-    events += next(ahead)[0]
+    def launch(batch):
+        events.append(f"launch {batch}")
+        return batch
+
+    ahead = devices.ahead(batches(), launch, "cuda:0")
+    events += next(ahead), next(ahead)
     with pytest.raises(ValueError, match="broken"):
         next(ahead)
-    assert events == [1, 2, "a", "b"]
-    assert list(devices.ahead(iter([(["a"], 1)]), "cpu")) == [(["a"], 1)]
+    assert events == ["launch a", "launch b", "a", "b"]
+    events.clear()
+    for batch in devices.ahead("ab", launch, "cpu"):
+        events.append(batch)
+    assert events == ["launch a", "a", "launch b", "b"]
 
 
 def test_default_precision_is_one():
