@@ -1,7 +1,8 @@
-"""All that is to be measured on a machine with one GPU, in two calls of nine minutes each.
+"""All that is to be measured on a machine with one GPU, in calls of nine minutes each.
 
     python benchmarks/gpu.py --part right --packages FOLDER     # are the results right?
     python benchmarks/gpu.py --part fast --packages FOLDER      # how fast is it?
+    python benchmarks/gpu.py --part fused --packages FOLDER     # would other ways be faster?
     python benchmarks/gpu.py --only runs levers --packages FOLDER
 
 Writes gpu_results/NAME.md for each measurement, line by line as they come, and prints it. Needs no
@@ -29,7 +30,9 @@ ROOT = Path(__file__).parent.parent
 PARTS = {
     "right": ("first_step", "repeat", "resume", "tests"),
     "fast": ("step", "profile", "runs", "levers", "pipeline"),
+    "fused": ("ways",),
 }
+DEFAULT = ["right", "fast"]
 NAMES = [name for names in PARTS.values() for name in names]
 SHORTEST = 20  # seconds; with fewer left no measurement is begun
 
@@ -38,7 +41,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     # fmt: off
     add = parser.add_argument
-    add("--part", nargs="+", choices=PARTS, default=list(PARTS), help="both if absent")
+    add("--part", nargs="+", choices=PARTS, default=DEFAULT,
+        help="right and fast if absent")
     add("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME",
         help=f"measurements of the part: {', '.join(NAMES)}")
     add("--minutes", type=float, default=9, help="after which no more is begun, and all ends")

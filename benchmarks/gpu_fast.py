@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import shutil
 import statistics
 import subprocess
@@ -25,6 +26,8 @@ from gpu_shared import (
 )
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from suite.networks.classifier import Classifier
@@ -35,35 +38,65 @@ KERNELS = 20
 
 
 def step(args) -> None:
-    """Attack steps of this suite in both layouts, and what share of the device's peak they reach.
+    """Attack steps of this suite in both layouts, and what share of the device's peaks they reach.
 
-    The peak is a large matrix product's speed in the same precision; a step's operations are those
-    of a forward pass, and of a backward pass to the pixels, as torch counts them.
+    The peaks are a large matrix product's speed in the same precision, and the speed at which a
+    gibibyte is copied. A step's operations are those of a forward pass, and of a backward pass to
+    the pixels, as torch counts them; its bytes are those that torch's operations read and write.
     """
+    copied = torch.empty(2**28).to(choose_device("fp32"))
+    bandwidth = 2 * copied.nbytes / alternated([copied.clone], args.rounds)[0]
+    print(f"- peak of the memory: {bandwidth / 1e9:.0f} GB/s", flush=True)
+    del copied
     peaks = {}
     for precision in args.precisions:
         work, operations = bench_attack.matrix_product(argparse.Namespace(precision=precision))
         choose_device(precision)
-        peaks[precision] = operations / _alternated([work], args.rounds)[0]
+        peaks[precision] = operations / alternated([work], args.rounds)[0]
         print(f"- peak in {precision}: {peaks[precision] / 1e12:.3g} TFLOP/s", flush=True)
     print()
-    head(
-        "network", "precision", "layout", "ms/step", "images/s of 1 step", "TFLOP/s", "of the peak"
-    )
+    speeds = "TFLOP/s", "of the peak", "GB/s", "of the memory's"
+    head("network", "precision", "layout", "ms/step", "images/s of 1 step", *speeds)
     batch = args.batch_sizes[0]
     for arch in args.archs:
         operations = batch * _operations(load(args, arch))
         for precision in args.precisions:
-            works = [_attack(args, arch, precision, layout, TIMED) for layout in LAYOUTS.values()]
-            for layout, seconds in zip(LAYOUTS, _alternated(works, args.rounds), strict=True):
+            works = [attack_of(args, arch, precision, layout, TIMED) for layout in LAYOUTS.values()]
+            times = alternated(works, args.rounds)
+            for layout, work, seconds in zip(LAYOUTS, works, times, strict=True):
                 seconds /= TIMED
                 speed = operations / seconds
-                share = f"{100 * speed / peaks[precision]:.0f} %"
+                with Traffic() as traffic:
+                    work()
+                moved = traffic.bytes / TIMED / seconds
                 cells = f"{1000 * seconds:.1f}", f"{batch / seconds:.1f}", f"{speed / 1e12:.3g}"
-                row(arch, precision, layout, *cells, share)
+                shares = [f"{100 * s:.0f} %" for s in (speed / peaks[precision], moved / bandwidth)]
+                row(arch, precision, layout, *cells, shares[0], f"{moved / 1e9:.0f}", shares[1])
 
 
-def _attack(args, arch: str, precision: str, layout, steps: int) -> Callable[[], object]:
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that operations read and write; a kernel inside one may move more."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        returned = [r.alias_info for r in function._schema.returns]
+        views = any(alias and not alias.is_write for alias in returned)
+        if not views and "empty" not in function._schema.name:
+            found = {id(x): x for x in tree_leaves((args, kwargs, result)) if torch.is_tensor(x)}
+            self.bytes += sum(_bytes(x) for x in found.values())
+        return result
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    lengths = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.element_size() * math.prod(length for length, stride in lengths if stride)
+
+
+def attack_of(args, arch: str, precision: str, layout, steps: int) -> Callable[[], object]:
     device = choose_device(precision)
     model = load(args, arch).accelerate(precision).to(memory_format=layout).to(device)
     attack = make_attack(model, arch, steps)
@@ -79,21 +112,21 @@ def _operations(model: Classifier) -> int:
     return counter.get_total_flops()
 
 
-def _alternated(works: list[Callable[[], object]], rounds: int) -> list[float]:
+def alternated(works: list[Callable[[], object]], rounds: int) -> list[float]:
     """Return the median seconds of each work; they take turns, the first one not timed."""
-    times = [[_seconds(work) for work in works] for _ in range(rounds + 1)]
+    times = [[seconds_of(work) for work in works] for _ in range(rounds + 1)]
     return [statistics.median(each) for each in zip(*times[1:], strict=True)]
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    _synchronize()
+def seconds_of(work: Callable[[], object]) -> float:
+    synchronize()
     begin = time.perf_counter()
     work()
-    _synchronize()
+    synchronize()
     return time.perf_counter() - begin
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -106,11 +139,11 @@ def profile(args) -> None:
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * GPU
     for arch in args.archs:
         for precision in args.precisions:
-            work = _attack(args, arch, precision, torch.channels_last, 1)
+            work = attack_of(args, arch, precision, torch.channels_last, 1)
             work()
-            seconds = _seconds(work)
+            seconds = seconds_of(work)
             with torch.profiler.profile(activities=activities) as profiled:
-                _seconds(work)
+                seconds_of(work)
             found = [
                 (event.self_device_time_total if GPU else event.self_cpu_time_total, event)
                 for event in profiled.key_averages()

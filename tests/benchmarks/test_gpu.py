@@ -4,7 +4,11 @@ import importlib
 
 import pytest
 import torch
-from conftest import ROOT, shell
+import torchvision
+from conftest import ROOT, calibrated, input_gradient, shell
+
+from suite.networks.folding import fold_batch_norms
+from utils_sgm import register_sgm
 
 
 @pytest.fixture
@@ -52,6 +56,17 @@ def test_tests_without_weights_name_no_package_of_weights(script):
     for name in script("gpu_right").TESTS:
         text = (ROOT / name).read_text()
         assert not [word for word in ("foolbox", "efficientnet", "embedded") if word in text], name
+
+
+def test_fused_blocks_have_the_logits_and_the_gradient_of_those_they_replace(script):
+    network = calibrated(torchvision.models.resnet50(num_classes=10)).double()
+    fold_batch_norms(network, (3, 64, 64))
+    register_sgm(network, "resnet50", 0.5)
+    pixels = torch.rand(2, 3, 64, 64, dtype=torch.double)
+    logits, gradient = network(pixels), input_gradient(network, pixels)
+    assert script("gpu_fused").fuse(network)
+    torch.testing.assert_close(network(pixels), logits)
+    torch.testing.assert_close(input_gradient(network, pixels), gradient)
 
 
 def flags():
