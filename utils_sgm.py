@@ -119,7 +119,8 @@ def register_hook_for_densenet(model: nn.Module, arch: str, gamma: float) -> lis
         gamma: decay factor, in (0, 1]; 1 registers nothing.
     """
     _check_gamma(gamma)
-    names = [name for name, _ in model.named_modules() if name.endswith("conv2")]
+    layers = [name for name, _ in model.named_modules() if "denselayer" in name]
+    names = [name for name in layers if name.endswith("conv2")]
     nothing = f"no ReLU of a torchvision DenseNet in this {arch}"
     return _scale_gradients(model, names, gamma, nothing)
 

@@ -38,6 +38,9 @@ class _Backend(backend_registration._DummyBackendModule):
     def get_amp_supported_dtype(self):
         return [torch.bfloat16, torch.float16]
 
+    def is_available(self):
+        return False  # to what looks for a device of its own accord, as nn.DataParallel does
+
 
 backend_registration._setup_privateuseone_for_python_backend(NAME, _Backend())
 _library = torch.library.Library("_", "IMPL")

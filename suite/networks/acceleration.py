@@ -23,8 +23,9 @@ class Frozen(nn.Module):
     def lower(self) -> None:
         tensors = [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]
         for name, tensor in tensors:
-            lowered = tensor.detach().to(torch.bfloat16, copy=True)
-            self.register_buffer(f"{name}_bfloat16", lowered, persistent=False)
+            if tensor.dtype == torch.float32:  # autocast casts no others
+                lowered = tensor.detach().bfloat16()
+                self.register_buffer(f"{name}_bfloat16", lowered, persistent=False)
 
     def kept(self, name: str, in_bfloat16: bool) -> Tensor | None:
         """Return a parameter or buffer, in bfloat16 if that is wanted and there."""

@@ -79,7 +79,9 @@ class Targets:
                     refuse_no_answer(arch, [answer.index for answer in answers[arch]])
                 yield batch, pixels, answers
 
-    def _launch(self, chunk: list[tuple[list[LabelledImage], Tensor]]):
+    def _launch(
+        self, chunk: list[tuple[list[LabelledImage], Tensor]]
+    ) -> tuple[list, devices.Launched]:
         """Return the chunk, and by network the answers to all its images, 2 x N, as `Launched`."""
         labels = [torch.tensor([image.label or 0 for image in batch]) for batch, _ in chunk]
         asked = [(batch, each, own) for (batch, each), own in zip(chunk, labels, strict=True)]

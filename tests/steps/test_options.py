@@ -218,6 +218,7 @@ def test_no_cuda_stays_on_the_cpu(run, folders, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Event", Mock())
     monkeypatch.setattr(devices, "to_device", lambda pixels, device: pixels)
     monkeypatch.setattr(torch.nn.Module, "to", record)
     for command in STEPS:
