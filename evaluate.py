@@ -49,15 +49,17 @@ def get_parser() -> cli.Parser:
         f"{', '.join(PUBLISHED_NAMES)}")
     add("--quality", action="store_true",
         help="measure how visible the perturbations are: L2, PSNR, SSIM, LPIPS; needs --nat-dir")
-    add("--output", type=Path, help="file to write the table to: .csv, .md, .json or .txt")
+    add("--output", type=Path, nargs="+", default=[],
+        help="files to write the table to: .csv, .md, .json or .txt")
     add("--answers", type=Path,
         help="CSV file to write: the class that each target predicts for each image, and the "
         "label's probability")
     add("--plot", type=Path,
         help="PNG or PDF to draw: success over gamma, epsilon or the number of steps, else bars")
     add("--gallery", type=Path,
-        help="PNG or PDF to draw: a few images of the last folder, with the targets' answers; "
-        "needs --nat-dir")
+        help="PNG or PDF to draw: a few images with the targets' answers; needs --nat-dir")
+    add("--gallery-dir", type=Path, metavar="FOLDER",
+        help="the input folder that the gallery shows; if absent, the last one")
     cli.add_running(add)
     add("--json", action="store_true", help="print the results as JSON")
     # fmt: on
@@ -147,11 +149,14 @@ def main(args) -> None:
         answer_checks.warn_of_accuracy(arch, records)
 
     def draw_gallery(file: Path) -> None:
-        shown = folders[args.input_dir[-1]][: plots.GALLERY_ROWS]
-        plots.write_gallery(transfer.gallery_examples(shown, naturals, targets, device), file)
+        folder = args.gallery_dir or args.input_dir[-1]
+        shown = folders[folder][: plots.GALLERY_ROWS]
+        examples = transfer.gallery_examples(shown, naturals, targets, device, targeted[folder])
+        (row,) = (row for row in rows if str(folder) in row["folders"])
+        plots.write_gallery(examples, row, file)
 
     writers = [
-        (args.output, partial(report.write_table, rows)),
+        *((file, partial(report.write_table, rows)) for file in args.output),
         (args.answers, partial(write_answers, answers, folders, naturals, args.nat_dir)),
         (args.plot, partial(plots.write_plot, rows)),
         (args.gallery, draw_gallery),
@@ -177,11 +182,14 @@ def check(args) -> None:
     for folder in args.input_dir:
         if args.input_dir.count(folder) > 1:
             raise cli.UsageError(f"{folder} stands twice in --input-dir")
-    cli.refuse_unwritable(args.output, ".txt", ".csv", ".md", ".json")
+    if args.gallery_dir and args.gallery_dir not in args.input_dir:
+        raise cli.UsageError(f"--gallery-dir {args.gallery_dir} is none of --input-dir")
+    for file in args.output:
+        cli.refuse_unwritable(file, ".txt", ".csv", ".md", ".json")
     cli.refuse_unwritable(args.answers, ".csv")
     cli.refuse_unwritable(args.plot, ".png", ".pdf")
     cli.refuse_unwritable(args.gallery, ".png", ".pdf")
-    outputs = [args.output, args.answers, args.plot, args.gallery]
+    outputs = [*args.output, args.answers, args.plot, args.gallery]
     cli.refuse_overwriting(outputs, [*args.input_dir, args.nat_dir], args.published or [])
 
 

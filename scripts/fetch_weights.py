@@ -31,6 +31,8 @@ def get_parser() -> cli.Parser:
         "and targets")
     add("--targets", action="store_true", help="of a protocol its targets only")
     add("--dry-run", action="store_true", help="list them, and download nothing")
+    add("--list", type=Path, metavar="FILE",
+        help="file to write: a line for each network, `there NAME` or `lacking NAME`")
     # fmt: on
     return parser
 
@@ -44,8 +46,9 @@ def main(args) -> None:
     from suite.networks.weights import weights_folder
 
     lists = TARGETS if args.targets else PROTOCOLS
+    names = expand_protocols(map(defence_names.undefended_name, args.names), lists)
     missing, lacking, silent = {}, {}, set()
-    for name in expand_protocols(map(defence_names.undefended_name, args.names), lists):
+    for name in names:
         spec = find_network(name)
         here = [way.file for way in spec.ways if way.file and way.file.is_file()]
         state, size, place = "missing", None, "-"
@@ -69,6 +72,10 @@ def main(args) -> None:
             obtain(name, spec)
         except OSError as error:
             lacking[name] = str(error)
+    if args.list:
+        states = [f"{'lacking' if name in lacking else 'there'} {name}\n" for name in names]
+        args.list.parent.mkdir(parents=True, exist_ok=True)
+        args.list.write_text("".join(states))
     if lacking:
         raise OSError(
             f"the weights of {len(lacking)} networks can't be had. What is put into "

@@ -5,9 +5,10 @@
 # A source is a network, or several joined by +: an ensemble. An attack is named by its parts: PGD,
 # or FGSM for one step of epsilon; MI, NI, VT; DI, TI, SI, Admix, BSR; SGM. So MI+DI+SGM is one.
 
+RUN=${RUN:-python}                                # or torchrun --nproc-per-node 4, for four GPUs
 SEEDS=${SEEDS:-0}                                 # several give mean and standard deviation
 EXTRA=${EXTRA:-}                                  # options of every attack, as --loss logit
-selected='' RUNS=''
+selected='' RUNS='' lacking=''
 if [ "${DEMO:-}" ]; then                          # embedded networks, 8 of the embedded images
     : "${DATA:=embedded}" "${NUM_IMAGES=8}" "${SOURCES:=efficientnet_lite0}"
     : "${TARGETS:=efficientnet_lite1 efficientnet_lite2}"
@@ -22,8 +23,32 @@ step_size() { # the protocol's, which is no size for one step
     if [ "$NUM_STEPS" = 1 ]; then echo "$EPSILON"; else echo "$1"; fi
 }
 
-weights() { # downloads what is missing, and names all that can't be had
-    python scripts/fetch_weights.py --targets $(words "$SOURCES") $TARGETS
+weights() { # downloads what is missing; leaves out the sources and targets that can't be had
+    obtained "$OUT/sources.txt" $(words "$SOURCES")
+    kept=
+    for source in $SOURCES; do
+        for network in $(words "$source"); do
+            case " $lacking " in *" $network "*) continue 2 ;; esac
+        done
+        kept="$kept $source"
+    done
+    obtained "$OUT/targets.txt" $TARGETS
+    if [ "$lacking" ]; then
+        SOURCES=$kept TARGETS=$(sed -n 's/^there //p' "$OUT/targets.txt")
+    fi
+    if [ -z "$kept" ] || [ -z "$TARGETS" ]; then finish; fi
+}
+
+obtained() { # file to write, networks; adds to $lacking those whose weights can't be had
+    python scripts/fetch_weights.py --targets --list "$@" || [ $? = 1 ]
+    if [ -f "$1" ]; then lacking="$lacking $(sed -n 's/^lacking //p' "$1" | tr '\n' ' ')"; fi
+    lacking=${lacking#"${lacking%%[! ]*}"}
+}
+
+finish() { # the last command of a protocol
+    if [ -z "$lacking" ]; then exit 0; fi
+    echo "left out, since their weights can't be had (see above): $lacking" >&2
+    exit 1
 }
 
 natural() { # folder to write once, options of select_images.py
@@ -36,7 +61,7 @@ natural() { # folder to write once, options of select_images.py
     else
         set -- --input-dir "$DATA" "$@"
     fi
-    python select_images.py "$@" --output-dir "$natural" --overwrite \
+    $RUN select_images.py "$@" --output-dir "$natural" --overwrite \
         ${NUM_IMAGES:+--num-images $NUM_IMAGES}
 }
 
@@ -81,7 +106,7 @@ craft() { # source, attack, gamma for each network, further options; adds to $fo
     fi
     for seed in $wanted; do
         folder=${RUNS:-$OUT}/$source/$attack/$seed
-        python attack_iter.py --input-dir "$natural" --output-dir "$folder" \
+        $RUN attack_iter.py --input-dir "$natural" --output-dir "$folder" \
             --arch $(words "$source") --epsilon "$EPSILON" $parts --seed "$seed" $EXTRA "$@"
         folders="$folders $folder"
     done
@@ -89,6 +114,6 @@ craft() { # source, attack, gamma for each network, further options; adds to $fo
 
 table() { # file without its suffix: evaluates $folders
     mkdir -p "$(dirname "$1")"
-    python evaluate.py --input-dir $folders --nat-dir "$natural" --arch $TARGETS \
-        ${PUBLISHED:+--published $PUBLISHED} --output "$1.csv" --plot "$1.png"
+    $RUN evaluate.py --input-dir $folders --nat-dir "$natural" --arch $TARGETS --baseline auto \
+        ${PUBLISHED:+--published $PUBLISHED} --output "$1.csv" "$1.md" --plot "$1.png"
 }

@@ -13,6 +13,8 @@ COMBINED="TI+SGM MI+SGM DI+SGM MI+DI MI+DI+SGM"
 : "${SOURCES:=resnet18 resnet34 resnet50 resnet101 resnet152 densenet121 densenet169 densenet201
     resnet152+densenet201}"
 : "${TARGETS:=paper}"                             # all ten
+: "${OUT:=protocol_paper}"
+weights
 : "${NUM_IMAGES=5000}"                            # all, if empty
 : "${SELECT=--arch $(words "$SOURCES")}"          # that are right; or --all
 : "${EPSILON:=16}" "${NUM_STEPS:=10}"
@@ -21,7 +23,6 @@ if [ "${DEMO:-}" ]; then : "${ATTACKS:=FGSM+SGM PGD SGM}"; fi
 if [ "$NUM_STEPS" = 1 ]; then : "${ATTACKS:=$ONE_STEP}"; fi
 : "${ATTACKS:=$ONE_STEP $SEVERAL $COMBINED}"
 : "${PUBLISHED=paper paper_rerun}"                # beside our rates; none, if empty
-: "${OUT:=protocol_paper}"
 
 gammas() { # source, attack: one for each network
     for network in $(words "$1"); do
@@ -33,7 +34,6 @@ gammas() { # source, attack: one for each network
     done
 }
 
-weights
 # shellcheck disable=SC2086
 natural "$OUT/natural" $SELECT
 for source in $SOURCES; do
@@ -43,3 +43,4 @@ for source in $SOURCES; do
     done
     table "$OUT/$source/table"
 done
+finish

@@ -10,19 +10,19 @@ set -eu
 if [ "${DEMO:-}" ]; then : "${GAMMAS:=1 0.5}" "${STEPS:=1 4}" "${EPSILONS:=8 16}" "${ATTACKS:=SGM}"; fi
 : "${SOURCES:=resnet152 densenet201}"
 : "${TARGETS:=vgg19_bn resnet152 densenet201 senet154}"
+: "${OUT:=protocol_paper_curves}"
+weights
 : "${NUM_IMAGES=5000}"                            # all, if empty
 : "${SELECT=--arch $(words "$SOURCES")}"          # that are right; or --all
 : "${GAMMAS:=1 0.9 0.8 0.7 0.6 0.5 0.4 0.3 0.2 0.1}"
 : "${STEPS:=1 2 5 10 20 50}"                      # of 2; one step takes epsilon
 : "${EPSILONS:=2 4 8 16 32}"                      # 10 steps of an eighth of it
 : "${ATTACKS:=PGD SGM}"                           # over steps and epsilon
-: "${OUT:=protocol_paper_curves}"
 
 gamma() { # source
     case $1 in densenet* | efficientnet*) echo 0.5 ;; *) echo 0.2 ;; esac
 }
 
-weights
 # shellcheck disable=SC2086
 natural "$OUT/natural" $SELECT
 for source in $SOURCES; do
@@ -51,3 +51,4 @@ for source in $SOURCES; do
     done
     table "$OUT/$source/epsilons"
 done
+finish

@@ -12,12 +12,13 @@ set -eu
     timm/beit_base_patch16_224.in22k_ft_in22k_in1k timm/mixer_b16_224.goog_in21k_ft_in1k
     timm/tf_efficientnetv2_m.in1k timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k}"
 : "${TARGETS:=ta-bench}"                          # the sources among them are white-box
+: "${OUT:=protocol_ta_bench}"
+weights
 : "${ATTACKS:=PGD SGM}"
 : "${NUM_IMAGES=}"                                # all that the CSV file names, if empty
 if [ "${DEMO:-}" ]; then : "${NUM_STEPS:=20}"; fi
 : "${EPSILON:=8}" "${NUM_STEPS:=100}"
 : "${STEP_SIZE:=$(step_size 1)}"
-: "${OUT:=protocol_ta_bench}"
 
 gamma() { # source
     case $1 in
@@ -28,7 +29,6 @@ gamma() { # source
     esac
 }
 
-weights
 for source in $SOURCES; do
     case $source in                               # the source's own size and interpolation
         *efficientnetv2_m*) natural "$OUT/natural_384" --all --size 384 --resize 384 --bicubic ;;
@@ -41,3 +41,4 @@ for source in $SOURCES; do
     done
     table "$OUT/$source/table"
 done
+finish

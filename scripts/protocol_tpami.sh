@@ -9,22 +9,22 @@ set -eu
 
 : "${SOURCES:=tpami/vit_base_patch16_224 tpami/mixer_b16_224 inceptionv3}"
 : "${TARGETS:=tpami}"
+: "${OUT:=protocol_tpami}"
+weights
 : "${ATTACKS:=PGD SGM}"
 : "${NUM_IMAGES=5000}"                            # all, if empty
 : "${SELECT=--arch $(words "$SOURCES")}"          # that are right; or --all
 : "${EPSILON:=16}" "${NUM_STEPS:=10}"
 : "${STEP_SIZE:=$(step_size 2)}"
-: "${OUT:=protocol_tpami}"
 EXTRA="--rand-init $EXTRA"
 
-weights
 # shellcheck disable=SC2086
 natural "$OUT/natural" $SELECT
 for source in $SOURCES; do
     folders='' natural=$OUT/natural
     if [ "$source" = inceptionv3 ]; then          # whose images are enlarged before the attack
         natural=$OUT/natural_299
-        python select_images.py --input-dir "$OUT/natural" --output-dir "$natural" --overwrite \
+        $RUN select_images.py --input-dir "$OUT/natural" --output-dir "$natural" --overwrite \
             --all --whole --size 299
     fi
     for attack in $ATTACKS; do
@@ -35,3 +35,4 @@ for source in $SOURCES; do
     done
     table "$OUT/$source/table"
 done
+finish

@@ -11,14 +11,14 @@ if [ "${DEMO:-}" ]; then : "${ATTACKS:=MI MI+SGM}"; fi
 : "${ATTACKS:=FGSM PGD MI MI+NI MI+VT MI+NI+VT MI+DI MI+TI MI+SI MI+SI+Admix MI+BSR MI+SGM}"
 : "${SOURCES:=torchvision/resnet50@IMAGENET1K_V2}"
 : "${TARGETS:=transferattack}"
+: "${OUT:=protocol_transferattack}"
+weights
 : "${NUM_IMAGES=}"                                # all, if empty
 : "${EPSILON:=16}" "${NUM_STEPS:=10}"
 : "${STEP_SIZE:=$(step_size 1.6)}"
 : "${GAMMA:=0.2}"
 : "${PUBLISHED=transferattack}"                   # beside our rates; none, if empty
-: "${OUT:=protocol_transferattack}"
 
-weights
 natural "$OUT/natural" --all --whole --bicubic
 for source in $SOURCES; do
     folders=
@@ -27,3 +27,4 @@ for source in $SOURCES; do
     done
     table "$OUT/$source/table"
 done
+finish

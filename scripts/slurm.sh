@@ -1,33 +1,19 @@
 #!/bin/sh
-# An attack and its evaluation on several machines of a Slurm cluster with a shared file system.
+# A sweep of gamma, or another of these scripts, on all GPUs of a Slurm job with a shared file system.
 #
-#     sbatch scripts/slurm.sh                       # from the repository's folder, images selected
+#     sbatch --nodes 2 --gpus-per-node 8 --time 2:00:00 scripts/slurm.sh
+#     DATA=images sbatch --gpus-per-node 4 scripts/slurm.sh scripts/protocol_transferattack.sh
 #
-# At the time limit the attack is interrupted; submit the same script again and it does the rest.
+# From the repository's folder. At the time limit the run is interrupted; submit the same command
+# again and it does the rest.
 #SBATCH --job-name=sgm
-#SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=64
-#SBATCH --time=02:00:00
 #SBATCH --signal=TERM@60
 set -eu
 
-SOURCE=${SOURCE:-resnet152}
-GAMMA=${GAMMA:-0.2}
-TARGETS=${TARGETS:-vgg19_bn densenet201 senet154}
-NATURAL=${NATURAL:-nat_images}
-OUT=${OUT:-adv_images}
-
+if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-on_all_gpus() { # script and its options
-    srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
-        --rdzv-backend c10d --rdzv-endpoint "$host:29500" --rdzv-id "$SLURM_JOB_ID" "$@"
-}
-
-on_all_gpus attack_iter.py --input-dir "$NATURAL" --output-dir "$OUT" --arch "$SOURCE" \
-    --gamma "$GAMMA"
-# The list of names is meant to be split into words.
-# shellcheck disable=SC2086
-on_all_gpus evaluate.py --input-dir "$OUT" --nat-dir "$NATURAL" --arch $TARGETS \
-    --output "$OUT.csv"
+port=$((20000 + SLURM_JOB_ID % 20000))            # another job on this machine has another one
+export RUN="srun torchrun --nnodes $SLURM_JOB_NUM_NODES --nproc-per-node $SLURM_GPUS_ON_NODE \
+    --rdzv-backend c10d --rdzv-endpoint $host:$port --rdzv-id $SLURM_JOB_ID"
+sh "${1:-scripts/sweep_gamma.sh}"

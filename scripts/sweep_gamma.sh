@@ -13,21 +13,22 @@ TARGETS=${TARGETS:-efficientnet_lite1 efficientnet_lite2}
 GAMMAS=${GAMMAS:-1.0 0.8 0.6 0.5 0.4 0.2}
 ATTACK=${ATTACK:-}                                # further options of attack_iter.py
 OUT=${OUT:-sweep}
+RUN=${RUN:-python}                                # or torchrun --nproc-per-node 4, for four GPUs
 
 if [ "$DATA" = embedded ]; then set -- --data embedded; else set -- --input-dir "$DATA"; fi
 # The lists of names and options are meant to be split into words.
 # shellcheck disable=SC2086
-python select_images.py "$@" --output-dir "$OUT/natural" --overwrite --arch $SOURCE $TARGETS \
+$RUN select_images.py "$@" --output-dir "$OUT/natural" --overwrite --arch $SOURCE $TARGETS \
     ${NUM_IMAGES:+--num-images $NUM_IMAGES}
 
 set --
 for gamma in $GAMMAS; do
     # shellcheck disable=SC2086
-    python attack_iter.py --input-dir "$OUT/natural" --output-dir "$OUT/gamma_$gamma" \
+    $RUN attack_iter.py --input-dir "$OUT/natural" --output-dir "$OUT/gamma_$gamma" \
         --arch $SOURCE --gamma "$gamma" $ATTACK
     set -- "$@" "$OUT/gamma_$gamma"
 done
 
 # shellcheck disable=SC2086
-python evaluate.py --input-dir "$@" --nat-dir "$OUT/natural" --arch $TARGETS \
+$RUN evaluate.py --input-dir "$@" --nat-dir "$OUT/natural" --arch $TARGETS \
     --baseline auto --output "$OUT/table.csv" --plot "$OUT/success_over_gamma.png"

@@ -2,7 +2,7 @@
 
 import json
 
-from suite.results.report import gamma_text
+from suite.results.report import attack_text, gamma_text
 
 
 def run_text(run: dict, speeds: tuple[float, float] | None) -> str:
@@ -19,7 +19,7 @@ def run_text(run: dict, speeds: tuple[float, float] | None) -> str:
     speed = "speed                 {:.1f} images/s, {:.1f} with reading and writing"
     speed = speed.format(*speeds) if speeds else "nothing was left to do"
     return (
-        f"{run['attack']} on {run['source']}, gamma {gamma_text(run['gamma'])}, "
+        f"{attack_text(run)} on {run['source']}, gamma {gamma_text(run['gamma'])}, "
         f"epsilon {run['epsilon']:g}/255{steps}\n"
         f"images                {run['images']}\n"
         f"white-box success     {run['white_box_success']:.1f} %\n"

@@ -4,6 +4,7 @@ How easy an image is decides about both attacks' success on it, so that overlapp
 their rates say little: what counts are the images on which only one of the attacks succeeds.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 from scipy import optimize, stats
 
 from suite.results.result_checks import repeat_of
+
+logger = logging.getLogger(__name__)
 
 NO_EFFECT = ("gamma", "hooks", "branches")  # settings without an effect where gamma is 1
 RESAMPLING = {"n_resamples": 9999, "batch": 100, "rng": 0}
@@ -27,7 +30,7 @@ def find_baselines(given: str, made: dict[Path, dict]) -> dict[Path, Path]:
         made: run.json by folder, empty where there is none.
 
     Raises:
-        ValueError: no folder has a baseline.
+        ValueError: no folder is compared with the one that is given.
     """
     if given == "auto":
         settings = {f: repeat_of(f, run, NO_EFFECT) for f, run in made.items()}
@@ -37,11 +40,10 @@ def find_baselines(given: str, made: dict[Path, dict]) -> dict[Path, Path]:
     else:
         settings = {f: repeat_of(f, run) for f, run in made.items()}
         found = {f: Path(given) for f in made if settings[f] != settings[Path(given)]}
+    if not found and given != "auto":
+        raise ValueError(f"--baseline {given}: there is no other folder to compare with it")
     if not found:
-        raise ValueError(
-            f"--baseline {given}: nothing to compare with it (auto needs, of two folders that "
-            "differ in gamma alone, one of gamma 1)"
-        )
+        logger.warning("no two folders differ in gamma alone, one of them 1: nothing is compared")
     return found
 
 

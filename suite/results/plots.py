@@ -1,23 +1,29 @@
 """Plots of the results, lines or bars, and a gallery of images; PNG or PDF."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 from suite.images.labels import printable, whole_file
-from suite.results.report import gamma_text
+from suite.results.report import attack_text, gamma_text
 
 GALLERY_ROWS = 4
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and markers for print.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX<>h"
+RIGHT, WRONG = ("✓", "#0072B2"), ("✗", "#D55E00")  # of an answer, its mark and colour
+# For names in scripts that matplotlib's own font lacks.
+FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "Noto Sans")
 STYLES = ("--", "-", ":", "-.")
 PLOT_AXES = {
     "gamma": "gamma (1: the plain attack)",
     "epsilon": "epsilon (1/255)",
     "num_steps": "number of steps",
 }
+LONG = 35  # letters of a name, of which two don't fit beside each other
 BARS = 0.8  # the width of all bars of a row
+SPREAD = 0.6  # of the distance of two places, over which a place's points are shifted sideways
 
 
 # What is drawn in one style: places on the x axis, each with a target's numbers; and the style.
@@ -35,7 +41,7 @@ def write_plot(rows: list[dict], file: Path) -> None:
         rows = sorted(rows, key=lambda row: row[over])
     series = _series(rows, over)
     paired = any("baseline" in row for row in rows)
-    width = 6.4 if over else max(6.4, 0.5 * len(rows) * len(series))
+    width = max(6.4, 1.0 * len(series) if over else 0.5 * len(rows) * len(series))
     with _figure(file, (width, 7.5 if paired else 4.5)) as figure:
         axes, *below = figure.subplots(1 + paired, sharex=True, squeeze=False)[:, 0]
         _draw(axes, series, "success", "rate", 0 if over else BARS / len(series))
@@ -45,21 +51,38 @@ def write_plot(rows: list[dict], file: Path) -> None:
         for lower in below:
             _draw(lower, series, "difference", "points")
             lower.axhline(0, color="black", linewidth=0.8)
-            lower.set_ylabel("difference to the baseline (points)")
+            lower.set_ylabel(f"difference to {_baseline(rows)} (points)")
         bottom = (below or [axes])[-1]
+        title = [_shared(rows)]
         if over:
-            title = f"{rows[-1]['attack']} on {rows[0]['source']}"
-            axes.set_title(printable(title), fontsize=10)
+            title.insert(0, printable(f"{rows[-1]['attack']} on {rows[0]['source']}"))
             bottom.set_xlabel(PLOT_AXES[over])
-            if over != "gamma":
-                bottom.set_xticks(sorted({row[over] for row in rows}))
+            bottom.set_xticks(sorted({row[over] for row in rows}))
         else:
             names = map(_short_name, rows)
             bottom.set_xticks(range(len(rows)), names, rotation=40, ha="right", fontsize=8)
+        axes.set_title("\n".join(filter(None, title)), fontsize=10)
         for each in (axes, *below):
             each.grid(axis="y", alpha=0.3)
-        labels = axes.get_legend_handles_labels()
-        figure.legend(*labels, loc="outside lower center", ncols=2, fontsize=8)
+        drawn, labels = axes.get_legend_handles_labels()
+        columns = 2 if max(map(len, labels)) <= LONG else 1
+        figure.legend(drawn, labels, loc="outside lower center", ncols=columns, fontsize=8)
+
+
+def _shared(rows: list[dict]) -> str:
+    """Return what all rows share of the number of images, epsilon and the number of steps."""
+    words = {"images": "{} images", "epsilon": "epsilon {:g}/255", "num_steps": "{} steps"}
+    values = {what: {row[what] for row in rows} for what in words}
+    shared = {what: found.pop() for what, found in values.items() if len(found) == 1}
+    return ", ".join(words[what].format(v) for what, v in shared.items() if v is not None)
+
+
+def _baseline(rows: list[dict]) -> str:
+    """Return in words with what rows are compared."""
+    folders = {row["baseline"] for row in rows if "baseline" in row}
+    if {row["gamma"] for row in rows if folders & set(row["folders"])} == {1}:
+        return "gamma 1"
+    return printable(Path(folders.pop()).name) if len(folders) == 1 else "the baseline"
 
 
 def _axis(rows: list[dict]) -> str | None:
@@ -91,15 +114,19 @@ def _series(rows: list[dict], over: str | None) -> list[Series]:
         ]
     series = []
     archs = list(rows[0]["targets"])
+    spread = BARS
+    if over:
+        places = sorted({row[over] for row in rows})
+        spread = SPREAD * min(b - a for a, b in itertools.pairwise(places))
     for number, arch in enumerate(archs):
-        offset = (number - (len(archs) - 1) / 2) * BARS / len(archs)
+        offset = (number - (len(archs) - 1) / 2) * spread / len(archs)
         style = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
         for label, linestyle, line in lines:
             dashed = over and number >= len(COLORS)
             # Of a legend, matplotlib leaves out what begins with an underscore.
             shown = " " * arch.startswith("_") + printable(arch) + label
             named = {"label": shown, "linestyle": "--" if dashed else linestyle}
-            places = [row[over] if over else n + offset for n, row in enumerate(line)]
+            places = [(row[over] if over else n) + offset for n, row in enumerate(line)]
             numbers = [row["targets"][arch] for row in line]
             series.append((list(zip(places, numbers, strict=True)), style | named))
     return series
@@ -145,45 +172,63 @@ def _draw_published(axes, series: list[Series]) -> None:
 def _short_name(row: dict) -> str:
     if row["gamma"] is None:
         return printable(Path(row["folders"][0]).name)
-    attack = f"{row['attack']}, γ {gamma_text(row['gamma'])}"
+    attack = f"{attack_text(row)}, γ {gamma_text(row['gamma'])}"
     return f"{printable(attack)}\n{printable(str(row['source']))}"
 
 
-def write_gallery(examples: list[dict], file: Path) -> None:
-    """Draw a row for each image: natural, enlarged perturbation, adversarial, and the answers.
+def write_gallery(examples: list[dict], row: dict, file: Path) -> None:
+    """Draw a row for each image: natural, perturbation, adversarial, and the targets' answers.
 
     Args:
         examples: for each image its `label`; `pixels`, natural and adversarial, uint8, 3 x H x W;
-            and `answers`, by target, to the natural and to the adversarial image.
+            and `answers`, by target, to the natural and to the adversarial image: each in words,
+            and whether it is right.
+        row: of `rates.merge_repeats`, whose images they are.
     """
     ticks = {"xticks": [], "yticks": []}
-    with _figure(file, (9, 3.3 * len(examples))) as figure:
+    lines = max((len(example["answers"]) for example in examples), default=0)
+    with _figure(file, (9, (3.25 + 0.16 * lines) * len(examples) + 0.5)) as figure:
+        gamma = f"gamma {gamma_text(row['gamma'])}"
+        epsilon = "" if row["epsilon"] is None else f", epsilon {row['epsilon']:g}/255"
+        made = f"{attack_text(row)} on {row['source']}, {gamma}{epsilon}"
+        named = made if row["source"] else str(row["folders"][0])
+        figure.suptitle(printable(named), fontsize=11)
         axes = figure.subplots(len(examples), 3, squeeze=False, subplot_kw=ticks)
-        for row, example in zip(axes, examples, strict=True):
+        for line, example in zip(axes, examples, strict=True):
             natural, adversarial = (p.permute(1, 2, 0).numpy() for p in example["pixels"])
-            perturbation = adversarial.astype(int) - natural
-            largest = max(1, abs(perturbation).max())
+            change = adversarial.astype(int) - natural
+            largest = max(1, abs(change).max())
             pictures = {
                 printable(f"natural: {example['label']}"): natural,
-                f"perturbation, at most {largest}/255, enlarged": (perturbation / largest + 1) / 2,
+                f"perturbation, at most {largest}/255, contrast raised": (change / largest + 1) / 2,
                 "adversarial": adversarial,
             }
-            for axis, (title, picture) in zip(row, pictures.items(), strict=True):
+            for axis, (title, picture) in zip(line, pictures.items(), strict=True):
                 axis.imshow(picture)
                 axis.set_title(title, fontsize=9)
-            for axis, n in ((row[0], 0), (row[2], 1)):
-                answers = example["answers"].items()
-                lines = [printable(f"{arch}: {texts[n]}") for arch, texts in answers]
-                axis.set_xlabel("\n".join(lines), fontsize=8)
+            for axis, which in ((line[0], 0), (line[2], 1)):
+                axis.set_xlabel("\n" * len(example["answers"]), fontsize=9)  # room for them
+                for n, (arch, answers) in enumerate(example["answers"].items()):
+                    words, right = answers[which]
+                    mark, color = RIGHT if right else WRONG
+                    style = {"color": color, "fontsize": 8, "ha": "center", "va": "top"}
+                    text = printable(f"{mark} {arch}: {words}")
+                    place = (0.5, 0), (0, -4 - 11 * n), "axes fraction", "offset points"
+                    # A long name takes no room from the pictures.
+                    axis.annotate(text, *place, **style).set_in_layout(False)
 
 
 @contextlib.contextmanager
 def _figure(file: Path, size: tuple[float, float]) -> Iterator:
     """Yield a figure and save it; a name with dollar signs in it is no formula."""
     import matplotlib
+    from matplotlib import font_manager
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}):
+    installed = font_manager.get_font_names()
+    fonts = ["DejaVu Sans", *(font for font in FONTS if font in installed)]
+    settings = {"text.parse_math": False, "text.usetex": False, "font.family": fonts}
+    with matplotlib.rc_context(settings):
         figure = Figure(figsize=size, layout="constrained")
         yield figure
         with whole_file(file) as part:

@@ -47,7 +47,8 @@ def csv_text(rows: list[dict]) -> str:
     for row in rows:
         line = {"folder": " ".join(row["folders"])}
         line |= {what: row[what] for what in row if what not in ("folders", "targets", "quality")}
-        line |= {"gamma": gamma_text(row["gamma"])} | row.get("quality", {})
+        line |= {"attack": attack_text(row), "gamma": gamma_text(row["gamma"])}
+        line |= row.get("quality", {})
         for arch, target in row["targets"].items():
             line[arch] = target["success"]["rate"]
             for what in ("std", "low", "high"):
@@ -168,7 +169,7 @@ def _rates_of(rows: list[dict], what: str) -> Lines:
         line = {
             "folder": _folder_text(row),
             "source": row["source"] or "-",
-            "attack": row["attack"] or "-",
+            "attack": attack_text(row),
             "gamma": gamma_text(row["gamma"]),
             "images": str(row["images"]),
         }
@@ -235,6 +236,13 @@ def _published_cells(found: dict, file: str) -> dict[str, str]:
 
 def _folder_text(row: dict) -> str:
     return row["folders"][0] + (f" +{row['runs'] - 1}" if row["runs"] > 1 else "")
+
+
+def attack_text(run: dict) -> str:
+    """Return the name of a row's or a run's attack, with SGM where a gamma is below 1."""
+    gammas = run["gamma"] if isinstance(run["gamma"], list) else [run["gamma"]]
+    sgm = "+SGM" * any(gamma is not None and gamma < 1 for gamma in gammas)
+    return (run["attack"] or "-") + sgm
 
 
 def gamma_text(gamma: float | list[float] | None) -> str:

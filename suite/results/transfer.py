@@ -114,22 +114,35 @@ def count_successes(
 
 
 def gallery_examples(
-    listed: list[LabelledImage], naturals: dict[str, LabelledImage], targets: Targets, device: str
+    listed: list[LabelledImage],
+    naturals: dict[str, LabelledImage],
+    targets: Targets,
+    device: str,
+    targeted: bool,
 ) -> list[dict]:
-    """Return what `plots.write_gallery` shows of a few images."""
+    """Return what `plots.write_gallery` shows of a few images.
+
+    Args:
+        targeted: whether the images' target classes were wanted, not just any class but the label.
+    """
     examples = []
     for image in listed:
         pair = [to_pixels(read_image(i.path)) for i in (naturals[image.name], image)]
         both = to_float(torch.stack(pair).to(device))
 
-        def texts(arch: str, model: Classifier, name=image.name, both=both) -> list[str]:
-            """Return the predicted classes and their probabilities."""
-            best = targets.logits(model, [name] * 2, both).softmax(1).max(1)
+        def texts(arch: str, model: Classifier, image=image, both=both) -> list[tuple[str, bool]]:
+            """Return the predicted classes with their probabilities, and whether they are right."""
+            best = targets.logits(model, [image.name] * 2, both).softmax(1).max(1)
             pairs = zip(*(each.tolist() for each in best), strict=True)
-            return [f"{model.class_name(index)} {100 * share:.0f} %" for share, index in pairs]
+            return [
+                (f"{model.class_name(index)} {100 * share:.0f} %", index == image.label)
+                for share, index in pairs
+            ]
 
         answers = targets.each(texts)
         names = {model.class_name(image.label) for model in targets.networks.values()}
         label = names.pop() if len(names) == 1 else f"class {image.label}"
+        if targeted:
+            label += f", target class {image.target}"
         examples.append({"label": label, "pixels": pair, "answers": answers})
     return examples

@@ -68,6 +68,42 @@ def test_plot_of_rows_that_differ_in_more_is_bars(tmp_path, drawn, settings):
     assert {label for label, *_ in drawn["errorbar"]} == {"_nolegend_"}  # the bars' own
 
 
+def test_targets_that_coincide_are_drawn_beside_each_other(tmp_path, drawn):
+    counts = {"succeeded": 5, "correct": 10, "succeeded_on_correct": 5}
+    targets = dict.fromkeys("abcdefghij", counts)
+    plots.write_plot(
+        rows_of([{"targets": targets, "gamma": g} for g in (1.0, 0.5, 0.3)]), tmp_path / "p.png"
+    )
+    places = [list(x) for _, x, *_ in drawn["errorbar"]]
+    assert sorted(places) == places
+    for found in zip(*places, strict=True):
+        assert len(set(found)) == 10
+        assert max(found) - min(found) < 0.6 * 0.2  # of the way to the next gamma
+    styles = {tuple(s[what] for what in ("color", "marker")) for *_, s in drawn["errorbar"]}
+    assert len(styles) == 10
+
+
+def test_plot_says_what_its_rows_share_and_with_what_they_are_compared(tmp_path, monkeypatch):
+    said = {}
+    for method in ("set_title", "set_ylabel"):
+        draw = getattr(Axes, method)
+
+        def record(axes, text, *rest, draw=draw, method=method, **style):
+            said[method] = text
+            return draw(axes, text, *rest, **style)
+
+        monkeypatch.setattr(Axes, method, record)
+    rows = compared()
+    plots.write_plot(rows, tmp_path / "p.png")
+    assert said["set_title"] == "PGD on resnet50\n20 images, epsilon 16/255, 10 steps"
+    assert said["set_ylabel"] == "difference to gamma 1 (points)"
+    rows[0]["gamma"], rows[2]["attack"] = 0.7, "MI-FGSM"
+    rows[2]["epsilon"] = 8
+    plots.write_plot(rows, tmp_path / "p.png")
+    assert said["set_title"] == "20 images, 10 steps"
+    assert said["set_ylabel"] == "difference to a (points)"
+
+
 @pytest.mark.parametrize("second", [{"gamma": 0.5}, {"attack": "MI-FGSM"}])
 def test_plot_is_a_png_or_a_pdf(tmp_path, second):
     for suffix in ("png", "pdf"):
@@ -126,8 +162,22 @@ def test_names_are_drawn_as_they_are(tmp_path, monkeypatch, name):
     assert shown == [printable(name)] * 3
 
 
-def test_gallery_shows_names_as_they_are(tmp_path):
+def test_gallery_says_what_was_attacked_and_marks_wrong_answers(tmp_path, monkeypatch):
     pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
-    example = {"label": "$a^$", "pixels": [pixels] * 2, "answers": {"_n$": ["$x^$ 5 %", "\udcff"]}}
-    plots.write_gallery([example], tmp_path / "g.png")
+    answers = {"_n$": [("$x^$ 5 %", True), ("\udcff", False)]}
+    example = {"label": "$a^$", "pixels": [pixels] * 2, "answers": answers}
+    (row,) = rows_of([{"source": "$s", "gamma": 0.5}])
+    shown = []
+    for place, method in ((Axes, "annotate"), (Figure, "suptitle")):
+        draw = getattr(place, method)
+
+        def record(self, text, *rest, draw=draw, **style):
+            shown.append((text, style.get("color")))
+            return draw(self, text, *rest, **style)
+
+        monkeypatch.setattr(place, method, record)
+    plots.write_gallery([example], row, tmp_path / "g.png")
     assert (tmp_path / "g.png").is_file()
+    right, wrong = plots.RIGHT[1], plots.WRONG[1]
+    made = ("PGD+SGM on $s, gamma 0.5, epsilon 16/255", None)
+    assert shown == [made, ("✓ _n$: $x^$ 5 %", right), (printable("✗ _n$: \udcff"), wrong)]

@@ -71,6 +71,7 @@ SELECT = {
     "--overwrite": ("--input-dir {few}", "--input-dir {few} --overwrite"),
     "--json": ("--input-dir {few}", "--input-dir {few} --json"),
 }
+GALLERY = "--input-dir {few} {fewer} --nat-dir {few} --gallery {out}/g.png"
 EVALUATE = {
     "--input-dir": ("--input-dir {few}", "--input-dir {fewer}"),
     "--arch": ("", LITE),
@@ -84,6 +85,7 @@ EVALUATE = {
     "--answers": ("", "--answers {out}/a.csv"),
     "--plot": ("", "--plot {out}/p.png"),
     "--gallery": ("--nat-dir {few}", "--nat-dir {few} --gallery {out}/g.png"),
+    "--gallery-dir": (GALLERY, f"{GALLERY} --gallery-dir {{few}}"),
     "--json": ("", "--json"),
 }
 TABLES = {"attack_iter": ATTACK, "select_images": SELECT, "evaluate": EVALUATE}

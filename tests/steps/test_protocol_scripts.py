@@ -59,7 +59,9 @@ def test_protocol_goes_from_images_to_a_table_with_all_columns(succeed, tmp_path
     table = tmp_path / "efficientnet_lite0" / "table.csv"
     rows = rows_of(table)
     made = [(row["attack"], row["gamma"]) for row in rows]
-    assert made == [("FGSM", "0.5"), ("PGD", "1"), ("PGD", "0.5")]
+    assert made == [("FGSM+SGM", "0.5"), ("PGD", "1"), ("PGD+SGM", "0.5")]
+    assert [row["baseline"].split("/")[-2:] for row in rows] == [[""], [""], ["PGD", "0"]]
+    assert "| PGD+SGM | 0.5 |" in table.with_suffix(".md").read_text()
     assert {"efficientnet_lite1", "efficientnet_lite2"} <= {c.split()[0] for c in rows[0]}
     assert PIL.Image.open(table.with_suffix(".png")).size[0] > 500
 
@@ -78,7 +80,7 @@ def test_demo_ends_with_table_and_gallery(succeed, tmp_path, commands_of, monkey
     for command in commands_of("demo.sh"):
         out, _ = succeed(shlex.join((*command, *fewer.get(command[0], ()))))
     rows = rows_of(tmp_path / "demo" / "results.csv")
-    assert {row["attack"] for row in rows} == {"PGD"}
+    assert [row["attack"] for row in rows] == ["PGD", *["PGD+SGM"] * 5]
     assert [row["gamma"] for row in rows] == ["1", "0.8", "0.6", "0.5", "0.4", "0.2"]
     assert [row["baseline"] for row in rows] == ["", *["demo/gamma_1.0"] * 5]
     assert "won  lost  p" in out
@@ -103,9 +105,9 @@ def attacks(commands):
 def test_protocol_fetches_selects_attacks_and_evaluates(parsed, protocol, full):
     commands = parsed(protocol, **full)
     names = [name for name, _ in commands]
-    assert names[:3] == ["fetch_weights", "select_images", "attack_iter"]
+    assert names[:4] == ["fetch_weights", "fetch_weights", "select_images", "attack_iter"]
     assert names[-1] == "evaluate"
-    fetched = expand_protocols(commands[0][1].names)
+    fetched = expand_protocols(commands[0][1].names + commands[1][1].names)
     crafted, evaluated = of("attack_iter", commands), of("evaluate", commands)
     assert all(set(expand_protocols(args.arch)) <= set(fetched) for args in crafted + evaluated)
     made = {args.output_dir for args in crafted}
@@ -230,7 +232,7 @@ def test_every_random_option_is_repeated_with_each_seed(parsed, extra):
 
 def test_curves_go_over_gamma_steps_and_epsilon(parsed):
     commands = parsed("paper_curves", DATA="images", SOURCES="densenet201")
-    tables = {args.output.stem: len(args.input_dir) for args in of("evaluate", commands)}
+    tables = {args.output[0].stem: len(args.input_dir) for args in of("evaluate", commands)}
     assert tables == {"gammas": 10, "steps": 12, "epsilons": 10}
     crafted = of("attack_iter", commands)
     assert [args.gamma[0] for args in crafted[:10]] == [n / 10 for n in range(10, 0, -1)]

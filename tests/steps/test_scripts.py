@@ -40,12 +40,13 @@ def test_from_images_to_table(succeed, natural, tmp_path):
         assert labels_of(tmp_path / f"{gamma}") == labels_of(natural)
     evaluate = (
         "evaluate --input-dir {x}/1 {x}/0.5 --nat-dir {nat} --arch efficientnet_lite0 "
-        "efficientnet_lite1 --output {x}/r.csv --gallery {x}/g.png"
+        "efficientnet_lite1 --output {x}/r.csv {x}/r.md --gallery {x}/g.png"
     )
     out, _ = succeed(evaluate, nat=natural, x=tmp_path)
-    assert "efficientnet_lite0  PGD     0.5" in out
+    assert "efficientnet_lite0  PGD+SGM  0.5" in out
     out, _ = succeed(f"{evaluate} --json", nat=natural, x=tmp_path)
     rows, lines = json.loads(out), rows_of(tmp_path / "r.csv")
+    assert "| efficientnet_lite0 | PGD+SGM | 0.5 |" in (tmp_path / "r.md").read_text()
     assert [line["gamma"] for line in lines] == ["1", "0.5"]
     for row, line in zip(rows, lines, strict=True):
         source, target = (row["targets"][f"efficientnet_lite{n}"] for n in range(2))

@@ -32,7 +32,7 @@ def test_one_run_twice_is_no_repeat(run, folder, kind):
 
 def test_gallery_has_imagenet_s_names_for_imagenet_s_classes_alone(succeed, folder, monkeypatch):
     shown = []
-    monkeypatch.setattr(plots, "write_gallery", lambda examples, file: shown.append(examples))
+    monkeypatch.setattr(plots, "write_gallery", lambda examples, *_: shown.append(examples))
     for network in ("ten", "thousand"):
         succeed(f"{EVALUATE}{network} --nat-dir {{x}}/nat --gallery {{x}}/g.png", x=folder)
     assert [examples[1]["label"] for examples in shown] == ["class 1", "goldfish"]

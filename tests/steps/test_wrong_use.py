@@ -41,6 +41,7 @@ EVALUATE = "evaluate --input-dir {x}/row2"
         ("evaluate --input-dir {x}/no", 1, "no such folder: {x}/no"),
         ("evaluate --input-dir {x}/good", 1, "{x}/good has no labels"),
         ("evaluate --input-dir {x}/good --gallery {x}/g.png", 2, "--gallery needs --nat-dir"),
+        ("evaluate --input-dir {x}/good --gallery-dir {x}", 2, "is none of --input-dir"),
         (f"{EVALUATE} --quality", 2, "--quality needs --nat-dir"),
         (f"{EVALUATE} --baseline elsewhere", 2, "elsewhere is none of --input-dir"),
         (f"{EVALUATE} --output {{x}}/r.xls", 2, "does not end in .txt or .csv"),
