@@ -41,8 +41,7 @@ weights() { # downloads what is missing; leaves out the sources and targets that
 
 obtained() { # file to write, networks; adds to $lacking those whose weights can't be had
     python scripts/fetch_weights.py --targets --list "$@" || [ $? = 1 ]
-    if [ -f "$1" ]; then lacking="$lacking $(sed -n 's/^lacking //p' "$1" | tr '\n' ' ')"; fi
-    lacking=${lacking#"${lacking%%[! ]*}"}
+    lacking=$(echo $lacking $(sed -n 's/^lacking //p' "$1"))
 }
 
 finish() { # the last command of a protocol

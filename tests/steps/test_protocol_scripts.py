@@ -12,27 +12,57 @@ from conftest import ROOT, SCRIPTS, rows_of
 from suite.attack.settings import attack_of
 from suite.networks.protocols import SOURCES, expand_protocols
 
+# Stands in for the programs that the scripts start: it notes the command instead of running it.
+# Of the weights that are asked for, those of the networks in LACKING can't be had.
+NOTE = """#!/bin/sh
+printf "'%s' " "${0##*/}" "$@" >>"$OUT/commands"; echo >>"$OUT/commands"
+case ${0##*/},$1 in
+    scontrol,*) echo host1; echo host2 ;;
+    python,*fetch_weights.py)
+        file=$4 status=0; shift 4
+        for name in "$@"; do
+            case " ${LACKING:-} " in
+                *" $name "*) echo "lacking $name"; status=1 ;;
+                *) echo "there $name" ;;
+            esac
+        done >"$file"
+        exit $status ;;
+esac
+"""
+
 
 @pytest.fixture
-def commands_of(tmp_path):
-    """Return a shell script's commands, which a stand-in for python notes instead of running."""
+def noted(tmp_path):
+    """Run a shell script; return what it started, each as a list of words, and its end."""
 
-    def commands_of(script, **environment):
-        note, path = tmp_path / "python", os.pathsep.join([str(tmp_path), os.environ["PATH"]])
-        write = """printf "'%s' " "$@" >>"$OUT/commands"; echo >>"$OUT/commands"\n"""
-        note.write_text(f"#!/bin/sh\n{write}")
-        note.chmod(0o755)
+    def noted(script, *arguments, **environment):
+        for name in ("python", "torchrun", "srun", "scontrol"):
+            (tmp_path / name).write_text(NOTE)
+            (tmp_path / name).chmod(0o755)
+        path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+        (tmp_path / "commands").unlink(missing_ok=True)
         done = subprocess.run(
-            ["sh", str(ROOT / "scripts" / script)],
+            ["sh", str(ROOT / "scripts" / script), *arguments],
             cwd=tmp_path,
             env=os.environ | environment | {"PATH": path, "OUT": str(tmp_path)},
             capture_output=True,
             text=True,
         )
+        lines = (tmp_path / "commands").read_text().splitlines()
+        return [shlex.split(line) for line in lines], done
+
+    return noted
+
+
+@pytest.fixture
+def commands_of(noted, tmp_path):
+    """Return a shell script's commands, each as the name of a Python script and its words."""
+
+    def commands_of(script, **environment):
+        started, done = noted(script, **environment)
         assert done.returncode == 0, done.stderr
         (tmp_path / "log").write_text(done.stderr)
-        lines = [shlex.split(line) for line in (tmp_path / "commands").read_text().splitlines()]
-        return [(Path(file).stem, *words) for file, *words in lines]
+        return [(Path(file).stem, *words) for _, file, *words in started]
 
     return commands_of
 
@@ -86,6 +116,59 @@ def test_demo_ends_with_table_and_gallery(succeed, tmp_path, commands_of, monkey
     assert "won  lost  p" in out
     for picture in ("gallery.png", "success_over_gamma.png"):
         assert PIL.Image.open(tmp_path / "demo" / picture).size[0] > 500
+
+
+@pytest.mark.parametrize("script", [p.name for p in sorted(ROOT.glob("scripts/*.sh"))])
+def test_all_steps_of_every_script_run_on_as_many_processes_as_run_says(noted, script):
+    if script in ("protocol.sh", "slurm.sh"):  # a part of others; it sets RUN itself
+        return
+    started, _ = noted(script, DEMO="1", RUN="torchrun --nproc-per-node 2")
+    steps = {(words[0], words[1], words[3]) for words in started if words[0] == "torchrun"}
+    names = ("select_images.py", "attack_iter.py", "evaluate.py")
+    assert steps == {("torchrun", "--nproc-per-node", name) for name in names}
+    others = {words[1] for words in started if words[0] == "python"}
+    assert others <= {"scripts/fetch_weights.py"}
+
+
+def test_slurm_s_nodes_and_gpus_run_any_of_the_scripts(noted):
+    job = {"SLURM_JOB_NODELIST": "host[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "123456"}
+    protocol = str(ROOT / "scripts" / "protocol_transferattack.sh")
+    started, done = noted("slurm.sh", protocol, DEMO="1", SLURM_GPUS_ON_NODE="4", **job)
+    assert done.returncode == 0, done.stderr
+    steps = [words for words in started if words[0] == "srun"]
+    assert {words[words.index("123456") + 1] for words in steps} == {
+        *("select_images.py", "attack_iter.py", "evaluate.py")
+    }
+    several = "srun torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint"
+    assert all(words[:9] == several.split() for words in steps)
+    (end,) = {words[9] for words in steps}
+    assert end == f"host1:{20000 + 123456 % 20000}"
+
+
+def test_protocol_does_what_can_be_done_without_some_weights_and_names_them(noted):
+    networks = {"SOURCES": "resnet18 resnet18+resnet50 resnet34", "TARGETS": "vgg19_bn resnet152"}
+    lacking = {"DATA": "images", "LACKING": "resnet50 vgg19_bn", "ATTACKS": "PGD SGM"}
+    started, done = noted("protocol_paper.sh", **networks, **lacking)
+    assert done.returncode == 1
+    end = "left out, since their weights can't be had (see above): resnet50 vgg19_bn"
+    assert done.stderr.strip().splitlines()[-1] == end
+    found = [(Path(file).stem, *words) for _, file, *words in started]
+    options = {
+        name: [
+            SCRIPTS[step].get_parser().parse_args(words) for step, *words in found if step == name
+        ]
+        for name in ("select_images", "attack_iter", "evaluate")
+    }
+    sources = ["resnet18", "resnet34"]
+    assert options["select_images"][0].arch == sources
+    assert [args.arch for args in options["attack_iter"]] == [[s] for s in sources for _ in "12"]
+    assert [args.arch for args in options["evaluate"]] == [["resnet152"]] * 2
+
+
+def test_protocol_without_any_target_does_nothing_and_fails(noted):
+    started, done = noted("protocol_paper.sh", DATA="images", TARGETS="vgg19", LACKING="vgg19")
+    assert done.returncode == 1
+    assert {words[1] for words in started} == {"scripts/fetch_weights.py"}
 
 
 def of(script, commands):
