@@ -114,12 +114,28 @@ def test_attack_from_python_is_as_the_page_shows_it():
     assert [len(names["source"].handles), names["source"].hooks] == [9, "branch"]
 
 
-def test_hooks_come_off_again_as_the_pages_show_it():
+def test_python_gives_the_bytes_of_the_script_as_the_page_shows_it(
+    succeed, natural, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nat_images").symlink_to(natural)
+    succeed("attack_iter --input-dir nat_images --output-dir script --gamma 0.5 --batch-size 16")
+    (tmp_path / "adv_images").mkdir()
+    names = {"natural": torch.rand(1, 3, 224, 224), "labels": torch.tensor([3])}
+    for text in ("from suite.attack", "write_png"):
+        exec(example("docs/attacks.md", text), names)
+    written = sorted(file.name for file in natural.glob("*.png"))
+    assert sorted(file.name for file in (tmp_path / "adv_images").iterdir()) == written
+    for name in written:
+        ours, theirs = (tmp_path / folder / name for folder in ("adv_images", "script"))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_hooks_come_off_again_as_the_page_shows_it():
     model, images = calibrated(torchvision.models.resnet50()), torch.rand(1, 3, 64, 64)
     names = {"model": model, "images": images, "labels": torch.tensor([3])}
-    for page, first in (("docs/sgm.md", "from utils_sgm"), ("docs/elsewhere.md", "import torch")):
-        exec(example(page, first), names)
-        assert len(names.pop("handles")) == 12
-        assert not any(module._forward_hooks for module in model.modules())
+    exec(example("docs/sgm.md", "from utils_sgm"), names)
+    assert len(names.pop("handles")) == 12
+    assert not any(module._forward_hooks for module in model.modules())
     change = (names["adversarial"] - images).abs().max() * 255
     assert change == pytest.approx(16, abs=1e-3)

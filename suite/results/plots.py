@@ -23,7 +23,9 @@ PLOT_AXES = {
 }
 LONG = 35  # letters of a name, of which two don't fit beside each other
 BARS = 0.8  # the width of all bars of a row
-SPREAD = 0.6  # of the distance of two places, over which a place's points are shifted sideways
+# Of the distance of two places: over how much of it a place's points are spread sideways at most,
+# and how far two of them are apart at most.
+SPREAD, APART = 0.6, 0.1
 
 
 # What is drawn in one style: places on the x axis, each with a target's numbers; and the style.
@@ -117,7 +119,8 @@ def _series(rows: list[dict], over: str | None) -> list[Series]:
     spread = BARS
     if over:
         places = sorted({row[over] for row in rows})
-        spread = SPREAD * min(b - a for a, b in itertools.pairwise(places))
+        distance = min(b - a for a, b in itertools.pairwise(places))
+        spread = min(SPREAD, APART * len(archs)) * distance
     for number, arch in enumerate(archs):
         offset = (number - (len(archs) - 1) / 2) * spread / len(archs)
         style = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}

@@ -1,4 +1,4 @@
-"""SGM in other people's code: tests of docs/elsewhere.md, some of them in test_utils_sgm.py."""
+"""SGM in other people's code: tests of docs/sgm.md, some of them in test_utils_sgm.py."""
 
 import copy
 import pickle

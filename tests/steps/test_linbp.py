@@ -1,4 +1,4 @@
-"""The example of docs/own-attacks.md that changes the backward pass otherwise than SGM does."""
+"""The example of docs/attacks.md that changes the backward pass otherwise than SGM does."""
 
 import torch
 from conftest import example, input_gradient, pixels_of
@@ -6,7 +6,7 @@ from torch import nn
 
 from suite.networks.classifier import load_model
 
-CODE = example("docs/own-attacks.md", "def linear(")
+CODE = example("docs/attacks.md", "def linear(")
 
 
 def test_example_propagates_linearly_through_later_activations():

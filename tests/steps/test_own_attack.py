@@ -7,7 +7,7 @@ import pytest
 from conftest import bytes_of, example, pixels_of, run_json
 from small import ATTACK, EVALUATE
 
-PAGE = "docs/own-attacks.md"
+PAGE = "docs/attacks.md"
 FGSM = example(PAGE, "def fgsm(")
 STEPS = " --epsilon 8 --num-steps 3 --step-size 2"
 # Of a class of TransferAttack's shape, which returns the perturbation of a model that it loads.
@@ -61,7 +61,7 @@ def test_example_gives_the_built_in_attack_s_images(attacked, folder, function, 
     (folder / "transferattack" / "gradient" / "vmifgsm.py").write_text(TRANSFERATTACK)
     code = example(PAGE, f"def {function}(")
     out = attacked(f"{options} --attack {{x}}/mine.py:{function}", code)
-    assert out.startswith(f"{function} on ")
+    assert out.startswith(f"{function}+SGM on ")
     attacked(built_in, to="built_in")
     attacked(f"{built_in} --gamma 1", to="plain")
     folders = (folder / each for each in ("built_in", "adv", "plain"))
