@@ -79,8 +79,8 @@ def add_checkpoint(add: Callable) -> None:
 def add_running(add: Callable) -> None:
     """Add the options about the machine to a parser or a group; `add` is its `add_argument`."""
     add("--batch-size", type=positive_int,
-        help="images at a time, halved where memory runs out; 16 on a CPU and 64 on a GPU if "
-        "absent")
+        help="images at a time, on which rounding depends; halved where memory runs out; 16 on a "
+        "CPU and 64 on a GPU if absent")
     add("--workers", type=whole,
         help="threads that decode images ahead, and threads that write them; 0 decodes in the main "
         "thread; one for each core if absent")

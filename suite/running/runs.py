@@ -26,7 +26,8 @@ from suite.running import ranks
 logger = logging.getLogger(__name__)
 
 VERSIONS = ("torch", "torchvision", "timm", "pretrainedmodels", "advertorch", "numpy", "Pillow")
-# Options on which the images do not depend.
+# Options with which a run may be resumed though they have changed. Rounding depends on the batch
+# size: without the option, a resumed run keeps the one that run.json has.
 NEUTRAL = ("output_dir", "batch_size", "workers", "no_cuda", "print_freq", "json", "overwrite")
 
 RETIRED = ("on_error", "list_branches", "through_defence")  # only earlier versions had them

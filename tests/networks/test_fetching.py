@@ -75,6 +75,13 @@ def test_missing_weights_are_downloaded_once(succeed, asked):
     assert asked == before
 
 
+def test_list_says_which_are_there(run, asked, tmp_path):
+    status, _, _ = run("fetch_weights c a bare --list {x}/new/list.txt", x=tmp_path)
+    assert status == 1
+    lines = (tmp_path / "new" / "list.txt").read_text().splitlines()
+    assert lines == ["lacking c", "there a", "lacking bare"]
+
+
 def test_dry_run_asks_for_sizes_and_downloads_nothing(succeed, asked):
     out, _ = succeed("fetch_weights a --dry-run")
     assert f"a-{RIGHT}.pth" in out
