@@ -148,7 +148,11 @@ def register_hook_for_branches(
         ValueError: gamma out of range, the forward pass fails, or there is no branch, so that gamma
             would do nothing.
     """
-    from branches import matching_modules, residual_branches
+    try:
+        from branches import matching_modules, residual_branches
+    except ModuleNotFoundError as error:
+        missing = f'there is no {error.name}: "branch" hooks need branches.py and watching.py'
+        raise ModuleNotFoundError(missing) from error
 
     _check_gamma(gamma, branches)
     if gamma == 1:

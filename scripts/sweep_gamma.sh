@@ -1,5 +1,5 @@
 #!/bin/sh
-# Success on the targets over gamma: images, table and plot. Edit the variables, or set them:
+# Success on the targets over gamma: images, table, plot and gallery. Edit the variables, or set them:
 #
 #     sh scripts/sweep_gamma.sh                     # on embedded networks and images, in minutes
 #     DATA=ILSVRC2012/val NUM_IMAGES=5000 SOURCE=resnet152 TARGETS="vgg19_bn senet154" \
@@ -31,4 +31,5 @@ done
 
 # shellcheck disable=SC2086
 $RUN evaluate.py --input-dir "$@" --nat-dir "$OUT/natural" --arch $TARGETS \
-    --baseline auto --output "$OUT/table.csv" --plot "$OUT/success_over_gamma.png"
+    --baseline auto --output "$OUT/table.csv" "$OUT/table.md" \
+    --plot "$OUT/success_over_gamma.png" --gallery "$OUT/gallery.png"

@@ -12,6 +12,8 @@ import torchvision
 from conftest import ROOT, SCRIPTS, STEPS, calibrated, example
 
 from suite.attack.settings import OPTIONS
+from suite.attack.sources import Source
+from suite.networks.classifier import load_model
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
 EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -66,7 +68,7 @@ def test_front_page_s_steps_run_in_their_order(succeed, tmp_path, monkeypatch):
 
 def test_front_page_s_other_commands_have_what_they_need():
     """The demo's own steps are tested in test_protocol_scripts.py."""
-    others = [line for line in commands(README) if line[0] != "python"]
+    others = [line for line in commands(README) if line[0] != "python" and "sh" not in line]
     assert {line[0] for line in others} == {"make", "pip"}
     pinned = (ROOT / "constraints.txt").read_text().splitlines()
     for line in others:
@@ -129,6 +131,15 @@ def test_python_gives_the_bytes_of_the_script_as_the_page_shows_it(
     for name in written:
         ours, theirs = (tmp_path / folder / name for folder in ("adv_images", "script"))
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_network_of_one_s_own_is_as_the_page_shows_it(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(example("docs/networks.md", "def network"))
+    monkeypatch.chdir(tmp_path)
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), "weights.pt")
+    source = Source(load_model("mine.py:network"), gamma=0.5, name="mine.py:network")
+    assert source.network.input_size == (3, 32, 32)
+    assert len(source.register_sgm()) == 5
 
 
 def test_hooks_come_off_again_as_the_page_shows_it():

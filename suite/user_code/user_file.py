@@ -10,6 +10,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from suite.running import devices
+from suite.running.random_numbers import seed_globals
 from suite.user_code.process_settings import contained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,7 @@ def loaded(name: str) -> Iterator[tuple[Callable, list[Path]]]:
         spec = importlib.util.spec_from_file_location(module_name, file)
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module  # where dataclasses and torch.jit look for it
+        seed_globals(0, [])  # so that weights that the file draws are the same in each run
         with blamed(file):
             spec.loader.exec_module(module)
         found = getattr(module, function, None)

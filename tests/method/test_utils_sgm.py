@@ -176,3 +176,9 @@ def test_file_alone_is_enough_for_the_released_hooks(monkeypatch):
     assert len(alone["register_sgm"](torchvision.models.resnet18(), "resnet18", 0.5)) == 4
     with pytest.raises(ModuleNotFoundError):
         alone["register_sgm"](residual_network(1))
+
+
+def test_file_alone_says_which_files_branch_hooks_need(monkeypatch):
+    monkeypatch.setitem(sys.modules, "branches", None)
+    with pytest.raises(ModuleNotFoundError, match=r'no branches: "branch" hooks need branches\.py'):
+        register_sgm(residual_network(1), gamma=0.5, input_size=(3, 2, 2))

@@ -67,3 +67,16 @@ def test_classes_that_do_not_fit_are_refused(run, folder, options, labels, words
     label(folder / "nat", labels)
     status, _, err = run(f"{ATTACK}ten {options}", x=folder)
     assert (status, words in err) == (1, True)
+
+
+def test_weights_that_a_file_draws_are_the_same_in_each_run(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "def net():\n"
+        "    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 256, 10))\n"
+        "    network.input_size = 16\n"
+        "    return network\n"
+    )
+    first = load_model(f"{tmp_path}/net.py:net")(PIXELS)
+    torch.rand(7)
+    assert torch.equal(load_model(f"{tmp_path}/net.py:net")(PIXELS), first)
