@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -155,8 +156,14 @@ def test_gallery_has_cifar_10_s_names(checkpoints, tmp_path):
         PIL.Image.fromarray(picture).save(tmp_path / "test" / name / f"{index}.png")
     listed = list_images(tmp_path / "test")
     targets = Targets([NAME], {}, "cpu")
-    shown = gallery_examples(listed, {image.name: image for image in listed}, targets, "cpu")
+    naturals = {image.name: image for image in listed}
+    shown = gallery_examples(listed, naturals, targets, "cpu", targeted=False)
     assert [example["label"] for example in shown] == list(cifar10.CIFAR10_CLASSES)
     logits = predict_logits(targets.networks[NAME], to_float(shown[4]["pixels"][0][None]))
     expected = f"{cifar10.CIFAR10_CLASSES[logits.argmax()]} {100 * logits.softmax(1).max():.0f} %"
-    assert shown[4]["answers"] == {NAME: [expected] * 2}
+    right = logits.argmax().item() == 4
+    assert shown[4]["answers"] == {NAME: [(expected, right)] * 2}
+    (first, *_) = gallery_examples(
+        [replace(listed[0], target=9)], naturals, targets, "cpu", targeted=True
+    )
+    assert first["label"] == "airplane, target class 9"

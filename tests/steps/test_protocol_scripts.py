@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import PIL.Image
@@ -128,6 +129,23 @@ def test_all_steps_of_every_script_run_on_as_many_processes_as_run_says(noted, s
     assert steps == {("torchrun", "--nproc-per-node", name) for name in names}
     others = {words[1] for words in started if words[0] == "python"}
     assert others <= {"scripts/fetch_weights.py"}
+
+
+def test_sweep_on_two_processes_ends_with_its_table(tmp_path):
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    fewer = {"GAMMAS": "0.5", "NUM_IMAGES": "2", "ATTACK": "--num-steps 1", "OMP_NUM_THREADS": "1"}
+    run = {"RUN": "torchrun --nproc-per-node 2", "OUT": str(tmp_path), "PATH": path}
+    done = subprocess.run(
+        ["sh", "scripts/sweep_gamma.sh"],
+        cwd=ROOT,
+        env=os.environ | fewer | run,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = rows_of(tmp_path / "table.csv")
+    assert (row["attack"], row["images"]) == ("PGD+SGM", "2")
+    assert (tmp_path / "gallery.png").is_file()
 
 
 def test_slurm_s_nodes_and_gpus_run_any_of_the_scripts(noted):
