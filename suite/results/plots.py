@@ -190,12 +190,12 @@ def write_gallery(examples: list[dict], row: dict, file: Path) -> None:
     """
     ticks = {"xticks": [], "yticks": []}
     lines = max((len(example["answers"]) for example in examples), default=0)
-    with _figure(file, (9, (3.25 + 0.16 * lines) * len(examples) + 0.5)) as figure:
+    with _figure(file, (9, (3.25 + 0.16 * lines) * len(examples) + 0.6)) as figure:
         gamma = f"gamma {gamma_text(row['gamma'])}"
         epsilon = "" if row["epsilon"] is None else f", epsilon {row['epsilon']:g}/255"
-        made = f"{attack_text(row)} on {row['source']}, {gamma}{epsilon}"
-        named = made if row["source"] else str(row["folders"][0])
-        figure.suptitle(printable(named), fontsize=11)
+        made = f"{attack_text(row)} on {row['source']}"
+        named = printable(made if row["source"] else str(row["folders"][0]))
+        figure.suptitle(f"{named}\n{gamma}{epsilon}" if row["source"] else named, fontsize=10)
         axes = figure.subplots(len(examples), 3, squeeze=False, subplot_kw=ticks)
         for line, example in zip(axes, examples, strict=True):
             natural, adversarial = (p.permute(1, 2, 0).numpy() for p in example["pixels"])
@@ -209,15 +209,15 @@ def write_gallery(examples: list[dict], row: dict, file: Path) -> None:
             for axis, (title, picture) in zip(line, pictures.items(), strict=True):
                 axis.imshow(picture)
                 axis.set_title(title, fontsize=9)
-            for axis, which in ((line[0], 0), (line[2], 1)):
+            # A long name has room below the perturbation, to the right or to the left.
+            for axis, which, side in ((line[0], 0, "left"), (line[2], 1, "right")):
                 axis.set_xlabel("\n" * len(example["answers"]), fontsize=9)  # room for them
                 for n, (arch, answers) in enumerate(example["answers"].items()):
                     words, right = answers[which]
                     mark, color = RIGHT if right else WRONG
-                    style = {"color": color, "fontsize": 8, "ha": "center", "va": "top"}
+                    style = {"color": color, "fontsize": 8, "ha": side, "va": "top"}
+                    place = (which, 0), (0, -4 - 11 * n), "axes fraction", "offset points"
                     text = printable(f"{mark} {arch}: {words}")
-                    place = (0.5, 0), (0, -4 - 11 * n), "axes fraction", "offset points"
-                    # A long name takes no room from the pictures.
                     axis.annotate(text, *place, **style).set_in_layout(False)
 
 

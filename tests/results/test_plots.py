@@ -179,5 +179,5 @@ def test_gallery_says_what_was_attacked_and_marks_wrong_answers(tmp_path, monkey
     plots.write_gallery([example], row, tmp_path / "g.png")
     assert (tmp_path / "g.png").is_file()
     right, wrong = plots.RIGHT[1], plots.WRONG[1]
-    made = ("PGD+SGM on $s, gamma 0.5, epsilon 16/255", None)
+    made = ("PGD+SGM on $s\ngamma 0.5, epsilon 16/255", None)
     assert shown == [made, ("✓ _n$: $x^$ 5 %", right), (printable("✗ _n$: \udcff"), wrong)]
