@@ -70,8 +70,8 @@ def diversified_together(
         place = torch.arange(drawn[0][2]) - begin
         inside = (place >= 0) & (place < size)
         places = (((place + 0.5) * own / size) - 0.5).clamp(0, own - 1)
-        places = torch.where(inside, places, BEYOND).to(pixels.dtype)
-        enlarged = linear_matrices(devices.to_device(places, pixels.device), own)
+        places = devices.to_device(torch.where(inside, places, BEYOND), pixels.device)
+        enlarged = linear_matrices(places, own, pixels.dtype)
         kind = True, "bilinear", pixels.device, pixels.dtype
         with float32_products():
             matrices.append(resize_matrix(places.shape[1], own, *kind) @ enlarged)

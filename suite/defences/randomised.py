@@ -93,8 +93,8 @@ class RandomPadding(RandomDefence):
             if matrices:
                 source = torch.where(flip, own - 1 - source, source)
             inside = (place >= 0) & (place < size)
-            source = torch.where(inside, source, BEYOND).to(pixels.dtype)
-            matrices.append(linear_matrices(devices.to_device(source, pixels.device), own))
+            source = devices.to_device(torch.where(inside, source, BEYOND).double(), pixels.device)
+            matrices.append(linear_matrices(source, own, pixels.dtype))
         inside = [matrix.sum(2) > 0 for matrix in matrices]
         inside = inside[0][:, None, :, None] & inside[1][:, None, None]
         return torch.where(inside, products(pixels, *matrices), 0.5)

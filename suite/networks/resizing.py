@@ -45,15 +45,15 @@ def resize_matrix(
     return matrix.to(device, dtype)
 
 
-def linear_matrices(places: Tensor, own: int) -> Tensor:
+def linear_matrices(places: Tensor, own: int, dtype: torch.dtype) -> Tensor:
     """Return what takes lines of pixels to values at places between them, N x P x own.
 
     Args:
-        places: N x P, in pixels; values are linear between two pixels, and 0 at `BEYOND`.
+        places: N x P, float64, in pixels; values are linear between two pixels, and 0 at `BEYOND`.
         own: number of pixels of a line.
     """
     pixels = torch.arange(own, dtype=places.dtype, device=places.device)
-    return (1 - (places[..., None] - pixels).abs()).clamp(min=0)
+    return (1 - (places[..., None] - pixels).abs()).clamp(min=0).to(dtype)
 
 
 def products(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
