@@ -158,8 +158,8 @@ def select(args, targets, candidates, prepare, device: str):
 
     workers, wanted = devices.decoders(args.workers), args.num_images or len(candidates)
     batches = in_batches(candidates, devices.batch_size(device, args.batch_size))
-    kept, answered, unreadable = [], [], []
-    decoded = read_batches(ranks.share(batches), workers, prepare, unreadable)
+    kept, answered, skipped = [], [], []
+    decoded = read_batches(ranks.share(batches), workers, prepare, skipped)
     decoded = cli.progress(decoded, len(candidates))
     judged = ((*each, {}) for each in decoded) if args.all else targets.answers(decoded)
     with Writer(workers) as writer:
@@ -171,7 +171,12 @@ def select(args, targets, candidates, prepare, device: str):
                     writer.write(pixels, args.output_dir / image.name)
             if len(kept) == wanted:
                 break
-    unreadable = sorted(name for names in ranks.gather(unreadable) for name in names)
+    unreadable = sorted(name for names in ranks.gather(skipped) for name in names)
+    if len(kept) == wanted:  # a GPU may have read a batch more of each rank's
+        number = next(n for n, batch in enumerate(batches) if answered[-1][0] in batch)
+        needed = batches[: number - number % ranks.world_size() + ranks.world_size()]
+        names = {image.path.name for batch in needed for image in batch}
+        unreadable = [name for name in unreadable if name in names]
     return kept, answered, unreadable
 
 

@@ -32,7 +32,7 @@ def get_parser() -> cli.Parser:
     add("--targets", action="store_true", help="of a protocol its targets only")
     add("--dry-run", action="store_true", help="list them, and download nothing")
     add("--list", type=Path, metavar="FILE",
-        help="file to write: a line for each network, `there NAME` or `lacking NAME`")
+        help="file to write: a line for each name, `there NAME` or `lacking NAME`")
     # fmt: on
     return parser
 
@@ -46,7 +46,8 @@ def main(args) -> None:
     from suite.networks.weights import weights_folder
 
     lists = TARGETS if args.targets else PROTOCOLS
-    names = expand_protocols(map(defence_names.undefended_name, args.names), lists)
+    given = expand_protocols(args.names, lists)
+    names = dict.fromkeys(map(defence_names.undefended_name, given))
     missing, lacking, silent = {}, {}, set()
     for name in names:
         spec = find_network(name)
@@ -73,7 +74,8 @@ def main(args) -> None:
         except OSError as error:
             lacking[name] = str(error)
     if args.list:
-        states = [f"{'lacking' if name in lacking else 'there'} {name}\n" for name in names]
+        bare = {name: defence_names.undefended_name(name) for name in given}
+        states = [f"{'lacking' if bare[name] in lacking else 'there'} {name}\n" for name in given]
         args.list.parent.mkdir(parents=True, exist_ok=True)
         args.list.write_text("".join(states))
     if lacking:

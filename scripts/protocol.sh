@@ -40,8 +40,12 @@ weights() { # downloads what is missing; leaves out the sources and targets that
 }
 
 obtained() { # file to write, networks; adds to $lacking those whose weights can't be had
-    python scripts/fetch_weights.py --targets --list "$@" || [ $? = 1 ]
-    lacking=$(echo $lacking $(sed -n 's/^lacking //p' "$1"))
+    rm -f "$1"
+    python scripts/fetch_weights.py --targets --list "$@" || [ -s "$1" ] || exit 1
+    for network in $(sed -n 's/^lacking //p' "$1"); do
+        case " $lacking " in *" $network "*) ;; *) lacking="$lacking $network" ;; esac
+    done
+    lacking=${lacking# }
 }
 
 finish() { # the last command of a protocol

@@ -8,12 +8,13 @@
 # again and it does the rest.
 #SBATCH --job-name=sgm
 #SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-gpu=8
 #SBATCH --signal=TERM@60
 set -eu
 
 if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$((20000 + SLURM_JOB_ID % 20000))            # another job on this machine has another one
+port=$((20000 + SLURM_JOB_ID % 12000))            # another job on this machine has another one
 export RUN="srun torchrun --nnodes $SLURM_JOB_NUM_NODES --nproc-per-node $SLURM_GPUS_ON_NODE \
     --rdzv-backend c10d --rdzv-endpoint $host:$port --rdzv-id $SLURM_JOB_ID"
 sh "${1:-scripts/sweep_gamma.sh}"

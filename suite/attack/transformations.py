@@ -73,7 +73,7 @@ def diversified_together(
         places = devices.to_device(torch.where(inside, places, BEYOND), pixels.device)
         enlarged = linear_matrices(places, own, pixels.dtype)
         kind = True, "bilinear", pixels.device, pixels.dtype
-        with float32_products():
+        with float32_products(pixels.device):
             matrices.append(resize_matrix(places.shape[1], own, *kind) @ enlarged)
     chosen = torch.tensor([each[0] < probability for each in draws])
     chosen = devices.to_device(chosen, pixels.device)[:, None, None, None]

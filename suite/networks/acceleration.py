@@ -21,9 +21,9 @@ class Frozen(nn.Module):
     """
 
     def lower(self) -> None:
-        tensors = [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]
-        for name, tensor in tensors:
-            if tensor.dtype == torch.float32:  # autocast casts no others
+        for name in ("weight", "bias", "unshuffled", "scale"):
+            tensor = getattr(self, name, None)
+            if tensor is not None and tensor.dtype == torch.float32:  # autocast casts no others
                 lowered = tensor.detach().bfloat16()
                 self.register_buffer(f"{name}_bfloat16", lowered, persistent=False)
 
@@ -131,9 +131,10 @@ def speed_up(network: nn.Module, bfloat16: bool = False) -> None:
             module.__class__ = DenseBlock
         elif type(module) is densenet._DenseLayer:
             module.__class__ = DenseLayer
-        elif bfloat16 and type(module) in LOWERED and not module._forward_pre_hooks:
+        elif bfloat16 and type(module) in LOWERED:
             module.__class__ = LOWERED[type(module)]
-        if bfloat16 and isinstance(module, Frozen):
+        # A hook may change the weights.
+        if bfloat16 and isinstance(module, Frozen) and not module._forward_pre_hooks:
             module.lower()
 
 

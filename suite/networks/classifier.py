@@ -102,7 +102,8 @@ class Classifier(nn.Module):
         with contained():
             self.classes = fold_batch_norms(self.network, self.input_size)
         self.bfloat16 = precision == "bf16"
-        speed_up(self.network, self.bfloat16)
+        # A forward of the user's may change the weights.
+        speed_up(self.network, self.bfloat16 and not self._spec.code)
         device = next(self.network.parameters(), self.mean).device
         try:
             self.to(memory_format=torch.channels_last)

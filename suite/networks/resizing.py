@@ -73,7 +73,7 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        with float32_products():
+        with float32_products(pixels.device):
             return rows.unsqueeze(-3) @ pixels @ columns.mT.unsqueeze(-3)
 
     @staticmethod
@@ -87,11 +87,17 @@ class _Products(torch.autograd.Function):
 
 
 @contextlib.contextmanager
-def float32_products() -> Iterator[None]:
-    """Keep TF32 from rounding the factors of a GPU's matrix products."""
+def float32_products(device: torch.device) -> Iterator[None]:
+    """Keep TF32 and autocast from rounding the factors of a device's matrix products."""
     settings = torch.backends.cuda.matmul
-    allowed, settings.allow_tf32 = settings.allow_tf32, False
+    # The former name can't be read once a program has set the one that torch has since 2.9.
+    name, exact = ("allow_tf32", False)
+    if hasattr(settings, "fp32_precision"):
+        name, exact = "fp32_precision", "ieee"
+    before = getattr(settings, name)
+    setattr(settings, name, exact)
     try:
-        yield
+        with torch.autocast(device.type, enabled=False):
+            yield
     finally:
-        settings.allow_tf32 = allowed
+        setattr(settings, name, before)

@@ -82,7 +82,7 @@ def _shared(rows: list[dict]) -> str:
 def _baseline(rows: list[dict]) -> str:
     """Return in words with what rows are compared."""
     folders = {row["baseline"] for row in rows if "baseline" in row}
-    if {row["gamma"] for row in rows if folders & set(row["folders"])} == {1}:
+    if all(row["gamma"] == 1 for row in rows if folders & set(row["folders"])):
         return "gamma 1"
     return printable(Path(folders.pop()).name) if len(folders) == 1 else "the baseline"
 

@@ -47,7 +47,7 @@ def csv_text(rows: list[dict]) -> str:
     for row in rows:
         line = {"folder": " ".join(row["folders"])}
         line |= {what: row[what] for what in row if what not in ("folders", "targets", "quality")}
-        line |= {"attack": attack_text(row), "gamma": gamma_text(row["gamma"])}
+        line |= {"attack": row["attack"] and attack_text(row), "gamma": gamma_text(row["gamma"])}
         line |= row.get("quality", {})
         for arch, target in row["targets"].items():
             line[arch] = target["success"]["rate"]

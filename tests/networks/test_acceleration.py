@@ -113,3 +113,11 @@ def test_gradient_under_autocast_is_the_convolutions_within_bfloat16():
 def test_other_convolutions_are_left_alone(convolution):
     speed_up(convolution)
     assert not isinstance(convolution, Stem | Pointwise)
+
+
+def test_weights_that_a_hook_changes_are_not_kept_in_bfloat16():
+    layers = [nn.utils.spectral_norm(nn.Linear(4, 4)), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3)]
+    for layer in layers[1:]:
+        layer.register_forward_pre_hook(lambda module, args: module.weight.data.fill_(5))
+    speed_up(nn.Sequential(*layers), bfloat16=True)
+    assert not [name for layer in layers for name, _ in layer.named_buffers() if "bfloat16" in name]

@@ -80,6 +80,9 @@ def test_list_says_which_are_there(run, asked, tmp_path):
     assert status == 1
     lines = (tmp_path / "new" / "list.txt").read_text().splitlines()
     assert lines == ["lacking c", "there a", "lacking bare"]
+    run("fetch_weights jpeg:75+c bits:3+a a --list {x}/list.txt", x=tmp_path)
+    lines = (tmp_path / "list.txt").read_text().splitlines()
+    assert lines == ["lacking jpeg:75+c", "there bits:3+a", "there a"]
 
 
 def test_dry_run_asks_for_sizes_and_downloads_nothing(succeed, asked):

@@ -29,6 +29,13 @@ def test_cpu_takes_torchs_own_bit_for_bit():
 
 
 @pytest.fixture
+def other_way():
+    before = torch.backends.cuda.matmul.fp32_precision
+    yield torch.backends.cuda.matmul
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.fixture
 def tf32():
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -36,20 +43,30 @@ def tf32():
     torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def test_tf32_rounds_no_pixels_and_stays_on_elsewhere(tf32):
-    seen = []
+def test_neither_tf32_nor_autocast_rounds_pixels_and_both_stay_on_elsewhere(tf32):
+    seen, name = [], "fp32_precision" if hasattr(tf32, "fp32_precision") else "allow_tf32"
 
     class Watched(TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):
             if function.__name__ in ("matmul", "__matmul__"):
-                seen.append(tf32.allow_tf32)
+                seen.append(getattr(tf32, name))
             return function(*args, **(kwargs or {}))
 
     pixels = torch.rand(1, 3, 4, 4, requires_grad=True)
     with Watched():
         products(pixels, torch.rand(5, 4), torch.rand(6, 4)).sum().backward()
-    assert set(seen) == {False}
+    assert set(seen) <= {False, "ieee"}
+    assert seen
     assert tf32.allow_tf32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert by_matrices(pixels, (5, 6), False, "bilinear").dtype == torch.float32
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="it came with torch 2.9")
+def test_products_bear_the_other_way_of_setting_tf32(other_way):
+    other_way.fp32_precision = "tf32"
+    by_matrices(torch.rand(1, 3, 4, 4), (5, 6), False, "bilinear")
+    assert other_way.fp32_precision == "tf32"
 
 
 def test_matrix_first_made_in_inference_mode_serves_gradients():

@@ -97,7 +97,7 @@ def test_plot_says_what_its_rows_share_and_with_what_they_are_compared(tmp_path,
     plots.write_plot(rows, tmp_path / "p.png")
     assert said["set_title"] == "PGD on resnet50\n20 images, epsilon 16/255, 10 steps"
     assert said["set_ylabel"] == "difference to gamma 1 (points)"
-    rows[0]["gamma"], rows[2]["attack"] = 0.7, "MI-FGSM"
+    rows[0]["gamma"], rows[2]["attack"] = [0.2, 0.5], "MI-FGSM"
     rows[2]["epsilon"] = 8
     plots.write_plot(rows, tmp_path / "p.png")
     assert said["set_title"] == "20 images, 10 steps"

@@ -1,8 +1,10 @@
 """The three steps on a GPU that is not there: which never waits for the host, but at the start."""
 
+import random
+
 import pytest
 import torch
-from small import ATTACK, EVALUATE, SELECT
+from small import ATTACK, EVALUATE, SELECT, label
 
 from suite.defences.purifier import Purifier
 from suite.defences.randomised import RandomPadding
@@ -71,3 +73,13 @@ def test_targets_answer_to_the_next_batch_before_this_one_is_read(gpu, succeed, 
     gpu.events.clear()
     run(f"{SELECT}ten {{x}}/nets.py:many --batch-size 2", x=folder)  # the device answers with zeros
     check_overlap(gpu, 3)
+
+
+def test_a_selection_does_not_fail_for_an_image_that_it_did_not_need(gpu, succeed, folder):
+    label(folder / "nat", [0] * 6)  # as the device answers
+    order = [0, 1, 2, 3, 4, 5]
+    random.Random(0).shuffle(order)
+    (folder / "nat" / f"{order[2]}.png").write_bytes(b"")
+    out, _ = succeed(f"{SELECT}ten --batch-size 2 --num-images 2", x=folder)
+    assert len([event for event in gpu.kinds("upload") if event.size == BATCH // 2]) == 1
+    assert "kept                           2" in out

@@ -21,6 +21,7 @@ case ${0##*/},$1 in
     scontrol,*) echo host1; echo host2 ;;
     python,*fetch_weights.py)
         file=$4 status=0; shift 4
+        case " $* " in *" unknown "*) exit 1 ;; esac
         for name in "$@"; do
             case " ${LACKING:-} " in
                 *" $name "*) echo "lacking $name"; status=1 ;;
@@ -160,7 +161,7 @@ def test_slurm_s_nodes_and_gpus_run_any_of_the_scripts(noted):
     several = "srun torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint"
     assert all(words[:9] == several.split() for words in steps)
     (end,) = {words[9] for words in steps}
-    assert end == f"host1:{20000 + 123456 % 20000}"
+    assert end == f"host1:{20000 + 123456 % 12000}"
 
 
 def test_protocol_does_what_can_be_done_without_some_weights_and_names_them(noted):
@@ -181,6 +182,13 @@ def test_protocol_does_what_can_be_done_without_some_weights_and_names_them(note
     assert options["select_images"][0].arch == sources
     assert [args.arch for args in options["attack_iter"]] == [[s] for s in sources for _ in "12"]
     assert [args.arch for args in options["evaluate"]] == [["resnet152"]] * 2
+
+
+def test_protocol_stops_at_a_wrong_name_before_it_runs_for_hours(noted, tmp_path):
+    (tmp_path / "targets.txt").write_text("there vgg19\n")  # of an earlier run
+    started, done = noted("protocol_paper.sh", DATA="images", TARGETS="vgg19 unknown")
+    assert done.returncode == 1
+    assert {words[1] for words in started} == {"scripts/fetch_weights.py"}
 
 
 def test_protocol_without_any_target_does_nothing_and_fails(noted):
