@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch import library
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
@@ -48,8 +49,9 @@ class _Backend(backend_registration._DummyBackendModule):
 
 
 backend_registration._setup_privateuseone_for_python_backend(NAME, _Backend())
-_library = torch.library.Library("_", "IMPL")
-_library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+# Autocast does nothing by itself; `Functions` casts.
+_all_operators = library.Library("_", "IMPL")
+_all_operators.fallback(library.fallthrough_kernel, "AutocastPrivateUse1")
 
 
 class Event(NamedTuple):
