@@ -23,7 +23,7 @@ step_size() { # the protocol's, which is no size for one step
     if [ "$NUM_STEPS" = 1 ]; then echo "$EPSILON"; else echo "$1"; fi
 }
 
-weights() { # downloads what is missing; leaves out the sources and targets that can't be had
+weights() { # downloads what is missing; leaves out sources and targets without weights
     obtained "$OUT/sources.txt" $(words "$SOURCES")
     kept=
     for source in $SOURCES; do
@@ -39,7 +39,7 @@ weights() { # downloads what is missing; leaves out the sources and targets that
     if [ -z "$kept" ] || [ -z "$TARGETS" ]; then finish; fi
 }
 
-obtained() { # file to write, networks; adds to $lacking those whose weights can't be had
+obtained() { # file to write, networks; adds to $lacking those without weights
     rm -f "$1"
     python scripts/fetch_weights.py --targets --list "$@" || [ -s "$1" ] || exit 1
     for network in $(sed -n 's/^lacking //p' "$1"); do
@@ -50,7 +50,7 @@ obtained() { # file to write, networks; adds to $lacking those whose weights can
 
 finish() { # the last command of a protocol
     if [ -z "$lacking" ]; then exit 0; fi
-    echo "left out, since their weights can't be had (see above): $lacking" >&2
+    echo "left out, since their weights could not be obtained (see above): $lacking" >&2
     exit 1
 }
 

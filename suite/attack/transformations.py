@@ -62,7 +62,13 @@ def _size_and_place(own: int, resize: float, scale: float, place: float) -> tupl
 def diversified_together(
     pixels: Tensor, probability: float, resize: float, draws: list[list[float]]
 ) -> Tensor:
-    """Do DI on a batch at once, up to rounding, by a matrix for each image's rows and columns."""
+    """Apply DI to a batch at once, with one matrix for each image's rows and one for its columns.
+
+    Equals the transformation of each image by itself, up to rounding.
+
+    Args:
+        draws: four uniform numbers for each image.
+    """
     matrices = []
     for axis, own in enumerate(pixels.shape[2:]):
         drawn = [_size_and_place(own, resize, each[1], each[2 + axis]) for each in draws]

@@ -79,7 +79,7 @@ class RandomPadding(RandomDefence):
         return size, *(int(place * (self.padded - size + 1)) for place in places)
 
     def drawn_together(self, pixels: Tensor, draws: list[list[float]]) -> Tensor:
-        """Do as `drawn` does, by a matrix of ones and zeros for each image's rows and columns.
+        """Return what `drawn` returns, by matrices of ones and zeros for rows and columns.
 
         On a GPU the gradient of `interpolate`, and of indexing, adds up in no fixed order.
         """

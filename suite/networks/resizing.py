@@ -39,17 +39,17 @@ def by_matrices(pixels: Tensor, size: tuple[int, int], antialias: bool, mode: st
 def resize_matrix(
     own: int, wanted: int, antialias: bool, mode: str, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Return what resizing a line of `own` pixels multiplies it by, wanted x own."""
+    """Return the matrix, wanted x own, by which a line of `own` pixels is resized."""
     identity = torch.eye(own, dtype=torch.double)[None, None]
     matrix = interpolate(identity, (wanted, own), mode=mode, antialias=antialias)[0, 0]
     return matrix.to(device, dtype)
 
 
 def linear_matrices(places: Tensor, own: int, dtype: torch.dtype) -> Tensor:
-    """Return what takes lines of pixels to values at places between them, N x P x own.
+    """Return the matrices, N x P x own, that interpolate lines of pixels linearly at places.
 
     Args:
-        places: N x P, float64, in pixels; values are linear between two pixels, and 0 at `BEYOND`.
+        places: N x P, float64, in pixels; the result is 0 at `BEYOND`.
         own: number of pixels of a line.
     """
     pixels = torch.arange(own, dtype=places.dtype, device=places.device)
@@ -59,7 +59,7 @@ def linear_matrices(places: Tensor, own: int, dtype: torch.dtype) -> Tensor:
 def products(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return images multiplied by matrices from both sides, N x C x P x Q.
 
-    TF32 does not round the factors: the images would lose bits.
+    Neither TF32 nor autocast applies, since the pixels would lose bits.
 
     Args:
         pixels: N x C x H x W.
@@ -88,12 +88,11 @@ class _Products(torch.autograd.Function):
 
 @contextlib.contextmanager
 def float32_products(device: torch.device) -> Iterator[None]:
-    """Keep TF32 and autocast from rounding the factors of a device's matrix products."""
+    """Compute a device's matrix products in full float32, whatever TF32 and autocast are set to."""
     settings = torch.backends.cuda.matmul
     # The former name can't be read once a program has set the one that torch has since 2.9.
-    name, exact = ("allow_tf32", False)
-    if hasattr(settings, "fp32_precision"):
-        name, exact = "fp32_precision", "ieee"
+    newer = hasattr(settings, "fp32_precision")
+    name, exact = ("fp32_precision", "ieee") if newer else ("allow_tf32", False)
     before = getattr(settings, name)
     setattr(settings, name, exact)
     try:

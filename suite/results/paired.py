@@ -43,7 +43,9 @@ def find_baselines(given: str, made: dict[Path, dict]) -> dict[Path, Path]:
     if not found and given != "auto":
         raise ValueError(f"--baseline {given}: there is no other folder to compare with it")
     if not found:
-        logger.warning("no two folders differ in gamma alone, one of them 1: nothing is compared")
+        logger.warning(
+            "nothing to compare: no folder of gamma 1 differs from another one in gamma alone"
+        )
     return found
 
 

@@ -119,10 +119,10 @@ class Parts:
 
 
 class Launched:
-    """What a GPU computes while the host goes on; on a CPU it is done at once.
+    """Tensors that a GPU computes while the host goes on; on a CPU they are computed at once.
 
     Args:
-        compute: returns tensors on the device by name.
+        compute: returns the tensors, on the device, by name.
     """
 
     def __init__(self, device: str, compute: Callable[[], dict[str, Tensor]]):

@@ -118,7 +118,7 @@ def test_named_baseline_is_compared_with_all_but_its_repeats():
 
 def test_auto_without_a_pair_compares_nothing_and_says_so(caplog):
     assert paired.find_baselines("auto", made(pgd5=0.5, mi1=1.0)) == {}
-    assert "no two folders differ in gamma alone" in caplog.text
+    assert "nothing to compare: no folder of gamma 1" in caplog.text
 
 
 def test_several_runs_on_one_image_have_the_whole_range():

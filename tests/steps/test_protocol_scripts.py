@@ -14,7 +14,7 @@ from suite.attack.settings import attack_of
 from suite.networks.protocols import SOURCES, expand_protocols
 
 # Stands in for the programs that the scripts start: it notes the command instead of running it.
-# Of the weights that are asked for, those of the networks in LACKING can't be had.
+# The weights of the networks in LACKING are not to be obtained.
 NOTE = """#!/bin/sh
 printf "'%s' " "${0##*/}" "$@" >>"$OUT/commands"; echo >>"$OUT/commands"
 case ${0##*/},$1 in
@@ -169,7 +169,7 @@ def test_protocol_does_what_can_be_done_without_some_weights_and_names_them(note
     lacking = {"DATA": "images", "LACKING": "resnet50 vgg19_bn", "ATTACKS": "PGD SGM"}
     started, done = noted("protocol_paper.sh", **networks, **lacking)
     assert done.returncode == 1
-    end = "left out, since their weights can't be had (see above): resnet50 vgg19_bn"
+    end = "left out, since their weights could not be obtained (see above): resnet50 vgg19_bn"
     assert done.stderr.strip().splitlines()[-1] == end
     found = [(Path(file).stem, *words) for _, file, *words in started]
     options = {
