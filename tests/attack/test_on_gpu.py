@@ -114,8 +114,7 @@ def test_di_costs_few_kernels(gpu, network_of):
     assert len(step_of(gpu, network, momentum=1, di_prob=1)) <= len(plain) + 30
 
 
-@pytest.mark.parametrize("arch", ["resnet50", "densenet121", "vit_b_16"])
-def test_weights_are_not_cast_in_each_pass_of_bfloat16(gpu, network_of, arch):
-    """But what a vision transformer has beside its layers: the keys' weights and the positions."""
-    casts = step_of(gpu, network_of(arch, "bf16")).count("_to_copy")
-    assert casts < (4 * 12 + 100 if arch == "vit_b_16" else 10)
+@pytest.mark.parametrize(("arch", "most"), [("resnet50", 9), ("densenet121", 9), ("vit_b_16", 49)])
+def test_weights_are_not_cast_in_each_pass_of_bfloat16(gpu, network_of, arch, most):
+    """A vision transformer casts those of its 12 attentions' inputs, which are no layer's."""
+    assert step_of(gpu, network_of(arch, "bf16")).count("_to_copy") <= most
